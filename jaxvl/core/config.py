@@ -1,0 +1,227 @@
+"""Configs: a Python file with `get_config()`, locked, overridden on the command line, saved as JSON.
+
+Parsed without absl, so that a wrong field or type is one line and not a usage text. A config file starts
+from `base()`, which holds every field of the house, and adds `model`, `data` and its own values.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import hashlib
+import importlib.util
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxvl.core.errors import InputError
+
+
+def base() -> ConfigDict:
+    """The fields that every run has, with the defaults of the house (`docs/architecture.md` explains each)."""
+    return ConfigDict(
+        {
+            "method": "",
+            "seed": 0,
+            "train": {
+                "steps": 1000,  # optimizer updates
+                "log_every": 20,  # the only steps at which the host reads device values
+                "eval_every": 0,  # 0: only at the end
+                "eval_split": "val",
+                "checkpoint_every": 500,
+                "accumulate": 1,  # micro-batches per update
+                "clip_norm": 0.0,  # 0: no clipping by global norm
+                "ema": 0.0,  # decay of the parameter average; 0: none
+            },
+            "optim": {"main": optimizer()},
+            "eval": {"split": "test", "use_ema": True},
+            "checkpoint": {"keep_last": 2, "best_metric": "", "best_mode": "max"},
+            "mesh": {"data": -1, "fsdp": 1, "tensor": 1},  # -1: all devices that are left
+            "precision": {"compute": "float32", "matmul": "default", "remat": "none"},
+            "pipeline": {
+                "workers": 0,  # decoder processes; 0: threads of this process
+                "threads": 2,
+                "prefetch": 4,  # batches
+                "on_error": "skip",  # or 'raise'
+                "max_bad_fraction": 0.05,
+            },
+            "model": {},
+            "data": {},
+        }
+    )
+
+
+def optimizer(**fields: Any) -> ConfigDict:
+    """One entry of `config.optim`; see `jaxvl.core.optim.build`."""
+    cfg = ConfigDict(
+        {
+            "name": "adamw",  # adamw, bert_adam, adam, sgd, lars
+            "lr": 1e-3,
+            "schedule": "cosine",  # constant, cosine, cosine_unshifted, linear, step
+            "warmup": 0.0,  # share of all steps if < 1, else steps
+            "end_lr": 0.0,
+            "floor": 0.0,  # lowest rate at any step
+            "boundaries": (),  # of 'step': shares of all steps
+            "decay_factor": 0.1,  # of 'step'
+            "b1": 0.9,
+            "b2": 0.999,
+            "eps": 1e-8,
+            "momentum": 0.9,
+            "nesterov": False,
+            "trust": 0.001,
+            "weight_decay": 0.0,
+            "no_decay": r"bias$",  # regex on parameter paths
+            "groups": (),  # ((regex, lr multiplier), ...): the first that matches
+            "clip_leaf_norm": 0.0,  # per-parameter gradient norm
+        }
+    )
+    unknown = set(fields) - set(cfg)
+    if unknown:
+        raise InputError(f"optimizer(): unknown field {sorted(unknown)[0]!r}{_nearest(sorted(unknown)[0], list(cfg))}")
+    cfg.update(fields)
+    return cfg
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
+    """The config of a Python file, `FILE.py` or `FILE.py:ARG` (passed to `get_config`), with `overrides` applied."""
+    text, _, argument = str(path).partition(".py:")
+    file = Path(text + ".py") if argument else Path(text)
+    if not file.is_file():
+        raise InputError(f"--config {file}: no such file{_nearest_file(file)}")
+    spec = importlib.util.spec_from_file_location("jaxvl_user_config", file)
+    if spec is None or spec.loader is None:
+        raise InputError(f"--config {file}: not a Python file; a config is a .py file with get_config()")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise InputError(f"--config {file}: has no get_config(); see configs/centerclip/quickstart.py")
+    cfg = module.get_config(argument) if argument else module.get_config()
+    cfg.lock()
+    return apply(cfg, overrides)
+
+
+def apply(cfg: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
+    """Applies `a.b=value` assignments in place. A wrong field or type raises InputError with the nearest name."""
+    for item in overrides:
+        name, eq, raw = item.partition("=")
+        if not eq:
+            raise InputError(f"--config.{item}: give a value, --config.{item}=VALUE")
+        _assign(cfg, name, raw)
+    return cfg
+
+
+def dotted(cfg: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All leaves as `(a.b.c, value)`."""
+    for key in cfg:
+        value = cfg[key]
+        if isinstance(value, ConfigDict):
+            yield from dotted(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def to_json(cfg: ConfigDict) -> str:
+    """The resolved config, sorted, as it is written to `config.json`."""
+    return json.dumps(cfg.to_dict(), indent=1, sort_keys=True, default=_plain) + "\n"
+
+
+def from_json(text: str) -> ConfigDict:
+    """The inverse of `to_json`; lists come back as tuples."""
+    cfg = ConfigDict(_tuples(json.loads(text)))
+    cfg.lock()
+    return cfg
+
+
+def digest(cfg: ConfigDict) -> str:
+    """Short hash of the resolved config: what tells one experiment from another."""
+    return hashlib.sha256(to_json(cfg).encode()).hexdigest()[:16]
+
+
+def differences(a: ConfigDict, b: ConfigDict) -> list[str]:
+    """`field: old -> new` for every leaf that differs."""
+    left, right = dict(dotted(a)), dict(dotted(b))
+    gone = object()
+    show = lambda v: "absent" if v is gone else repr(v)  # noqa: E731
+    rows = []
+    for key in sorted(left.keys() | right.keys()):
+        x, y = left.get(key, gone), right.get(key, gone)
+        if _plain(x) != _plain(y):
+            rows.append(f"{key}: {show(x)} -> {show(y)}")
+    return rows
+
+
+def _assign(cfg: ConfigDict, name: str, raw: str) -> None:
+    node: Any = cfg
+    *parents, leaf = name.split(".")
+    for key in parents:
+        if not isinstance(node, ConfigDict) or key not in node:
+            raise InputError(f"--config.{name}: no such field{_nearest(name, [k for k, _ in dotted(cfg)])}")
+        node = node[key]
+    if not isinstance(node, ConfigDict) or leaf not in node:
+        raise InputError(f"--config.{name}: no such field{_nearest(name, [k for k, _ in dotted(cfg)])}")
+    kind = node.get_type(leaf)
+    if issubclass(kind, ConfigDict):
+        inner = ", ".join(f"{name}.{k}" for k in list(node[leaf])[:3])
+        raise InputError(f"--config.{name}: is a group of fields; set one of {inner}, ...")
+    value = _parse(kind, raw, name)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if (kind is not type(None) and not isinstance(value, kind)) or (kind is int and isinstance(value, bool)):
+        raise InputError(f"--config.{name}: needs {_kind(kind)}, got {raw!r}")
+    node[leaf] = value
+
+
+def _parse(kind: type, raw: str, name: str) -> Any:
+    if kind is str:
+        return raw
+    if kind is bool:
+        if raw.lower() in ("true", "1", "yes"):
+            return True
+        if raw.lower() in ("false", "0", "no"):
+            return False
+        raise InputError(f"--config.{name}: needs true or false, got {raw!r}")
+    try:
+        value = ast.literal_eval(raw)
+    except (ValueError, SyntaxError):
+        if kind is type(None):
+            return raw
+        raise InputError(f"--config.{name}: needs {_kind(kind)}, got {raw!r}") from None
+    return tuple(value) if isinstance(value, list) and kind is tuple else value
+
+
+def _kind(kind: type) -> str:
+    return {"int": "a whole number", "float": "a number", "tuple": "a tuple like (1,2)"}.get(
+        kind.__name__, kind.__name__
+    )
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, 2, 0.4)
+    if not close:
+        # 'learning_rate' is near to nothing, but its last part may still be
+        close = [k for k in known if k.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]][:2]
+    return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def _nearest_file(path: Path) -> str:
+    near = sorted(path.parent.glob("*.py")) if path.parent.is_dir() else sorted(Path("configs").glob("*/*.py"))
+    return _nearest(str(path), [str(p) for p in near])
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    if isinstance(value, ConfigDict):
+        return value.to_dict()
+    return value
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _tuples(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return tuple(_tuples(v) for v in value)
+    return value

@@ -1,0 +1,146 @@
+"""Optimisers and learning-rate schedules from config, on optax parts.
+
+A transformation here gives the *direction* of the update; the step multiplies it by `-lr(step) * multiplier`.
+Rate and multiplier stay outside, so that one schedule over the global step drives every parameter group and the
+rate can be logged without opening the optimiser state.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from jaxvl.core.errors import InputError
+
+Schedule = Callable[[jax.Array], jax.Array]
+FlatParams = Mapping[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """A named optimiser: `direction` (an optax transformation on flat `{path: leaf}` dicts), `rate(step)` and
+    `multiplier(path)`."""
+
+    direction: optax.GradientTransformation
+    rate: Schedule
+    multiplier: Callable[[str], float]
+
+
+def build(cfg: ConfigDict, total_steps: int, name: str = "main") -> Optimizer:
+    """The optimiser of one `config.optim` entry; `total_steps` is the length of the schedule in updates."""
+    return Optimizer(_direction(cfg, name), schedule(cfg, total_steps, name), _multiplier(cfg))
+
+
+def schedule(cfg: ConfigDict, total_steps: int, name: str = "main") -> Schedule:
+    """Learning rate at update `t` = 0, 1, ... With `w` warm-up updates and `f = floor`:
+
+    warm-up: `f + (lr - f) t / w` for `t <= w`, then
+    cosine: `end + (lr - end)/2 (1 + cos(pi (t - w)/(total - w)))`;
+    cosine_unshifted: the same with `t/total`, the warm-up being cut out of the cosine;
+    linear: from lr to end; step: `lr * decay_factor^(boundaries passed)`; constant.
+    Never below `f`.
+    """
+    lr, end, floor = float(cfg.lr), float(cfg.end_lr), float(cfg.floor)
+    warm = cfg.warmup * total_steps if cfg.warmup < 1 else float(cfg.warmup)
+    span = max(total_steps - warm, 1e-9)
+    kinds = ("constant", "cosine", "cosine_unshifted", "linear", "step")
+    if cfg.schedule not in kinds:
+        raise InputError(f"config.optim.{name}.schedule: {cfg.schedule!r} is none of {', '.join(kinds)}")
+    boundaries = [b * total_steps for b in cfg.boundaries]
+
+    def rate(step: jax.Array) -> jax.Array:
+        t = jnp.asarray(step, jnp.float32)
+        if cfg.schedule == "cosine":
+            main = end + 0.5 * (lr - end) * (1 + jnp.cos(jnp.pi * jnp.clip((t - warm) / span, 0, 1)))
+        elif cfg.schedule == "cosine_unshifted":
+            main = end + 0.5 * (lr - end) * (1 + jnp.cos(jnp.pi * jnp.clip(t / total_steps, 0, 1)))
+        elif cfg.schedule == "linear":
+            main = lr + (end - lr) * jnp.clip((t - warm) / span, 0, 1)
+        elif cfg.schedule == "step":
+            passed = sum((t >= b).astype(jnp.float32) for b in boundaries) if boundaries else 0.0
+            main = lr * cfg.decay_factor**passed
+        else:
+            main = jnp.full((), lr)
+        if warm > 0:
+            main = jnp.where(t <= warm, floor + (lr - floor) * t / warm, main)
+        return jnp.maximum(main, floor).astype(jnp.float32)
+
+    return rate
+
+
+def clip_by_norm(grads: FlatParams, norm: jax.Array, limit: float) -> FlatParams:
+    """Scales all gradients by `min(1, limit / (norm + 1e-6))`, `norm` being their global norm (torch's rule)."""
+    scale = jnp.minimum(1.0, limit / (norm + 1e-6))
+    return jax.tree.map(lambda g: g * scale, grads)
+
+
+class BertAdamState(NamedTuple):
+    """Moments of `scale_by_bert_adam`."""
+
+    mu: FlatParams
+    nu: FlatParams
+
+
+def scale_by_bert_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+    """Adam without bias correction, `m / (sqrt(v) + eps)` (BERT's optimiser; CLIP4Clip's BertAdam)."""
+
+    def init(params):
+        zeros = lambda: jax.tree.map(jnp.zeros_like, params)  # noqa: E731
+        return BertAdamState(zeros(), zeros())
+
+    def update(grads, state, params=None):
+        del params
+        mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, grads)
+        nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, state.nu, grads)
+        return jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mu, nu), BertAdamState(mu, nu)
+
+    return optax.GradientTransformation(init, update)
+
+
+def clip_each(limit: float) -> optax.GradientTransformation:
+    """Clips every parameter's gradient to norm `limit` on its own (BertAdam's inner clip)."""
+
+    def update(grads, state, params=None):
+        del params
+        return jax.tree.map(lambda g: g * jnp.minimum(1.0, limit / (jnp.linalg.norm(g) + 1e-6)), grads), state
+
+    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+
+
+def _direction(cfg: ConfigDict, name: str) -> optax.GradientTransformation:
+    decayed = lambda params: {k: re.search(cfg.no_decay, k) is None for k in params}  # noqa: E731
+    decay = optax.add_decayed_weights(cfg.weight_decay, mask=decayed) if cfg.weight_decay else optax.identity()
+    head = [clip_each(cfg.clip_leaf_norm)] if cfg.clip_leaf_norm else []
+    momentum = optax.trace(cfg.momentum, cfg.nesterov) if cfg.momentum else optax.identity()
+    match cfg.name:
+        case "adamw":  # decoupled decay: behind the moments
+            parts = [optax.scale_by_adam(cfg.b1, cfg.b2, cfg.eps), decay]
+        case "bert_adam":
+            parts = [scale_by_bert_adam(cfg.b1, cfg.b2, cfg.eps), decay]
+        case "adam":  # coupled decay: in front of them
+            parts = [decay, optax.scale_by_adam(cfg.b1, cfg.b2, cfg.eps)]
+        case "sgd":
+            parts = [decay, momentum]
+        case "lars":  # vectors and scalars are neither decayed nor scaled
+            large = lambda params: {k: v.ndim > 1 for k, v in params.items()}  # noqa: E731
+            both = lambda params: {k: decayed(params)[k] and v.ndim > 1 for k, v in params.items()}  # noqa: E731
+            parts = [
+                optax.add_decayed_weights(cfg.weight_decay, mask=both),
+                optax.masked(optax.scale_by_trust_ratio(trust_coefficient=cfg.trust), large),
+                momentum,
+            ]
+        case _:
+            raise InputError(f"config.optim.{name}.name: {cfg.name!r} is none of adamw, bert_adam, adam, sgd, lars")
+    return optax.chain(*head, *parts)
+
+
+def _multiplier(cfg: ConfigDict) -> Callable[[str], float]:
+    groups = tuple((str(p), float(m)) for p, m in cfg.groups)
+    return lambda path: next((m for pattern, m in groups if re.search(pattern, path)), 1.0)

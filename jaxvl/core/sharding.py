@@ -1,0 +1,112 @@
+"""The named mesh and where every array lives on it.
+
+Axes: `data` (batch), `fsdp` (batch and parameters), `tensor` (inside a layer, by a method's rules). One device
+is the mesh of ones, the same code path. Batches are split over `data` and `fsdp`; a parameter (and its moments,
+whose path ends alike) takes the first partition rule that matches, then its largest free dimension that the
+`fsdp` axis divides.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxvl.core.errors import InputError
+
+AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+FSDP_MIN_SIZE = 2**14  # smaller parameters are replicated: gathering them costs more than they weigh
+
+Rules = Sequence[tuple[str, P]]
+
+
+def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh of `config.mesh`; one axis may be -1, 'all devices that are left'."""
+    devices = list(jax.devices() if devices is None else devices)
+    shape = [int(sizes[a]) for a in AXES]
+    free = [i for i, n in enumerate(shape) if n == -1]
+    fixed = int(np.prod([n for n in shape if n != -1]))
+    if len(free) > 1 or any(n == 0 or n < -1 for n in shape):
+        raise InputError(f"config.mesh: {dict(zip(AXES, shape))} needs positive sizes and at most one -1")
+    if free:
+        if len(devices) % fixed:
+            raise InputError(f"config.mesh: {fixed} does not divide the {len(devices)} devices of this run")
+        shape[free[0]] = len(devices) // fixed
+    total = int(np.prod(shape))
+    if total > len(devices):
+        raise InputError(f"config.mesh: {dict(zip(AXES, shape))} needs {total} devices, this run has {len(devices)}")
+    # Auto axes: with Explicit ones, Linen modules over sharded parameters do not trace
+    return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:total])
+
+
+def path_name(path: Any) -> str:
+    """A tree path as `a/b/0/kernel`, the form that all rules and regexes see."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows of a batch over `data` and `fsdp`."""
+    return NamedSharding(mesh, P(BATCH_AXES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A copy on every device."""
+    return NamedSharding(mesh, P())
+
+
+def leaf_spec(path: str, shape: Sequence[int], mesh: Mesh, rules: Rules = ()) -> P:
+    """Where one array of the state lives: first the method's rule, then FSDP on the largest divisible dimension."""
+    rule = next((spec for pattern, spec in rules if re.search(pattern, path)), P())
+    dims = [*rule] + [None] * (len(shape) - len(rule))
+    if len(dims) > len(shape):
+        return P()  # scalars and reduced moments whose path matches the rule of a larger array
+    for i, axis in enumerate(dims):
+        size = int(np.prod([mesh.shape[a] for a in (axis if isinstance(axis, tuple) else (axis,)) if a]))
+        if shape[i] % size:
+            dims[i] = None  # not divisible: replicate this dimension rather than fail
+    n = mesh.shape["fsdp"]
+    if n > 1 and int(np.prod(shape)) >= FSDP_MIN_SIZE and "fsdp" not in jax.tree.leaves(dims):
+        for i in sorted(range(len(shape)), key=lambda i: -shape[i]):
+            if dims[i] is None and shape[i] % n == 0:
+                dims[i] = "fsdp"
+                break
+    return P(*dims)
+
+
+def state_shardings(abstract: Any, mesh: Mesh, rules: Rules = ()) -> Any:
+    """A tree of NamedShardings like `abstract` (arrays or ShapeDtypeStructs)."""
+    return jax.tree_util.tree_map_with_path(
+        lambda p, x: NamedSharding(mesh, leaf_spec(path_name(p), x.shape, mesh, rules)), abstract
+    )
+
+
+def local_batch_size(global_size: int, mesh: Mesh, field: str) -> int:
+    """Rows that this process feeds. Raises where the mesh or the processes do not divide the batch."""
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    if global_size % shards:
+        near = max(shards, round(global_size / shards) * shards)
+        raise InputError(
+            f"{field}: {global_size} is not divisible by the {shards} batch shards of the mesh; try {near}"
+        )
+    return global_size // jax.process_count()
+
+
+def put_batch(batch: Any, mesh: Mesh) -> Any:
+    """Host arrays (this process's rows) to global device arrays."""
+    sharding = batch_sharding(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+
+def to_host(tree: Any) -> Any:
+    """Device arrays to numpy, whole, on every process."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.process_allgather(tree, tiled=True)
+    return jax.device_get(tree)

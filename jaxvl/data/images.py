@@ -1,0 +1,93 @@
+"""Pictures on the host with Pillow: reading, the resize and the crop that pretrained encoders saw.
+
+The rules are those of CLIP's preprocessing: the shorter side becomes R with the antialiased bicubic
+filter, the longer `int(R * long / short)`; centre crop with Python's rounding (to even); RGB last.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from jaxvl.core.errors import BadMedia
+
+MAX_PIXELS = 100_000_000
+"""Larger pictures are refused before they are decoded: 300 MB each as RGB, more often a bomb than a photograph."""
+
+
+def short_side_size(width: int, height: int, short_side: int) -> tuple[int, int]:
+    """`(width, height)` after the shorter side became `short_side`; the longer side is truncated, not rounded."""
+    if width <= height:
+        return short_side, int(short_side * height / width)
+    return int(short_side * width / height), short_side
+
+
+def crop_offsets(width: int, height: int, size: int) -> tuple[int, int]:
+    """`(left, top)` of the centre crop. `round` is Python's: a half goes to the even neighbour."""
+    if size > width or size > height:
+        raise ValueError(f"cannot crop {size}x{size} out of {width}x{height}: resize first")
+    return round((width - size) / 2.0), round((height - size) / 2.0)
+
+
+def resize_short_side(image: Image.Image, short_side: int) -> Image.Image:
+    """Bicubic, antialiased. The very same picture comes back when the shorter side already fits."""
+    size = short_side_size(*image.size, short_side)
+    if min(image.size) == short_side:
+        return image
+    return image.resize(size, Image.Resampling.BICUBIC)
+
+
+def center_crop(image: Image.Image, size: int) -> Image.Image:
+    """The middle `size` x `size`. ValueError where the picture is smaller."""
+    left, top = crop_offsets(*image.size, size)
+    return image.crop((left, top, left + size, top + size))
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """RGB, 8 bits. Alpha is dropped, palettes and CMYK are converted; 16-bit grey keeps its high byte
+    (Pillow's own conversion clips it to white)."""
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I;16"):
+        high = np.asarray(image.convert("I"), np.int32) >> 8
+        image = Image.fromarray(high.astype(np.uint8))
+    return image.convert("RGB")
+
+
+def square(image: Image.Image, size: int) -> np.ndarray:
+    """Resize, centre crop, RGB, in the published order. Returns `[size, size, 3]` uint8."""
+    return np.array(to_rgb(center_crop(resize_short_side(image, size), size)))
+
+
+def resized(image: Image.Image, short_side: int) -> np.ndarray:
+    """Resize without a crop, RGB. Returns `[H, W, 3]` uint8."""
+    return np.array(to_rgb(resize_short_side(image, short_side)))
+
+
+def read_image(path: str | os.PathLike, *, exif_orientation: bool = False) -> Image.Image:
+    """Reads and fully decodes one picture file, in its own mode.
+
+    exif_orientation: turn the picture as its EXIF tag says. Off by default: the encoders were trained
+        without it, and published annotations (boxes) refer to the stored pixels.
+    Raises BadMedia: missing, empty, not a picture, cut off, or more than `MAX_PIXELS`.
+    """
+    name = os.fspath(path)
+    try:
+        with Image.open(name) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise BadMedia(name, f"{image.width}x{image.height} pixels, more than the {MAX_PIXELS} allowed")
+            image.load()
+    except FileNotFoundError as error:
+        raise BadMedia(name, "file is missing") from error
+    except IsADirectoryError as error:
+        raise BadMedia(name, "is a folder, not a picture file") from error
+    except UnidentifiedImageError as error:
+        reason = "empty file (0 bytes)" if os.path.getsize(name) == 0 else "not a picture file"
+        raise BadMedia(name, reason) from error
+    except Image.DecompressionBombError as error:
+        raise BadMedia(name, f"more pixels than the {MAX_PIXELS} allowed") from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow's decoders raise on broken data
+        raise BadMedia(name, f"cannot decode the picture: {error}") from error
+    return ImageOps.exif_transpose(image) if exif_orientation else image

@@ -1,0 +1,238 @@
+"""What every reader of a published data set shares: records, the report, media look-up, careful file reading.
+
+A reader turns a folder, exactly as published, into records plus a report of what it found, missed and
+skipped. It opens annotation files only; media files are located, not decoded.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import difflib
+import io
+import json
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from jaxvl.core.errors import InputError
+from jaxvl.data.frames import ARRAY_ENDINGS, PICTURE_ENDINGS
+
+VIDEO_ENDINGS = (
+    *(".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".3gp", ".3g2", ".flv", ".wmv", ".asf"),
+    *(".ts", ".m2ts", ".mts", ".ogv", ".ogg", ".vob", ".gif"),
+)
+SHOWN = 3  # names printed before "..."
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoText:
+    """One (video, caption) pair.
+
+    path: a video file, a folder of frames or an array file. caption_index: which caption of this video,
+    as counted in the annotation file. start_s, end_s: the part of the video that is meant, in seconds.
+    """
+
+    video_id: str
+    path: str
+    caption: str
+    caption_index: int
+    start_s: float | None = None
+    end_s: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a reader found.
+
+    found: videos in use. pairs: records made of them. missing: ids without a media file.
+    skipped: `(id, reason)` of what was left out although it is there. notes: what the user should know.
+    """
+
+    dataset: str
+    split: str
+    found: int
+    missing: tuple[str, ...] = ()
+    skipped: tuple[tuple[str, str], ...] = ()
+    pairs: int = 0
+    notes: tuple[str, ...] = ()
+
+    def line(self) -> str:
+        """The report in one line, with the first few names."""
+        parts = [f"{self.dataset} {self.split}: {self.found:,} videos, {self.pairs:,} pairs"]
+        if self.missing:
+            parts.append(f"{len(self.missing):,} without a media file ({first_few(self.missing)})")
+        by_reason: dict[str, list[str]] = {}
+        for name, reason in self.skipped:
+            by_reason.setdefault(reason, []).append(name)
+        parts += [f"{len(names):,} skipped, {reason} ({first_few(names)})" for reason, names in by_reason.items()]
+        return "; ".join([*parts, *self.notes])
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """A split that was read. ids: the videos in use, in order, so that two people can compare subsets."""
+
+    pairs: list[VideoText]
+    report: Report
+    ids: tuple[str, ...]
+
+
+def first_few(names: Collection[str]) -> str:
+    """`a, b, c, ...`"""
+    shown = ", ".join(list(names)[:SHOWN])
+    return f"{shown}, ..." if len(names) > SHOWN else shown
+
+
+def make_reading(
+    dataset: str,
+    split: str,
+    captions: Mapping[str, Sequence[str]],
+    videos: str | os.PathLike,
+    *,
+    strict: bool = False,
+    check_media: bool = True,
+    skipped: Iterable[tuple[str, str]] = (),
+    notes: Sequence[str] = (),
+) -> Reading:
+    """Joins captions, in their order, with the media files under the folder `videos`.
+
+    captions: video id -> its captions. Empty captions and files of 0 bytes are skipped with a reason.
+    strict: a missing or empty media file is an error. check_media: False (records are read from elsewhere)
+        looks nothing up and sets `path` to `videos/ID`.
+    Raises InputError where the folder does not exist or nothing is left.
+    """
+    media = find_media(videos, captions) if check_media else {name: os.path.join(videos, name) for name in captions}
+    skipped, missing, pairs = list(skipped), [], []
+    for video_id, texts in captions.items():
+        path = media.get(video_id)
+        if path is None:
+            missing.append(video_id)
+        elif check_media and os.path.isfile(path) and os.path.getsize(path) == 0:
+            skipped.append((video_id, "media file of 0 bytes"))
+            if strict:
+                raise InputError(f"{path}: empty media file (0 bytes); copy it again or read without strict")
+        elif not texts:
+            skipped.append((video_id, "no caption"))
+        else:
+            empty = [(video_id, "empty caption") for text in texts if not text.strip()]
+            skipped += empty
+            pairs += [VideoText(video_id, path, t.strip(), i) for i, t in enumerate(texts) if t.strip()]
+    if missing and strict:
+        raise InputError(
+            f"{dataset} {split}: {len(missing)} of {len(captions)} videos have no file under {os.fspath(videos)} "
+            f"({first_few(missing)}); complete the folder or read without strict"
+        )
+    if not pairs:
+        raise InputError(
+            f"{dataset} {split}: none of the {len(captions)} videos ({first_few(list(captions))}) can be used: "
+            f"{len(missing)} have no media file under {os.fspath(videos)}, {len(skipped)} were skipped; "
+            "is this the right folder?"
+        )
+    ids = tuple(dict.fromkeys(pair.video_id for pair in pairs))
+    report = Report(dataset, split, len(ids), tuple(missing), tuple(skipped), len(pairs), tuple(notes))
+    return Reading(pairs, report, ids)
+
+
+def find_media(folder: str | os.PathLike, ids: Collection[str]) -> dict[str, str]:
+    """Walks `folder` once and gives the media of each of `ids` that has one.
+
+    The id of a file is its name without the last ending (ids may contain dots); the id of a folder of
+    frames (one that holds pictures) is its name. Links to folders are followed. Raises InputError where
+    the folder does not exist or a wanted id has two files.
+    """
+    top = os.fspath(folder)
+    if not os.path.isdir(top):
+        raise InputError(f"{top}: no such folder of videos{_near(top)}")
+    wanted = set(ids)
+    found: dict[str, str] = {}
+    seen: set[str] = set()
+    for here, folders, files in os.walk(top, followlinks=True):
+        if (real := os.path.realpath(here)) in seen:  # a link to a folder above would never end
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        names = [(name, *os.path.splitext(name)) for name in sorted(files)]
+        media = [(stem, name) for name, stem, end in names if end.lower() in VIDEO_ENDINGS + ARRAY_ENDINGS]
+        if here != top and any(end.lower() in PICTURE_ENDINGS for _, _, end in names):
+            media.append((os.path.basename(here), ""))
+        for video_id, name in media:
+            if video_id in wanted:
+                path = os.path.join(here, name) if name else here
+                if video_id in found:
+                    other = found[video_id]
+                    raise InputError(f"{path}: a second file for the id {video_id!r} beside {other}; remove one")
+                found[video_id] = path
+    return found
+
+
+def read_json(path: str | os.PathLike, what: str) -> Any:
+    """A JSON file. `what` it is for goes into the InputError (missing, broken: with line and column, not UTF-8)."""
+    text = _read_text(path, what)
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno} column {error.colno}"
+        raise InputError(f"{os.fspath(path)}: broken JSON at {where} ({error.msg}); fetch {what} again") from error
+
+
+def read_csv(path: str | os.PathLike, columns: Sequence[str], what: str) -> list[dict[str, str]]:
+    """Rows of a comma-separated file with a header line that has at least `columns`. InputError as `read_json`."""
+    # Not `splitlines`: a caption may hold a Unicode line separator.
+    reader = csv.DictReader(io.StringIO(_read_text(path, what), newline=""), strict=True)
+    try:
+        header = reader.fieldnames or []
+        lost = [c for c in columns if c not in header]
+        if lost:
+            has = ", ".join(header) or "nothing"
+            raise InputError(f"{os.fspath(path)}: {what} needs a header line with {', '.join(lost)}; it has {has}")
+        rows = []
+        for row in reader:
+            if any(row[c] is None for c in columns):
+                raise InputError(f"{os.fspath(path)}: line {reader.line_num} has fewer fields than the header")
+            rows.append(row)
+    except csv.Error as error:
+        raise InputError(f"{os.fspath(path)}: broken csv at line {reader.line_num} ({error})") from error
+    return rows
+
+
+def read_ids(path: str | os.PathLike, what: str) -> list[str]:
+    """One id a line; blank lines are dropped. InputError where the file is missing or has none."""
+    ids = [line.strip() for line in _read_text(path, what).split("\n") if line.strip()]
+    if not ids:
+        raise InputError(f"{os.fspath(path)}: {what} is empty")
+    return ids
+
+
+def require_file(path: str | os.PathLike, what: str) -> str:
+    """The path as a string. Raises InputError, with the nearest name in the folder, where there is no such file."""
+    name = os.fspath(path)
+    if not os.path.isfile(name):
+        raise InputError(f"{name}: no such file ({what}){_near(name)}")
+    return name
+
+
+def repeated(names: Iterable[str]) -> list[str]:
+    """The names that occur a second time, in order."""
+    seen: set[str] = set()
+    return [name for name in names if name in seen or seen.add(name)]
+
+
+def _read_text(path: str | os.PathLike, what: str) -> str:
+    name = require_file(path, what)
+    with open(name, "rb") as file:
+        data = file.read()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name}: not UTF-8 at byte {error.start}; save {what} as UTF-8") from error
+
+
+def _near(path: str) -> str:
+    """`; there is X beside it` for the nearest name in the same folder, or which folder does not exist."""
+    folder, name = os.path.split(path.rstrip(os.sep))
+    if not os.path.isdir(folder or "."):
+        return f"; the folder {folder} does not exist either"
+    near = difflib.get_close_matches(name, os.listdir(folder or "."), 1, 0.5)
+    return f"; there is {near[0]} beside it" if near else ""

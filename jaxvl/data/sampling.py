@@ -1,0 +1,106 @@
+"""Which frames of a video a clip takes: index rules over `n` frames, and rules over seconds.
+
+Index rules have one signature, `(num_samples, num_frames, rng) -> [T] int64`, and are found by name in
+`SAMPLERS`. A video shorter than the clip repeats its last frame; `valid_mask` tells those rows apart.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+
+import numpy as np
+
+from jaxvl.core.errors import InputError
+
+Sampler = Callable[[int, int, "np.random.Generator | None"], np.ndarray]
+
+
+def uniform(num_samples: int, num_frames: int, rng: np.random.Generator | None = None) -> np.ndarray:
+    """Middles of equal parts: `int(tick/2 + tick*i)` with `tick = n/T`; all frames, then the last, if n <= T.
+
+    CenterCLIP's evaluation rule (section 4.1). Returns `[T]` int64; `rng` is not used.
+    """
+    _check(num_samples, num_frames)
+    if num_frames > num_samples:
+        tick = num_frames / num_samples
+        return np.array([int(tick / 2.0 + tick * i) for i in range(num_samples)], np.int64)
+    return np.clip(np.arange(num_samples, dtype=np.int64), 0, num_frames - 1)
+
+
+def multi_segment(num_samples: int, num_frames: int, rng: np.random.Generator | None) -> np.ndarray:
+    """One random frame in each of T segments of `n // T` frames (temporal segment networks, as CenterCLIP trains).
+
+    The published rule: frames past `T * (n // T)` are never taken, and for T <= n < 2T the clip is the
+    first T frames. `stratified` has neither property. Returns `[T]` int64, ascending.
+    """
+    _check(num_samples, num_frames)
+    length = num_frames // num_samples
+    if length == 0:
+        return uniform(num_samples, num_frames)
+    offsets = _needs_rng(rng, "multi_segment").integers(0, length, size=num_samples)
+    return np.arange(num_samples, dtype=np.int64) * length + offsets
+
+
+def stratified(num_samples: int, num_frames: int, rng: np.random.Generator | None) -> np.ndarray:
+    """One random frame in each of T segments with edges `floor(i * n / T)`: every frame can be taken.
+
+    Returns `[T]` int64, ascending; fewer frames than samples as in `uniform`.
+    """
+    _check(num_samples, num_frames)
+    if num_frames < num_samples:
+        return uniform(num_samples, num_frames)
+    edges = np.arange(num_samples + 1, dtype=np.int64) * num_frames // num_samples
+    return _needs_rng(rng, "stratified").integers(edges[:-1], edges[1:])
+
+
+def random_sorted(num_samples: int, num_frames: int, rng: np.random.Generator | None) -> np.ndarray:
+    """T different frames drawn at random, in order. Returns `[T]` int64; fewer frames than samples as in `uniform`."""
+    _check(num_samples, num_frames)
+    if num_frames <= num_samples:
+        return uniform(num_samples, num_frames)
+    picks = _needs_rng(rng, "random_sorted").choice(num_frames, size=num_samples, replace=False)
+    return np.sort(picks).astype(np.int64)
+
+
+SAMPLERS: dict[str, Sampler] = {
+    "uniform": uniform,
+    "multi_segment": multi_segment,
+    "stratified": stratified,
+    "random_sorted": random_sorted,
+}
+
+
+def get_sampler(name: str) -> Sampler:
+    """The index rule called `name`. Raises InputError with the nearest known name."""
+    if name in SAMPLERS:
+        return SAMPLERS[name]
+    near = difflib.get_close_matches(str(name), SAMPLERS, 1, 0.4)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise InputError(f"unknown frame sampling {name!r}: {hint}known: {', '.join(SAMPLERS)}")
+
+
+def valid_mask(num_samples: int, num_frames: int) -> np.ndarray:
+    """`[T]` bool, True for the first `min(n, T)` rows: repeats of the last frame are not valid."""
+    return np.arange(num_samples) < num_frames
+
+
+def uniform_times(num_samples: int, duration: float, start: float = 0.0) -> np.ndarray:
+    """Middles of T equal parts of `[start, start + duration]`, `[T]` float64 seconds."""
+    return start + (np.arange(num_samples) + 0.5) * (duration / num_samples)
+
+
+def segment_times(num_samples: int, duration: float, rng: np.random.Generator, start: float = 0.0) -> np.ndarray:
+    """One random time in each of T equal parts of `[start, start + duration]`, `[T]` float64 seconds."""
+    return start + (np.arange(num_samples) + rng.random(num_samples)) * (duration / num_samples)
+
+
+def _check(num_samples: int, num_frames: int) -> None:
+    if num_samples < 1 or num_frames < 1:
+        raise ValueError(f"need at least one sample and one frame, got {num_samples} and {num_frames}")
+
+
+def _needs_rng(rng: np.random.Generator | None, name: str) -> np.random.Generator:
+    if rng is None:
+        raise ValueError(f"{name} sampling draws at random: pass a numpy Generator")
+    return rng

@@ -1,0 +1,283 @@
+"""The sprite world on disk: real video files and annotations in the published layout of a benchmark.
+
+    ROOT/world.jsonl        the only truth: one line a clip (plan, captions, boxes); layouts derive from it
+    ROOT/world_stamp.json   written last: version, layout, config and its hash
+    layout 'msrvtt'         MSRVTT_data.json, MSRVTT_train.9k.csv, MSRVTT_train.7k.csv,
+                            MSRVTT_JSFUSION_test.csv, videos/videoN.mp4
+    layout 'msvd'           raw-captions.pkl, {train,val,test}_list.txt, YouTubeClips/ID.avi
+
+No jax here: rendering runs in spawned processes.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+from jaxvl.core.errors import InputError
+from jaxvl.data.synthetic.encode import write_video
+from jaxvl.data.synthetic.sprite_render import Rendered, render_clip
+from jaxvl.data.synthetic.sprites import SPLITS, Clip, WorldConfig, plan_clip
+
+WORLD_VERSION = 1
+"""Raised whenever the same config gives other clips; part of the stamp."""
+
+STAMP, TRUTH, PARTS = "world_stamp.json", "world.jsonl", ".parts"
+_IN_PROCESS = 16  # fewer clips than this are not worth starting processes for
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How a benchmark is laid out. media: (split, index, config) -> path under the root; annotate:
+    (records, root) -> writes the annotation files."""
+
+    media: Callable[[str, int, WorldConfig], str]
+    annotate: Callable[[Sequence[dict], Path], None]
+
+
+def ensure_world(
+    config: WorldConfig,
+    root: str | Path,
+    layout: str,
+    processes: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Makes sure that `root` holds the whole world of `config` in `layout` ('msrvtt' or 'msvd').
+
+    A finished world with the same stamp is left as it is (files that were deleted are rendered again).
+    A rendering that was stopped goes on with what is missing; the stamp is written last. Two calls on the
+    same root at the same time are not supported: on several hosts let one of them call it.
+
+    processes: rendering processes, spawned (so a script needs its `if __name__ == "__main__"` guard);
+        default: the number of CPUs, and none for a handful of clips; 1 renders in this process.
+    progress: called with (clips done, clips in all) after every clip.
+    Raises InputError for an unknown layout and for a root that holds anything else. Returns `root`.
+    """
+    if layout not in LAYOUTS:
+        raise InputError(f"layout {layout!r} is none of {', '.join(LAYOUTS)}")
+    root = Path(root)
+    stamp = make_stamp(config, layout)
+    finished = _claim(root, stamp)
+    media = LAYOUTS[layout].media
+    items = [(split, index) for split in SPLITS for index in range(config.count(split))]
+    jobs, done = [], 0
+    for split, index in items:
+        video, part = root / media(split, index, config), _part(root, split, index)
+        if video.is_file() and (finished or part.is_file()):
+            done += 1
+        else:
+            truth = None if finished else str(part)
+            jobs.append((config, split, index, str(video), truth, media(split, index, config)))
+    for folder in {Path(job[3]).parent for job in jobs} | (set() if finished else {root / PARTS}):
+        folder.mkdir(parents=True, exist_ok=True)
+    if progress:
+        progress(done, len(items))
+    for _ in _run(jobs, processes):
+        done += 1
+        if progress:
+            progress(done, len(items))
+    if not finished:
+        _finish(config, root, layout, stamp, items)
+    return root
+
+
+def read_world(root: str | Path) -> list[dict]:
+    """The records of `ROOT/world.jsonl`, in the order train, val, test. Raises InputError if it is missing.
+
+    A record: split, index, video (path under the root), image_size, fps, num_frames, seconds, captions,
+    background {kind, tone, ...}, events [{verb, sprite, start, end}], sprites [{id, noun, colour, texture,
+    size_name, size, depth, on_stage, event}], segment, twin, heldout, and tracks [{id, box_full,
+    box_visible, visible_fraction, opacity}] with one entry a frame (see `sprite_render.Track`).
+    """
+    path = Path(root) / TRUTH
+    if not path.is_file():
+        raise InputError(f"{path} is missing: {root} holds no sprite world, render one with ensure_world")
+    with path.open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def make_stamp(config: WorldConfig, layout: str) -> dict:
+    """What `world_stamp.json` holds: version, layout, config and a hash of the three."""
+    fields = json.loads(json.dumps(dataclasses.asdict(config)))
+    what = {"version": WORLD_VERSION, "layout": layout, "config": fields}
+    return {**what, "hash": hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()}
+
+
+def _claim(root: Path, stamp: dict) -> bool:
+    """True: the finished world of this stamp is there. False: `root` may be rendered into."""
+    if root.exists() and not root.is_dir():
+        raise InputError(f"{root} is a file: choose another root for the synthetic world")
+    for name, finished in ((STAMP, True), (f"{PARTS}/{STAMP}", False)):
+        path = root / name
+        if path.is_file():
+            found = _read_stamp(path)
+            if found.get("hash") != stamp["hash"]:
+                raise InputError(
+                    f"{path} belongs to another world ({_difference(found, stamp)}): "
+                    f"delete {root} or choose another root"
+                )
+            return finished
+    others = [p.name for p in root.iterdir()] if root.is_dir() else []
+    if [name for name in others if name != PARTS]:
+        raise InputError(f"{root} is not empty and has no {STAMP}: delete it or choose another root")
+    (root / PARTS).mkdir(parents=True, exist_ok=True)
+    _write(root / PARTS / STAMP, json.dumps(stamp, indent=1))
+    return False
+
+
+def _read_stamp(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is not JSON: delete its folder or choose another root") from error
+
+
+def _difference(found: dict, wanted: dict) -> str:
+    """The first thing in which two stamps differ, in words."""
+    for key in ("version", "layout"):
+        if found.get(key) != wanted[key]:
+            return f"{key} {found.get(key)!r} instead of {wanted[key]!r}"
+    old = found.get("config", {})
+    changed = [k for k, v in wanted["config"].items() if old.get(k) != v]
+    return ", ".join(f"{k} = {old.get(k)!r} instead of {wanted['config'][k]!r}" for k in changed[:2]) or "another hash"
+
+
+def _part(root: Path, split: str, index: int) -> Path:
+    return root / PARTS / f"{split}-{index}.json"
+
+
+def _render_item(job: tuple[WorldConfig, str, int, str, str | None, str]) -> None:
+    """Renders one clip: first its truth, then its video, both under their name only when whole."""
+    config, split, index, video, part, name = job
+    clip = plan_clip(config, split, index)
+    rendered = render_clip(clip)
+    if part is not None:
+        _write(Path(part), json.dumps(make_record(clip, rendered, name)))
+    write_video(video, rendered.frames, config.fps, config.crf, config.gop)
+
+
+def make_record(clip: Clip, rendered: Rendered, video: str) -> dict:
+    """The line of `world.jsonl` for a rendered clip; `video` is its path under the root."""
+    plan = dataclasses.asdict(clip)
+    for sprite in plan["sprites"]:
+        del sprite["path"]  # the tracks say where it is
+    tracks = [dataclasses.asdict(t) for t in rendered.tracks]
+    return {"video": video, "seconds": clip.seconds, **plan, "tracks": tracks}
+
+
+def _run(jobs: list[tuple], processes: int | None) -> Iterator[None]:
+    """Renders all jobs, yielding once per finished clip. A worker's exception is raised here; a worker
+    that is killed raises BrokenProcessPool instead of being waited for."""
+    processes = processes or (1 if len(jobs) < _IN_PROCESS else min(os.cpu_count() or 1, 16))
+    if processes == 1 or not jobs:
+        for job in jobs:
+            yield _render_item(job)
+        return
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(_render_item, jobs, chunksize=max(1, min(16, len(jobs) // (4 * processes))))
+
+
+def _finish(config: WorldConfig, root: Path, layout: str, stamp: dict, items: list[tuple[str, int]]) -> None:
+    """world.jsonl, then the annotations, then the stamp; the parts go last."""
+    lines = [_part(root, split, index).read_text(encoding="utf-8") for split, index in items]
+    _write(root / TRUTH, "".join(line + "\n" for line in lines))
+    LAYOUTS[layout].annotate([json.loads(line) for line in lines], root)
+    for left in root.glob("*/.*"):  # of a killed encoder
+        if left.is_file() and left.suffix in (".mp4", ".avi"):
+            left.unlink()
+    _write(root / STAMP, json.dumps(stamp, indent=1))
+    shutil.rmtree(root / PARTS)
+
+
+def _write(path: Path, content: str | bytes) -> None:
+    """Writes a whole file or none: beside it, then renamed."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+    os.replace(unfinished, path)
+
+
+def _number(split: str, index: int, config: WorldConfig) -> int:
+    """Running number over train, val and test."""
+    return index + sum(config.count(s) for s in SPLITS[: SPLITS.index(split)])
+
+
+def _of(records: Iterable[dict], split: str) -> list[dict]:
+    return [r for r in records if r["split"] == split]
+
+
+# ---------------------------------------------------------------------------------------------- MSR-VTT
+
+_MSRVTT_SPLITS = {"train": "train", "val": "validate", "test": "test"}
+
+
+def msrvtt_media(split: str, index: int, config: WorldConfig) -> str:
+    """`videos/videoN.mp4`, N counted over train, validate and test."""
+    return f"videos/video{_number(split, index, config)}.mp4"
+
+
+def write_msrvtt(world: Sequence[dict], root: str | Path) -> None:
+    """Writes MSR-VTT's annotation files for the records `world` (see `read_world`) into `root`.
+
+    `MSRVTT_data.json` holds every caption of train and validate and the first one of every test clip;
+    `MSRVTT_train.9k.csv` all training ids, `MSRVTT_train.7k.csv` the first 7,010 / 9,000 of them;
+    `MSRVTT_JSFUSION_test.csv` one row a test clip, as in the 1k-A split.
+    """
+    root = Path(root)
+    name = lambda record: Path(record["video"]).stem  # noqa: E731
+    videos, sentences = [], []
+    for number, r in enumerate(world):
+        videos.append({
+            "video_id": name(r), "category": r["index"] % 20, "url": "", "start time": 0.0,
+            "end time": r["seconds"], "split": _MSRVTT_SPLITS[r["split"]], "id": number,
+        })  # fmt: skip
+        for caption in r["captions"][: 1 if r["split"] == "test" else None]:
+            sentences.append({"caption": caption, "video_id": name(r), "sen_id": len(sentences)})
+    info = {"contributor": "jaxvl", "data_created": "", "version": str(WORLD_VERSION), "description": "sprite world"}
+    _write(root / "MSRVTT_data.json", json.dumps({"info": info, "videos": videos, "sentences": sentences}))
+    train = [name(r) for r in _of(world, "train")]
+    _write(root / "MSRVTT_train.9k.csv", _csv(["video_id"], [[v] for v in train]))
+    _write(root / "MSRVTT_train.7k.csv", _csv(["video_id"], [[v] for v in train[: round(len(train) * 7010 / 9000)]]))
+    test = [(name(r), r["captions"][0]) for r in _of(world, "test")]
+    rows = [[f"ret{k}", f"msr{video.removeprefix('video')}", video, text] for k, (video, text) in enumerate(test)]
+    _write(root / "MSRVTT_JSFUSION_test.csv", _csv(["key", "vid_key", "video_id", "sentence"], rows))
+
+
+def _csv(header: list[str], rows: list[list[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    return text.getvalue()
+
+
+# ------------------------------------------------------------------------------------------------- MSVD
+
+
+def msvd_media(split: str, index: int, config: WorldConfig) -> str:
+    """`YouTubeClips/ID.avi` with an id of MSVD's form, video name and first and last second."""
+    return f"YouTubeClips/sprite{_number(split, index, config):05d}_0_{int(config.seconds[1])}.avi"
+
+
+def write_msvd(world: Sequence[dict], root: str | Path) -> None:
+    """Writes MSVD's annotation files for the records `world` into `root`: `raw-captions.pkl`, a dict from
+    id to captions, each a list of words (no commas), and one list of ids a split. Test keeps all its captions."""
+    root = Path(root)
+    captions = {Path(r["video"]).stem: [text.replace(",", "").split() for text in r["captions"]] for r in world}
+    _write(root / "raw-captions.pkl", pickle.dumps(captions, protocol=2))
+    for split in SPLITS:
+        _write(root / f"{split}_list.txt", "".join(Path(r["video"]).stem + "\n" for r in _of(world, split)))
+
+
+LAYOUTS: dict[str, Layout] = {
+    "msrvtt": Layout(msrvtt_media, write_msrvtt),
+    "msvd": Layout(msvd_media, write_msvd),
+}
+"""Name -> layout."""

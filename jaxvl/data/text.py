@@ -1,0 +1,91 @@
+"""Tokenizers. Each packs a caption as `[start] ids [end] 0 0 ...` with the end id the highest of the vocabulary, so
+that CLIP's text tower finds it by argmax."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from jaxvl.core.errors import InputError
+
+WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?|[^\w\s]")
+
+
+class Tokenizer(Protocol):
+    """Text to ids. `vocab_size` ids in all; `start` and `end` are the two highest."""
+
+    vocab_size: int
+
+    def ids(self, text: str) -> list[int]:
+        """Ids without start and end."""
+
+    def unknown(self, text: str) -> list[str]:
+        """The pieces of `text` that the vocabulary lacks."""
+
+
+def pack(tokenizer: Tokenizer, text: str, length: int) -> np.ndarray:
+    """CLIP4Clip packing: `[start] + ids` cut to `length - 1`, end appended, zeros to `length`: int32 `[length]`."""
+    start, end = tokenizer.vocab_size - 2, tokenizer.vocab_size - 1
+    row = np.zeros(length, np.int32)
+    kept = [*[start, *tokenizer.ids(text)][: length - 1], end]
+    row[: len(kept)] = kept
+    return row
+
+
+@dataclasses.dataclass(frozen=True)
+class WordTokenizer:
+    """Lower-cased words of a small closed vocabulary, for models trained from scratch.
+
+    words: id 0 is padding, 1 an unknown word, 2... the words in this order. The size is fixed by the config, not
+    by the words found, so that a model's shape does not depend on its data.
+    """
+
+    words: tuple[str, ...]
+    vocab_size: int
+
+    def __post_init__(self):
+        if len(self.words) + 4 > self.vocab_size:
+            raise InputError(
+                f"config.model.vocab_size: {self.vocab_size} is too small for {len(self.words)} words "
+                f"and 4 special ids; set it to {len(self.words) + 4} or more"
+            )
+        object.__setattr__(self, "_index", {w: i + 2 for i, w in enumerate(self.words)})
+
+    def ids(self, text: str) -> list[int]:
+        """Ids without start and end; words outside the vocabulary get id 1."""
+        return [self._index.get(w, 1) for w in WORD.findall(text.lower())]
+
+    def unknown(self, text: str) -> list[str]:
+        """Words of `text` that were never seen in training."""
+        return [w for w in WORD.findall(text.lower()) if w not in self._index]
+
+    @classmethod
+    def build(cls, captions: Iterable[str], vocab_size: int) -> WordTokenizer:
+        """The vocabulary of a training set, most frequent first (ties: alphabetical)."""
+        counts = Counter(w for c in captions for w in WORD.findall(c.lower()))
+        return cls(tuple(sorted(counts, key=lambda w: (-counts[w], w))), vocab_size)
+
+    def save(self, path: Path) -> None:
+        """Writes the words as JSON."""
+        path.write_text(json.dumps({"words": self.words, "vocab_size": self.vocab_size}, ensure_ascii=False) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> WordTokenizer:
+        """Reads what `save` wrote."""
+        try:
+            content = json.loads(path.read_text())
+            return cls(tuple(content["words"]), int(content["vocab_size"]))
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: not a vocabulary ({error}); delete it to have it built again") from None
+
+
+def unknown_words(tokenizer: Tokenizer, texts: Sequence[str]) -> list[str]:
+    """All unknown pieces of several texts, once each, in order."""
+    return list(dict.fromkeys(w for t in texts for w in tokenizer.unknown(t)))

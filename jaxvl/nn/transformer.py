@@ -1,0 +1,111 @@
+"""Pre-norm residual blocks of CLIP: float32 residual stream, float32 LayerNorm, matmuls in `dtype`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxvl.core.errors import InputError
+from jaxvl.nn.attention import MultiHeadAttention
+
+SAVED_INDICES = "token_indices"
+"""`checkpoint_name` of integer selections (medoids, kept tokens): every remat policy here keeps them, since
+recomputing a selection costs far more than the few bytes it occupies."""
+
+
+def quick_gelu(x: jax.Array) -> jax.Array:
+    """`x · sigmoid(1.702 x)`, the activation of the OpenAI weights. Any shape."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """Exact (erf) GELU, the activation of open_clip weights without the `-quickgelu` suffix. Any shape."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"quick_gelu": quick_gelu, "gelu": gelu}
+
+
+def layer_norm(eps: float, name: str) -> nn.LayerNorm:
+    """LayerNorm over the last axis in float32 with two-pass variance (CLIP's stream has channels of large mean)."""
+    return nn.LayerNorm(epsilon=eps, use_fast_variance=False, dtype=jnp.float32, name=name)
+
+
+def remat_policy(name: str) -> Callable | None:
+    """Checkpoint policy by name: 'none' -> None, 'dots' keeps matmul outputs, 'full' keeps block inputs only.
+
+    Both keep arrays named `SAVED_INDICES`. Raises InputError on another name.
+    """
+    policies = jax.checkpoint_policies
+    keep = policies.save_only_these_names(SAVED_INDICES)
+    table = {
+        "none": None,
+        "dots": policies.save_from_both_policies(policies.dots_with_no_batch_dims_saveable, keep),
+        "full": keep,
+    }
+    if name not in table:
+        raise InputError(f"remat: unknown policy {name!r}; use one of {tuple(table)}")
+    return table[name]
+
+
+class MLP(nn.Module):
+    """`W2 · act(W1 x)` with `W -> 4W -> W`; `hidden_std`, `out_std` are those of the normal initialisers."""
+
+    activation: str
+    hidden_std: float
+    out_std: float
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[..., W] -> [..., W]` in `dtype`."""
+        width = x.shape[-1]
+        normal = nn.initializers.normal
+        x = nn.Dense(4 * width, dtype=self.dtype, kernel_init=normal(self.hidden_std), name="c_fc")(x)
+        x = ACTIVATIONS[self.activation](x)
+        return nn.Dense(width, dtype=self.dtype, kernel_init=normal(self.out_std), name="c_proj")(x)
+
+
+class ResidualBlock(nn.Module):
+    """`x += MHA(LN1 x); x += MLP(LN2 x)` on a float32 stream (CLIP spec, arXiv 2103.00020, ViT pre-norm).
+
+    Initialised by CLIP's text scheme: in-projection `W^-0.5`, both output projections
+    `W^-0.5 (2·layers)^-0.5`, first MLP layer `(2W)^-0.5`, biases 0.
+
+    Fields: `layers` of the tower (only for the initialiser); `between`: pure function `[B, n, W] -> [B, n, W]`
+    applied to the stream after the attention and before the MLP; the rest as in `MultiHeadAttention`.
+    """
+
+    heads: int
+    layers: int
+    activation: str = "quick_gelu"
+    ln_eps: float = 1e-5
+    dtype: jnp.dtype = jnp.float32
+    causal: bool = False
+    implementation: str = "einsum"
+    between: Callable[[jax.Array], jax.Array] | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, key_mask: jax.Array | None = None) -> jax.Array:
+        """x `[B, n, W]` float32, key_mask `[B, n]` bool or None -> `[B, n, W]` float32."""
+        width = x.shape[-1]
+        out_std = width**-0.5 * (2 * self.layers) ** -0.5
+        y = layer_norm(self.ln_eps, "ln_1")(x).astype(self.dtype)
+        y = MultiHeadAttention(
+            self.heads, width**-0.5, out_std, self.dtype, self.causal, self.implementation, name="attn"
+        )(y, key_mask)
+        x = x + y.astype(jnp.float32)
+        if self.between is not None:
+            x = self.between(x)
+        y = layer_norm(self.ln_eps, "ln_2")(x).astype(self.dtype)
+        y = MLP(self.activation, (2 * width) ** -0.5, out_std, self.dtype, name="mlp")(y)
+        return x + y.astype(jnp.float32)
+
+
+def block_class(remat: str) -> type[nn.Module]:
+    """`ResidualBlock`, rematerialised by `remat_policy(remat)` unless it is 'none'. Same parameter tree."""
+    policy = remat_policy(remat)
+    return ResidualBlock if policy is None else nn.remat(ResidualBlock, policy=policy)

@@ -1,0 +1,22 @@
+"""`jaxvl predict`: a trained model on the user's own files. The task itself belongs to the method (`files.py`)."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from jaxvl.core import registry, session
+
+
+def predict(args: argparse.Namespace) -> int:
+    """Parses the method's own flags from `args.rest`, loads the model and runs its task; returns the exit code."""
+    name = session.read_config(args.workdir).method
+    files = registry.module(name, "files")
+    parser = argparse.ArgumentParser(
+        prog=f"jaxvl predict --workdir {args.workdir}", description=files.__doc__, allow_abbrev=False
+    )
+    files.add_arguments(parser)
+    own = parser.parse_args(args.rest)
+    say = lambda line: print(line, file=sys.stderr)  # noqa: E731
+    loaded = session.load(args.workdir, args.checkpoint, args.best, say)
+    return files.run(loaded, own, as_json=args.json)

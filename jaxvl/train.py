@@ -1,0 +1,199 @@
+"""`jaxvl train`: config in, trained workdir out. The thin top over the loop of the house."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxvl import report
+from jaxvl.core import config as configs
+from jaxvl.core import diagnose, loop, session, sharding
+from jaxvl.core.checkpoint import Checkpoints
+from jaxvl.core.errors import InputError
+from jaxvl.core.evaluation import device_fields, evaluate
+from jaxvl.core.method import Data, Examples, Method
+from jaxvl.core.writers import Progress, Writer
+from jaxvl.data import pipeline
+from jaxvl.data.bad_media import BadBudget
+from jaxvl.data.spec import check_batch
+
+
+@dataclasses.dataclass
+class Result:
+    """What a training run gives: `metrics` of the last evaluation, `stopped` (signal name) or None, compile count."""
+
+    metrics: dict[str, float] | None
+    stopped: str | None
+    step: int
+    recompilations: int
+
+
+def train(
+    config: ConfigDict,
+    workdir: str | Path,
+    *,
+    resume: bool = False,
+    fresh: bool = False,
+    say: session.Say | None = None,
+    data: Data | None = None,
+    method: Method | None = None,
+    pictures: bool = True,
+) -> Result:
+    """Trains, resuming from the newest good checkpoint of `workdir`, then evaluates and writes the report.
+
+    `data` and `method` replace what the config would build (benchmarks wire their own).
+    """
+    workdir = Path(workdir).absolute()
+    main = jax.process_index() == 0
+    progress = Progress(config.train.steps, active=False)
+    tell = say or (lambda line: print(line, flush=True) if main else None)
+    session.claim_workdir(workdir, config, resume, fresh, tell)
+    data = data or session.build_data(config, workdir, tell)
+    for line in data.reports:
+        tell(line)
+    compiled = session.compile_method(config, method)
+    checkpoints = Checkpoints(workdir, config, tell)
+    restored = checkpoints.restore(compiled.target)
+    if restored is None:
+        state, start, positions = compiled.fresh_state(), 0, {}
+    else:
+        state, meta = restored
+        start, positions = int(state.step), meta["positions"]
+        checkpoints.set_aside_after(start)
+        tell(f"resuming at step {start} of {config.train.steps}")
+    streams, consumed = _open_streams(config, compiled, data, positions, workdir)
+    writer = Writer(workdir, active=main)
+    if restored is not None:
+        writer.event(start, "resumed")
+    progress = Progress(config.train.steps, start, active=main)
+    budget = BadBudget(config.pipeline.max_bad_fraction, bad_log=workdir / "bad_inputs.jsonl")
+
+    run = loop.Run(
+        method=compiled.method,
+        config=config,
+        mesh=compiled.mesh,
+        updates=compiled.updates,
+        streams=streams,
+        check=lambda batch, stream: check_batch(
+            device_fields(batch), compiled.method.batch_spec[stream], stream, len(batch["_id"])
+        ),
+        on_batch=lambda batch: budget.add(len(batch["_id"]), int(np.sum(batch["_replaced"]))),
+        explain=lambda state, name, where: diagnose.explain(
+            compiled.method.objectives[name], streams, state, where, compiled.mesh
+        ),
+        evaluate=_evaluation(config, compiled, data, workdir),
+        checkpoints=checkpoints,
+        writer=writer,
+        progress=progress,
+        meta={"config": configs.digest(config)},
+    )
+    try:
+        with loop.StopSignal() as stop:
+            outcome = loop.run(run, state, start, consumed, stop)
+    finally:
+        progress.close()
+        writer.close()
+        checkpoints.close()
+    if outcome.stopped:
+        tell(f"stopped by {outcome.stopped} at step {int(outcome.state.step)}; the same command resumes it")
+    elif main and pictures and outcome.metrics is not None:
+        session_model = session.Loaded(
+            config, workdir, compiled.method, compiled.mesh,
+            outcome.state.variables(config.eval.use_ema), compiled.predict, int(outcome.state.step),
+        )  # fmt: skip
+        report.save_pictures(session_model, data)
+    if main:
+        report.write(workdir)
+    if budget.bad:
+        tell(f"{budget.bad} of {budget.seen} training examples could not be read; see {workdir / 'bad_inputs.jsonl'}")
+    return Result(outcome.metrics, outcome.stopped, int(outcome.state.step), outcome.recompilations)
+
+
+def stream_seed(seed: int, stream: str) -> int:
+    """A stream's own seed, so that two streams of one run are not shuffled alike."""
+    return (seed * 1_000_003 + zlib.crc32(stream.encode())) % 2**31
+
+
+def pipeline_options(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """Keyword arguments of the pipeline that training and evaluation share."""
+    return {
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+        "num_workers": config.pipeline.workers,
+        "num_threads": config.pipeline.threads,
+        "prefetch": config.pipeline.prefetch,
+        "on_error": config.pipeline.on_error,
+        "bad_log": workdir / "bad_inputs.jsonl",
+    }
+
+
+def _open_streams(config, compiled, data: Data, positions: Mapping[str, int], workdir: Path):
+    openers, consumed = {}, {}
+    for name in compiled.method.batch_spec:
+        if name not in data.train:
+            raise InputError(f"method {compiled.method.name}: its data has no training stream {name!r}")
+        examples = data.train[name]
+        sharding.local_batch_size(examples.batch_size, compiled.mesh, f"batch size of stream {name!r}")
+        position = int(positions.get(name, 0))
+        if position % examples.batch_size:
+            raise InputError(
+                f"batch size of stream {name!r}: the checkpoint stands at example {position}, which "
+                f"{examples.batch_size} does not divide; resume with the batch size it was trained with"
+            )
+        consumed[name] = position // examples.batch_size
+        openers[name] = _opener(config, name, examples, workdir)
+    return openers, consumed
+
+
+def _opener(config: ConfigDict, name: str, examples: Examples, workdir: Path):
+    options = pipeline_options(config, workdir)
+    return lambda start: pipeline.train_batches(examples, seed=stream_seed(config.seed, name), start=start, **options)
+
+
+def eval_streams(config: ConfigDict, data: Data, split: str, workdir: Path):
+    """The streams of a split as the evaluation reads them."""
+    if split not in data.splits:
+        raise InputError(f"split {split!r}: the data has {', '.join(sorted(data.splits)) or 'none'}")
+    options = pipeline_options(config, workdir)
+    return {
+        name: ((lambda e=e: pipeline.eval_batches(e, seed=config.seed, **options)), len(e.source))
+        for name, e in data.splits[split].items()
+    }
+
+
+def save_evaluation(
+    workdir: Path, split: str, step: int, metrics: Mapping[str, float], arrays: Mapping[str, Any]
+) -> None:
+    """`WORKDIR/eval/SPLIT.json` (metrics with their step) and `SPLIT.npz` (artifacts)."""
+    folder = workdir / "eval"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{split}.json").write_text(
+        json.dumps({"split": split, "step": step, "metrics": dict(metrics)}, indent=1) + "\n"
+    )
+    if arrays:
+        np.savez(folder / f"{split}.npz", **arrays)
+
+
+def _evaluation(config: ConfigDict, compiled, data: Data, workdir: Path):
+    if not compiled.method.evaluators or not data.splits:
+        return None
+
+    def run(state) -> dict[str, float]:
+        final = int(state.step) == config.train.steps
+        split = config.eval.split if final else config.train.eval_split
+        variables = state.variables(config.eval.use_ema)
+        streams = eval_streams(config, data, split, workdir)
+        metrics, arrays = evaluate(compiled.method, compiled.predict, variables, streams, compiled.mesh, split)
+        if jax.process_index() == 0:
+            save_evaluation(workdir, split, int(state.step), metrics, arrays)
+        return metrics
+
+    return run

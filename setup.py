@@ -1,0 +1,55 @@
+"""Package metadata. Lower bounds are the versions the tests were run on."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+JAX = "0.10.2"
+
+setup(
+    name="jaxvl",
+    version="0.1.0",
+    description="Ten published vision and vision-language methods in JAX: one loop, one command, real data formats",
+    long_description=(Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["jaxvl", "jaxvl.*"]),
+    package_data={"jaxvl": ["assets/*"]},
+    install_requires=[
+        f"jax>={JAX}",
+        "flax>=0.12.8",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12.8",
+        "grain>=0.2.18",
+        "ml_collections>=1.1.0",
+        "clu>=0.0.12",
+        "einops>=0.8.2",
+        "ott-jax>=0.6.0",
+        "tensorflow-datasets>=4.9.10",
+        "array-record>=0.8.6",
+        "av>=18.1.0",
+        "Pillow>=12.0",
+        "tensorboardX>=2.6.5",
+        "rich>=14.0",
+        "numpy>=2.0",
+    ],
+    extras_require={
+        "cuda12": [f"jax[cuda12]>={JAX}"],
+        "tpu": [f"jax[tpu]>={JAX}"],
+        "aot": [f"jax[tpu]=={JAX}"],  # libtpu compiles for a topology without the hardware
+        "colab": ["ipykernel>=6.29", "matplotlib>=3.9"],
+        "test": [
+            "pytest>=9.0",
+            "hypothesis>=6.150",
+            "scipy>=1.17",
+            "scikit-learn>=1.7",
+            "nbclient>=0.10",
+            "nbformat>=5.10",
+            "ipykernel>=6.29",
+            "ruff>=0.17",
+            "import-linter>=2.17",
+        ],
+    },
+    entry_points={"console_scripts": ["jaxvl=jaxvl.cli:main"]},
+)

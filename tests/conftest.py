@@ -1,0 +1,14 @@
+"""Eight simulated CPU devices and one compilation cache for the whole suite, set before jax is imported."""
+
+import logging
+import os
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+CACHE = Path(os.environ.get("JAXVL_TEST_CACHE", Path(__file__).parent.parent / ".cache" / "xla"))
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)  # child processes share it
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+logging.getLogger("absl").setLevel(logging.ERROR)

@@ -1,0 +1,142 @@
+import jax
+import numpy as np
+import pytest
+
+from jaxvl.core import checkpoint, session, sharding
+from jaxvl.core.errors import InputError
+from tests import toys
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """Three states of one run, after 1, 2 and 3 updates, with their compiled pieces."""
+    config = toys.toy_config(ema=0.9)
+    compiled = session.compile_method(config, toys.contrastive())
+    state, states = compiled.fresh_state(), []
+    for batch in toys.host_batches(3):
+        state, _ = compiled.updates["pair"](state, {"train": sharding.put_batch(batch["train"], compiled.mesh)})
+        states.append(jax.tree.map(lambda x: x.copy(), state))
+    return config, compiled, states
+
+
+def save_all(path, config, states, metrics=None):
+    checkpoints = checkpoint.Checkpoints(path, config)
+    for i, state in enumerate(states):
+        assert checkpoints.save(state, {"train": 16 * (i + 1)}, {"config": "x"}, metrics[i] if metrics else None)
+    checkpoints.close()
+
+
+def equal(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+            x, y = jax.random.key_data(x), jax.random.key_data(y)
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+
+
+def biggest(folder):
+    return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def test_round_trip_is_exact_and_keeps_the_last(trained, tmp_path):
+    config, compiled, states = trained
+    save_all(tmp_path, config, states)
+    checkpoints = checkpoint.Checkpoints(tmp_path, config)
+    assert checkpoints.steps() == [2, 3]
+    state, meta = checkpoints.restore(compiled.target)
+    equal(state, states[2])
+    assert meta["positions"] == {"train": 48}
+    assert sorted(p.stem for p in (tmp_path / "integrity").glob("*.json")) == ["2", "3"]
+    assert not checkpoints.save(state, {}, {})  # this step is on disk already
+    checkpoints.close()
+
+
+def test_best_is_kept_beside_the_last(trained, tmp_path):
+    config, _, states = trained
+    config = config.copy_and_resolve_references()
+    config.checkpoint.update({"best_metric": "r1", "keep_last": 1})
+    save_all(tmp_path, config, states, [{"r1": 5.0}, {"r1": 3.0}, {"r1": 4.0}])
+    checkpoints = checkpoint.Checkpoints(tmp_path, config)
+    assert checkpoints.steps() == [1, 3]
+    assert checkpoints.best_step() == 1
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "half"])
+def test_damage_falls_back_with_a_line(trained, tmp_path, damage):
+    config, compiled, states = trained
+    save_all(tmp_path, config, states)
+    file = biggest(tmp_path / "checkpoints" / "3")
+    content = bytearray(file.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    elif damage == "truncate":
+        file.write_bytes(content[: len(content) // 2])
+    elif damage == "delete":
+        file.unlink()
+    else:  # killed while it was written, before its checksum list
+        file.write_bytes(content[: len(content) // 3])
+        (tmp_path / "integrity" / "3.json").unlink()
+    lines = []
+    checkpoints = checkpoint.Checkpoints(tmp_path, config, lines.append)
+    state, _ = checkpoints.restore(compiled.target)
+    equal(state, states[1])
+    assert any(line.startswith("checkpoint 3: damaged") and "the one before" in line for line in lines)
+    # the damaged step is set aside, not lost, and its number is free again
+    checkpoints.set_aside_after(2)
+    assert (tmp_path / "damaged" / "3").is_dir()
+    assert checkpoints.save(states[2], {"train": 48}, {"config": "x"})
+    checkpoints.close()
+    assert checkpoint.check_list(tmp_path / "checkpoints" / "3", tmp_path / "integrity" / "3.json") is None
+
+
+def test_unlisted_but_whole_step_is_used(trained, tmp_path):
+    config, compiled, states = trained
+    save_all(tmp_path, config, states)
+    (tmp_path / "integrity" / "3.json").unlink()
+    lines = []
+    checkpoints = checkpoint.Checkpoints(tmp_path, config, lines.append)
+    state, _ = checkpoints.restore(compiled.target)
+    checkpoints.close()
+    equal(state, states[2])
+    assert lines == ["checkpoint 3: has no checksum list (killed while it was written); used unverified"]
+
+
+def test_all_damaged_is_an_error_and_none_is_none(trained, tmp_path):
+    config, compiled, states = trained
+    checkpoints = checkpoint.Checkpoints(tmp_path / "empty", config)
+    assert checkpoints.restore(compiled.target) is None
+    checkpoints.close()
+    save_all(tmp_path / "full", config, states)
+    for step in (2, 3):
+        biggest(tmp_path / "full" / "checkpoints" / str(step)).unlink()
+    checkpoints = checkpoint.Checkpoints(tmp_path / "full", config, lambda line: None)
+    with pytest.raises(InputError, match=r"every usable checkpoint .* is damaged; start again with --fresh"):
+        checkpoints.restore(compiled.target)
+    with pytest.raises(InputError, match=r"--checkpoint 7: not in"):
+        checkpoints.restore(compiled.target, step=7)
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("mesh", [{"data": 2, "fsdp": 1}, {"data": 1, "fsdp": 8}])
+def test_another_mesh_restores_every_leaf(trained, tmp_path, mesh):
+    config, _, states = trained
+    save_all(tmp_path, config, states)
+    other = config.copy_and_resolve_references()
+    other.mesh.update(mesh)
+    compiled = session.compile_method(other, toys.contrastive())
+    checkpoints = checkpoint.Checkpoints(tmp_path, other)
+    state, _ = checkpoints.restore(compiled.target)
+    checkpoints.close()
+    equal(state, states[2])
+    assert state.params["left"]["kernel"].sharding.is_equivalent_to(compiled.shardings.params["left"]["kernel"], 2)
+
+
+def test_only_parameters_can_be_read(trained, tmp_path):
+    config, compiled, states = trained
+    save_all(tmp_path, config, states)
+    checkpoints = checkpoint.Checkpoints(tmp_path, config)
+    items, meta = checkpoints.restore_variables({"ema": compiled.target.ema})
+    checkpoints.close()
+    equal(items["ema"], states[2].ema)
+    assert meta["step"] == 3

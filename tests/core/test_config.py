@@ -1,0 +1,67 @@
+import pytest
+
+from jaxvl.core import config as configs
+from jaxvl.core.errors import InputError
+
+
+@pytest.fixture
+def cfg():
+    c = configs.base()
+    c.model = {"layers": 4, "name": "tiny", "lists": (1, 2), "use": True}
+    c.lock()
+    return c
+
+
+def test_overrides_are_typed(cfg):
+    configs.apply(
+        cfg, ["train.steps=7", "optim.main.lr=1", "model.lists=[3,4]", "model.use=false", "model.name=a=b", "seed=3"]
+    )
+    assert (cfg.train.steps, cfg.optim.main.lr, cfg.model.lists, cfg.model.use, cfg.model.name, cfg.seed) == (
+        7, 1.0, (3, 4), False, "a=b", 3,
+    )  # fmt: skip
+    assert isinstance(cfg.optim.main.lr, float)
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ("train.stps=3", r"--config.train.stps: no such field; did you mean train.steps"),
+        ("learning.lr=3", r"no such field; did you mean optim.main.lr"),
+        ("model.layers=6.5", r"--config.model.layers: needs a whole number, got '6.5'"),
+        ("model.layers=abc", r"needs a whole number"),
+        ("model.use=maybe", r"needs true or false, got 'maybe'"),
+        ("optim.main.lr=fast", r"needs a number, got 'fast'"),
+        ("model=3", r"is a group of fields; set one of model.layers"),
+        ("train.steps", r"give a value, --config.train.steps=VALUE"),
+        ("train.steps.more=1", r"no such field"),
+        ("train.steps=True", r"needs a whole number"),
+    ],
+)
+def test_wrong_overrides_are_one_line(cfg, item, message):
+    with pytest.raises(InputError, match=message) as error:
+        configs.apply(cfg, [item])
+    assert "\n" not in str(error.value)
+
+
+def test_json_round_trip_keeps_tuples_and_digest(cfg):
+    again = configs.from_json(configs.to_json(cfg))
+    assert again.model.lists == (1, 2)
+    assert configs.digest(again) == configs.digest(cfg)
+    assert configs.differences(again, cfg) == []
+    configs.apply(again, ["train.steps=5"])
+    assert configs.differences(cfg, again) == ["train.steps: 1000 -> 5"]
+
+
+def test_file_without_get_config_and_missing_file(tmp_path):
+    (tmp_path / "a.py").write_text("x = 1\n")
+    with pytest.raises(InputError, match=r"a.py: has no get_config"):
+        configs.load(tmp_path / "a.py")
+    with pytest.raises(InputError, match=r"no such file; did you mean .*a.py"):
+        configs.load(tmp_path / "aa.py")
+
+
+def test_argument_reaches_get_config(tmp_path):
+    (tmp_path / "a.py").write_text(
+        "from ml_collections import ConfigDict\ndef get_config(name='x'):\n    return ConfigDict({'name': name})\n"
+    )
+    assert configs.load(f"{tmp_path}/a.py:hello").name == "hello"

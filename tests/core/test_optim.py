@@ -1,0 +1,74 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxvl.core import config as configs
+from jaxvl.core import optim
+from jaxvl.core.errors import InputError
+
+
+def test_cosine_with_warmup_has_the_published_values():
+    cfg = configs.optimizer(lr=5e-3, warmup=0.1, floor=1e-8)
+    rate = optim.schedule(cfg, 100)
+    want = {0: 1e-8, 5: 2.500005e-3, 10: 5e-3, 55: 2.5e-3, 99: 1.523e-6}
+    for step, value in want.items():
+        assert float(rate(step)) == pytest.approx(value, rel=1e-3)
+
+
+def test_unshifted_cosine_drops_at_the_end_of_warmup():
+    rate = optim.schedule(configs.optimizer(lr=1.0, warmup=0.1, schedule="cosine_unshifted"), 1000)
+    assert float(rate(50)) == pytest.approx(0.5)
+    assert float(rate(101)) == pytest.approx(0.5 * (1 + np.cos(np.pi * 0.101)), rel=1e-5)
+
+
+def test_step_schedule_counts_boundaries():
+    rate = optim.schedule(configs.optimizer(lr=1.0, schedule="step", boundaries=(0.6, 0.8)), 100)
+    assert [float(rate(t)) for t in (0, 59, 60, 79, 80, 99)] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_bert_adam_first_step_has_no_bias_correction():
+    cfg = configs.optimizer(name="bert_adam", b1=0.9, b2=0.98, eps=1e-6, weight_decay=0.2)
+    opt = optim.build(cfg, 10)
+    params = {"a/kernel": jnp.array([2.0, -1.0]), "a/bias": jnp.array([3.0, 3.0])}
+    grads = {k: jnp.array([0.5, -4.0]) for k in params}
+    direction, _ = opt.direction.update(grads, opt.direction.init(params), params)
+    np.testing.assert_allclose(direction["a/bias"], [0.7071, -0.7071], rtol=1e-4)
+    np.testing.assert_allclose(direction["a/kernel"], [0.7071 + 0.4, -0.7071 - 0.2], rtol=1e-4)
+
+
+def test_sgd_has_torch_semantics():
+    cfg = configs.optimizer(name="sgd", momentum=0.9, nesterov=True, weight_decay=0.1, no_decay="$^")
+    opt = optim.build(cfg, 10)
+    p, buf, lr = np.array([1.0]), None, 0.1
+    params = {"w": jnp.array(p)}
+    state = opt.direction.init(params)
+    for g in (0.3, -0.2, 0.5):
+        d = g + 0.1 * p
+        buf = d if buf is None else 0.9 * buf + d
+        p = p - lr * (d + 0.9 * buf)
+        direction, state = opt.direction.update({"w": jnp.array([g])}, state, params)
+        params = {"w": params["w"] - lr * direction["w"]}
+        np.testing.assert_allclose(params["w"], p, rtol=1e-6)
+
+
+def test_lars_leaves_vectors_alone():
+    cfg = configs.optimizer(name="lars", weight_decay=0.5, trust=0.001, momentum=0.0)
+    opt = optim.build(cfg, 10)
+    params = {"k": jnp.array([[3.0, 4.0]]), "b": jnp.array([1.0, 1.0])}
+    grads = {"k": jnp.array([[1.0, 0.0]]), "b": jnp.array([0.2, 0.4])}
+    direction, _ = opt.direction.update(grads, opt.direction.init(params), params)
+    g = np.array([[2.5, 2.0]])
+    np.testing.assert_allclose(direction["k"], g * 0.001 * 5 / np.linalg.norm(g), rtol=1e-5)
+    np.testing.assert_allclose(direction["b"], [0.2, 0.4], rtol=1e-6)
+
+
+def test_multiplier_is_the_first_match():
+    opt = optim.build(configs.optimizer(groups=(("head", 10.0), ("visual|text", 1e-3))), 10)
+    assert [opt.multiplier(p) for p in ("visual/head/w", "text/w", "other")] == [10.0, 1e-3, 1.0]
+
+
+@pytest.mark.parametrize(("field", "value"), [("name", "adagrad"), ("schedule", "cosin")])
+def test_unknown_names_are_refused(field, value):
+    cfg = configs.optimizer(**{field: value})
+    with pytest.raises(InputError, match=rf"config.optim.main.{field}: '{value}'"):
+        optim.build(cfg, 10)
