@@ -29,17 +29,23 @@ setup(
         "tensorflow-datasets>=4.9.10",
         "array-record>=0.8.6",
         "av>=18.1.0",
-        "Pillow>=12.0",
+        "Pillow>=13.0.0",
         "tensorboardX>=2.6.5",
-        "rich>=14.0",
-        "numpy>=2.0",
+        "rich>=15.0.0",
+        "numpy>=2.4.6",
+        "regex>=2026.11.19",
+        "ftfy>=6.3.1",
+        "ml_dtypes>=0.5",
     ],
     extras_require={
         "cuda12": [f"jax[cuda12]>={JAX}"],
         "tpu": [f"jax[tpu]>={JAX}"],
         "aot": [f"jax[tpu]=={JAX}"],  # libtpu compiles for a topology without the hardware
         "colab": ["ipykernel>=6.29", "matplotlib>=3.9"],
+        "lmdb": ["lmdb>=3.0.0"],
+        "bench": ["torch>=2.13.0"],  # the other side of benchmarks/speed; nothing else needs it
         "test": [
+            "lmdb>=3.0.0",
             "pytest>=9.0",
             "hypothesis>=6.150",
             "scipy>=1.17",

@@ -9,7 +9,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from jaxvl.arguments import Parser
 from jaxvl.core.errors import BadMedia, InputError
+
+TAKE_CONFIG = ("train", "prepare")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,14 +21,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     overrides = [w.removeprefix("--config.") for w in words if w.startswith("--config.")]
     words = [w for w in words if not w.startswith("--config.")]
     parser = _parser()
-    args, rest = parser.parse_known_args(words)
-    if not getattr(args, "verb", None):
-        parser.print_help()
-        return 0
-    if rest and args.verb != "predict":
-        return _fail(f"{rest[0]}: no such flag of `jaxvl {args.verb}`; see jaxvl {args.verb} --help")
-    args.overrides, args.rest = overrides, rest
     try:
+        args, rest = parser.parse_known_args(words)
+        if not getattr(args, "verb", None):
+            if rest:
+                return _fail(f"{rest[0]}: no such flag of `jaxvl`; see jaxvl --help")
+            parser.print_help()
+            return 0
+        if rest and args.verb != "predict":
+            return _fail(f"{rest[0]}: no such flag of `jaxvl {args.verb}`; see jaxvl {args.verb} --help")
+        if overrides and args.verb not in TAKE_CONFIG:
+            return _fail(
+                f"--config.{overrides[0]}: `jaxvl {args.verb}` takes the config of the workdir, as it was trained"
+            )
+        args.overrides, args.rest = overrides, rest
         return args.run(args)
     except (InputError, BadMedia) as error:
         return _fail(str(error))
@@ -40,15 +49,15 @@ def _fail(line: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="jaxvl",
         description="Ten published vision and vision-language methods on one sharded JAX training loop.",
         epilog="Any field of the config is set by --config.a.b=value. Exit codes: 0 done, 2 wrong input, 1 a bug.",
     )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB")
 
-    def verb(name: str, run, text: str) -> argparse.ArgumentParser:
-        p = verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
+    def verb(name: str, run, text: str, **kwargs) -> Parser:
+        p = verbs.add_parser(name, help=text, description=text, **kwargs)
         p.set_defaults(run=run)
         return p
 
@@ -67,14 +76,32 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--json", action="store_true", help="print JSON instead of the table")
     _distributed(p)
 
-    p = verb("predict", _predict, "run a trained model on your own files (see `jaxvl predict --workdir DIR --help`)")
+    text = "run a trained model on your own files; `jaxvl predict --workdir DIR --help` shows what its method takes"
+    p = verb("predict", _predict, text, add_help=False)  # the flags depend on the method, so it helps by itself
+    p.set_defaults(print_help=p.print_help)
     p.add_argument("--json", action="store_true", help="print JSON instead of text")
-    _workdir(p)
+    _workdir(p, required=False)
 
-    p = verb("prepare", _prepare, "check a data set and write it as ArrayRecord shards")
+    p = verb("prepare", _prepare, "check a data set; write it as ArrayRecord shards, or its videos small")
     p.add_argument("--config", required=True, metavar="FILE")
     p.add_argument("--out", metavar="DIR", help="where the shards go; without it the data is only checked")
     p.add_argument("--split", metavar="NAME", action="append", help="only these splits")
+    p.add_argument("--shrink", metavar="DIR", help="encode every video anew into DIR, small and without sound")
+    p.add_argument("--short-side", type=int, default=224, metavar="PIXELS", help="of --shrink (224)")
+    p.add_argument("--fps", type=float, default=3.0, metavar="RATE", help="of --shrink, frames a second (3)")
+    p.add_argument("--processes", type=int, metavar="N", help="of --shrink; default: one a core")
+
+    p = verb("convert", _convert, "published weights to a folder that configs can start from, and back")
+    p.add_argument("file", metavar="FILE", help="a PyTorch or safetensors file; with --reverse a folder")
+    p.add_argument("--from", dest="family", required=True, metavar="LAYOUT", help="openai_clip, hf_clip, ...")
+    p.add_argument("--to", required=True, metavar="DIR", help="where the weights folder goes")
+    p.add_argument("--image-size", type=int, metavar="N", help="interpolate the image positions to this size")
+    p.add_argument("--interpolation", metavar="RULE", help="of the positions: hf (default) or openclip")
+    p.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="what the file does not tell")
+    p.add_argument(
+        "--allow", nargs="+", action="extend", default=[], metavar="REGEX", help="keys that may be missing or left over"
+    )
+    p.add_argument("--reverse", action="store_true", help="weights folder or workdir to the published layout")
 
     p = verb("report", _report, "write WORKDIR/report.html again")
     p.add_argument("--workdir", required=True, metavar="DIR")
@@ -84,13 +111,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _workdir(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--workdir", required=True, metavar="DIR", help="folder of a trained run")
+def _workdir(p: Parser, required: bool = True) -> None:
+    p.add_argument("--workdir", required=required, metavar="DIR", help="folder of a trained run")
     p.add_argument("--checkpoint", type=int, metavar="STEP", help="default: the newest")
     p.add_argument("--best", action="store_true", help="the best checkpoint by config.checkpoint.best_metric")
 
 
-def _distributed(p: argparse.ArgumentParser) -> None:
+def _distributed(p: Parser) -> None:
     p.add_argument("--distributed", action="store_true", help="one process a host (TPU pods, Slurm); found by JAX")
     p.add_argument(
         "--coordinator", metavar="HOST:PORT", help="with --processes and --process, where JAX cannot find out"
@@ -156,6 +183,11 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _predict(args: argparse.Namespace) -> int:
+    if args.workdir is None:
+        if {"-h", "--help"} & set(args.rest):
+            args.print_help()
+            return 0
+        raise InputError("--workdir is required; see jaxvl predict --help")
     _start(args)
     from jaxvl.predict import predict
 
@@ -165,9 +197,37 @@ def _predict(args: argparse.Namespace) -> int:
 def _prepare(args: argparse.Namespace) -> int:
     _start(args)
     from jaxvl.core import config
-    from jaxvl.prepare import prepare
+    from jaxvl.prepare import prepare, shrink
 
-    prepare(config.load(args.config, args.overrides), args.out, args.split)
+    cfg = config.load(args.config, args.overrides)
+    if args.shrink and args.out:
+        raise InputError("--shrink and --out: give one of them; shards can be written from the small videos afterwards")
+    if args.shrink:
+        size = {"short_side": args.short_side, "fps": args.fps, "processes": args.processes}
+        shrink(cfg, args.shrink, args.split, **size)
+    else:
+        prepare(cfg, args.out, args.split)
+    return 0
+
+
+def _convert(args: argparse.Namespace) -> int:
+    _start(args)
+    from jaxvl import convert
+
+    if args.reverse:
+        if args.image_size or args.interpolation or args.set:
+            raise InputError("--reverse: takes no --image-size, --interpolation or --set; leave them out")
+        convert.reverse(args.family, args.file, args.to, allow=args.allow)
+        return 0
+    convert.convert(
+        args.family,
+        args.file,
+        args.to,
+        image_size=args.image_size,
+        interpolation=args.interpolation or "hf",
+        given=convert.parse_fields(args.set),
+        allow=args.allow,
+    )
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from jaxvl.arguments import Parser
 from jaxvl.core import registry, session
 
 
@@ -12,9 +13,7 @@ def predict(args: argparse.Namespace) -> int:
     """Parses the method's own flags from `args.rest`, loads the model and runs its task; returns the exit code."""
     name = session.read_config(args.workdir).method
     files = registry.module(name, "files")
-    parser = argparse.ArgumentParser(
-        prog=f"jaxvl predict --workdir {args.workdir}", description=files.__doc__, allow_abbrev=False
-    )
+    parser = Parser(prog=f"jaxvl predict --workdir {args.workdir}", description=files.__doc__)
     files.add_arguments(parser)
     own = parser.parse_args(args.rest)
     say = lambda line: print(line, file=sys.stderr)  # noqa: E731

@@ -1,4 +1,5 @@
-"""`jaxvl prepare`: reads a data set as training would, reports what is missing, writes ArrayRecord shards."""
+"""`jaxvl prepare`: reads a data set as training would, reports what is missing, writes ArrayRecord shards or small
+videos."""
 
 from __future__ import annotations
 
@@ -13,9 +14,10 @@ from jaxvl.core.errors import InputError
 
 
 def prepare(config: ConfigDict, out: str | Path | None, splits: Sequence[str] | None = None) -> None:
-    """Checks every split of the config's data (all of `splits`) and, given `out`, writes it there.
+    """Reads every split of the config's data and says what was found; given `out`, writes `splits` (all) there.
 
     The folder can be named in `config.data.root` with `config.data.reader='records'` afterwards.
+    Raises InputError: a method without a record form, an unknown split, whatever is wrong with the data.
     """
     module = registry.module(config.method, "data")
     if out is not None and not hasattr(module, "write_records"):
@@ -24,5 +26,37 @@ def prepare(config: ConfigDict, out: str | Path | None, splits: Sequence[str] | 
         data = module.build_data(config, Path(scratch), print)
         for line in data.reports:
             print(line)
+        for split in splits or ():
+            if split not in data.splits:
+                raise InputError(f"--split {split}: the data has {', '.join(data.splits) or 'none'}")
         if out is not None:
             module.write_records(config, data, Path(out), tuple(splits or ()), print)
+
+
+def shrink(
+    config: ConfigDict,
+    out: str | Path,
+    splits: Sequence[str] | None = None,
+    *,
+    short_side: int = 224,
+    fps: float = 3.0,
+    processes: int | None = None,
+) -> None:
+    """Encodes every video of the config's data (of `splits`) small into `out`, see `data.shrink.shrink_videos`.
+
+    Raises InputError: a method without videos, an unknown split, whatever is wrong with data or settings.
+    """
+    from jaxvl.data.shrink import shrink_videos
+
+    module = registry.module(config.method, "data")
+    if not hasattr(module, "media_files"):
+        raise InputError(f"config.method: {config.method} reads no video files; --shrink is not for it")
+    with tempfile.TemporaryDirectory() as scratch:
+        data = module.build_data(config, Path(scratch), print)
+    for line in data.reports:
+        print(line)
+    folder, paths = module.media_files(config, data, tuple(splits or ()))
+    done = shrink_videos(folder, paths, out, short_side=short_side, fps=fps, processes=processes)
+    for line in done.table():
+        print(line)
+    print(f"train from them with --config.data.videos={Path(out).absolute()}")

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from jaxvl import report
 from jaxvl.core import config as configs
-from jaxvl.core import diagnose, loop, session, sharding
+from jaxvl.core import diagnose, loop, registry, session, sharding
 from jaxvl.core.checkpoint import Checkpoints
 from jaxvl.core.errors import InputError
 from jaxvl.core.evaluation import device_fields, evaluate
@@ -24,6 +25,7 @@ from jaxvl.core.writers import Progress, Writer
 from jaxvl.data import pipeline
 from jaxvl.data.bad_media import BadBudget
 from jaxvl.data.spec import check_batch
+from jaxvl.interop import weights
 
 
 @dataclasses.dataclass
@@ -63,7 +65,7 @@ def train(
     checkpoints = Checkpoints(workdir, config, tell)
     restored = checkpoints.restore(compiled.target)
     if restored is None:
-        state, start, positions = compiled.fresh_state(), 0, {}
+        state, start, positions = _first_state(config, compiled, tell), 0, {}
     else:
         state, meta = restored
         start, positions = int(state.step), meta["positions"]
@@ -115,6 +117,25 @@ def train(
     if budget.bad:
         tell(f"{budget.bad} of {budget.seen} training examples could not be read; see {workdir / 'bad_inputs.jsonl'}")
     return Result(outcome.metrics, outcome.stopped, int(outcome.state.step), outcome.recompilations)
+
+
+def _first_state(config: ConfigDict, compiled: session.Compiled, tell: session.Say):
+    """A fresh state, with the weights of `config.init.weights` laid in by the method's `weights.adopt`."""
+    if not config.init.weights:
+        if config.init.required:
+            raise InputError(
+                "config.init.weights: this recipe starts from pretrained weights; convert yours with `jaxvl convert` "
+                "and name the folder, or set --config.init.required=false to train from random weights"
+            )
+        return compiled.fresh_state()
+    flat, info = weights.load_weights(config.init.weights)
+    state = compiled.fresh_state()
+    adopt = registry.module(config.method, "weights").adopt
+    params = adopt(config, sharding.to_host(state.params), flat, info)
+    params = jax.tree.map(jax.device_put, params, compiled.shardings.params)
+    tell(f"starting from {config.init.weights} ({info.get('source', 'unknown source')})")
+    ema = jax.tree.map(jnp.copy, params) if config.train.ema else {}
+    return state.replace(params=params, ema=ema)
 
 
 def stream_seed(seed: int, stream: str) -> int:

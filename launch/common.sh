@@ -1,17 +1,25 @@
 # Shared by the launch scripts: flags, and running or printing a command.
-dry=0 words=() workdir=""
+dry=0 words=() config="" workdir=""
+
+wrong() { echo "$0: $*" >&2; exit 2; }
 
 parse() {
   while [ $# -gt 0 ]; do
     case "$1" in
-      --dry-run) dry=1 ;;
-      --workdir) workdir="${2:?--workdir needs a folder}"; words+=("$1" "$2"); shift ;;
-      *) words+=("$1") ;;
+      --dry-run) dry=1; shift; continue ;;
+      --config | --workdir)
+        [ $# -gt 1 ] || wrong "$1 needs a value"
+        if [ "$1" = --config ]; then config="$2"; else workdir="$2"; fi
+        words+=("$1" "$2"); shift 2; continue ;;
+      --config=*) config="${1#*=}" ;;
+      --workdir=*) workdir="${1#*=}" ;;
+      --config.*=* | --resume | --fresh) ;;
+      *) wrong "$1: no such flag; known are --dry-run, --config, --workdir, --config.FIELD=VALUE, --resume, --fresh" ;;
     esac
-    shift
+    words+=("$1"); shift
   done
-  case " ${words[*]-} " in *" --config "*) ;; *) echo "$0: --config FILE is needed" >&2; exit 2 ;; esac
-  [ -n "$workdir" ] || { echo "$0: --workdir DIR is needed" >&2; exit 2; }
+  [ -n "$config" ] || wrong "--config FILE is needed"
+  [ -n "$workdir" ] || wrong "--workdir DIR is needed"
 }
 
 quoted() { printf '%q ' "${words[@]}" | sed 's/ $//'; }

@@ -6,6 +6,8 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+# XLA's CPU client has one thread a device by default; two collectives at once then wait for each other for ever
+os.environ.setdefault("NPROC", "64")
 CACHE = Path(os.environ.get("JAXVL_TEST_CACHE", Path(__file__).parent.parent / ".cache" / "xla"))
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)  # child processes share it
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"

@@ -37,6 +37,10 @@ def base() -> ConfigDict:
                 "ema": 0.0,  # decay of the parameter average; 0: none
             },
             "optim": {"main": optimizer()},
+            "init": {
+                "weights": "",  # a folder written by `jaxvl convert`; '': random
+                "required": False,  # the recipe starts from pretrained weights: refuse to train without
+            },
             "eval": {"split": "test", "use_ema": True},
             "checkpoint": {"keep_last": 2, "best_metric": "", "best_mode": "max"},
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1},  # -1: all devices that are left

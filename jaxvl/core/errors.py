@@ -2,7 +2,7 @@
 
 `InputError` ends a command with exit code 2 and its message as the only line (no traceback).
 `BadMedia` is one file that cannot be used; the data pipeline turns it into a counted skip or an
-`InputError`, by `config.data.on_error`.
+`InputError`, by `config.pipeline.on_error`.
 """
 
 from __future__ import annotations

@@ -49,6 +49,7 @@ def evaluate(
     results: dict[str, float] = {}
     artifacts: dict[str, np.ndarray] = {}
     chosen = names or tuple(method.evaluators)
+    ask = lambda batch: to_host(predict(variables, {s: put_batch(b, mesh) for s, b in batch.items()}))  # noqa: E731
     cache: dict[str, list[tuple[dict, dict]]] = {}
     for name in chosen:
         evaluator: Evaluator = method.evaluators[name]
@@ -60,6 +61,7 @@ def evaluate(
                 cache[stream] = list(_outputs(predict, variables, stream, streams[stream], mesh, split, results))
             for outputs, examples in cache[stream]:
                 acc = evaluator.update(acc, stream, outputs, examples)
+        acc = evaluator.refine(acc, ask)
         prefix = "" if len(method.evaluators) == 1 else f"{name}/"
         results.update({f"{prefix}{k}": float(v) for k, v in evaluator.compute(acc).items()})
         artifacts.update({f"{prefix}{k}": v for k, v in evaluator.artifacts(acc).items()})

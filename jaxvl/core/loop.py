@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -47,7 +48,8 @@ class StopSignal:
         self._old: dict[int, Any] = {}
 
     def __enter__(self):
-        for number in (signal.SIGTERM, signal.SIGINT):
+        # with several processes SIGTERM belongs to JAX's preemption service, which tells the others of it
+        for number in (signal.SIGINT,) if jax.process_count() > 1 else (signal.SIGTERM, signal.SIGINT):
             self._old[number] = signal.signal(number, self._on)
         return self
 
@@ -59,6 +61,8 @@ class StopSignal:
         if self.name is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.name = signal.Signals(number).name
+        if jax.process_count() > 1:
+            os.kill(os.getpid(), signal.SIGTERM)  # so that all processes stop, at the same step
 
     def agreed(self, step: int) -> bool:
         """Whether to stop after this step; all processes say the same (preemption reaches one of them first)."""

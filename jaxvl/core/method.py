@@ -81,6 +81,10 @@ class Objective:
         return self.head(params, self.encode(params, mutables, batch, rng, step), batch, rng, step)
 
 
+Ask = Callable[[Batch], Mapping[str, np.ndarray]]
+"""`Method.predict` with the variables of this evaluation, on host arrays."""
+
+
 class Evaluator:
     """A streaming metric on the host, in numpy. `streams` are read one after the other, in full."""
 
@@ -94,6 +98,10 @@ class Evaluator:
         """Adds one batch. `outputs`: what `Method.predict` gave for it; `examples`: the host-side fields
         of the batch, the ones that start with `_`. Padding and skipped media are removed before the call."""
         raise NotImplementedError
+
+    def refine(self, acc: Any, ask: Ask) -> Any:
+        """A second pass of `predict` over what was collected (re-ranking by a cross-encoder), before `compute`."""
+        return acc
 
     def compute(self, acc: Any) -> dict[str, float]:
         """The metrics, by name."""

@@ -29,7 +29,7 @@ Say = Callable[[str], None]
 
 RUN_FILES = (
     *("config.json", "env.json", "metrics.jsonl", "checkpoints", "integrity", "damaged", "tensorboard"),
-    *("report.html", "pictures", "eval", "bad_inputs.jsonl", "vocabulary.json"),
+    *("report.html", "pictures", "eval", "bad_inputs.jsonl", "vocabulary.json", "ids", "index", "search.png"),
 )
 """What a run leaves in its workdir; `data/`, which may be a rendered world, is not among it."""
 
@@ -96,6 +96,11 @@ def load(workdir: str | Path, checkpoint: int | None = None, best: bool = False,
     checkpoints = Checkpoints(workdir, config, say)
     try:
         step = checkpoints.best_step() if best and checkpoint is None else checkpoint
+        if best and step is None:
+            raise InputError(
+                f"--best: no checkpoint of {workdir} was saved with a metric; train with config.checkpoint.best_metric "
+                "and config.train.eval_every set, or leave out --best"
+            )
         use_ema = bool(config.eval.use_ema and config.train.ema)
         item = "ema" if use_ema else "params"
         trees = {item: getattr(compiled.target, item), "mutables": compiled.target.mutables}
@@ -141,12 +146,13 @@ def claim_workdir(workdir: str | Path, config: ConfigDict, resume: bool, fresh: 
     if path.exists() and not path.is_dir():
         raise InputError(f"--workdir {workdir}: is a file; name a folder")
     if fresh and file.exists():
-        place = path / "previous" / str(len(list((path / "previous").glob("*"))))
-        place.mkdir(parents=True)
-        for name in RUN_FILES:
-            if (path / name).exists():
-                (path / name).rename(place / name)
-        say(f"--fresh: the run that was in {workdir} is now in {place}")
+        if jax.process_index() == 0:
+            place = path / "previous" / str(len(list((path / "previous").glob("*"))))
+            place.mkdir(parents=True)
+            for name in RUN_FILES:
+                if (path / name).exists():
+                    (path / name).rename(place / name)
+            say(f"--fresh: the run that was in {workdir} is now in {place}")
     elif file.exists() and not resume:
         rows = configs.differences(read_config(workdir), config)
         if rows:
@@ -155,10 +161,23 @@ def claim_workdir(workdir: str | Path, config: ConfigDict, resume: bool, fresh: 
                 f"--workdir {workdir}: holds a run of another config ({'; '.join(rows[:3])}{more}); "
                 "choose another folder, or --resume to go on with the new values, or --fresh to start over"
             )
-    path.mkdir(parents=True, exist_ok=True)
+    if jax.process_count() > 1:  # nobody writes before everybody has compared, nobody goes on before it is written
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices("compared the workdir")
     if jax.process_index() == 0:
-        file.write_text(configs.to_json(config))
-        (path / "env.json").write_text(json.dumps(environment(), indent=1) + "\n")
+        path.mkdir(parents=True, exist_ok=True)
+        write_text(file, configs.to_json(config))
+        write_text(path / "env.json", json.dumps(environment(), indent=1) + "\n")
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("claimed the workdir")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces a small file in one go: a reader sees the old text or the new one, never half of it."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
 
 
 def environment() -> dict[str, Any]:

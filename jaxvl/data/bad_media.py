@@ -13,7 +13,7 @@ POLICIES = ("skip", "raise")
 def check_policy(on_error: str) -> None:
     """Raises InputError where `on_error` is none of `POLICIES`."""
     if on_error not in POLICIES:
-        raise InputError(f"data.on_error is {on_error!r}: choose 'skip' or 'raise'")
+        raise InputError(f"config.pipeline.on_error is {on_error!r}: choose 'skip' or 'raise'")
 
 
 def log_bad(bad_log: str | os.PathLike | None, example_id: str, bad: BadMedia) -> None:
@@ -38,7 +38,7 @@ class BadBudget:
 
     def __init__(self, max_fraction: float, min_seen: int = 50, bad_log: str | os.PathLike | None = None):
         if not 0 <= max_fraction <= 1:
-            raise InputError(f"data.max_bad_fraction is {max_fraction}: it must lie between 0 and 1")
+            raise InputError(f"config.pipeline.max_bad_fraction is {max_fraction}: it must lie between 0 and 1")
         self.max_fraction, self.min_seen, self.bad_log = max_fraction, min_seen, bad_log
         self.seen = self.bad = 0
 
@@ -55,5 +55,5 @@ class BadBudget:
             where = f"; they are listed in {os.fspath(self.bad_log)}" if self.bad_log else ""
             raise InputError(
                 f"{self.bad} of {self.seen} examples ({100 * self.bad / self.seen:.1f} %) have media that cannot be "
-                f"decoded, more than data.max_bad_fraction = {self.max_fraction:g}{where}"
+                f"decoded, more than config.pipeline.max_bad_fraction = {self.max_fraction:g}{where}"
             )

@@ -175,7 +175,7 @@ class _Maker:
             fields = self.make(record, rng)
         except BadMedia as bad:
             if self.on_error == "raise":
-                mend = "mend or remove the file, or set data.on_error = 'skip'"
+                mend = "mend or remove the file, or set config.pipeline.on_error = 'skip'"
                 raise InputError(f"example {name}: {bad}; {mend}") from bad
             if bad.path not in self.logged:
                 self.logged.add(bad.path)

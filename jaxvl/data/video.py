@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import av
 import numpy as np
@@ -24,8 +25,9 @@ from av.stream import Disposition
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from jaxvl.core.errors import BadMedia, InputError
-from jaxvl.data import images
+from jaxvl.data import images, lmdb_source
 from jaxvl.data.frames import ARRAY_ENDINGS, ArrayFrames, FrameFolder, FrameSource
+from jaxvl.data.lmdb_source import EncodedVideo
 from jaxvl.data.sampling import get_sampler, valid_mask
 
 # Without the two FULL_CHR flags swscale halves the colour resolution of vivid pictures.
@@ -84,7 +86,7 @@ class Clip:
     times: np.ndarray
 
 
-def index_video(path: str | os.PathLike) -> VideoIndex:
+def index_video(path: str | os.PathLike | EncodedVideo) -> VideoIndex:
     """Reads all packets of the first video stream (3 to 20 ms) without decoding.
 
     Raises BadMedia: missing, empty, not a video, no video stream, no frames, truncated (by more than 5 %).
@@ -100,7 +102,7 @@ def pts_at(index: VideoIndex, seconds: float | Sequence[float] | np.ndarray) -> 
 
 
 def read_frames(
-    path: str | os.PathLike,
+    path: str | os.PathLike | EncodedVideo,
     pts: Sequence[int] | np.ndarray,
     index: VideoIndex,
     *,
@@ -114,31 +116,52 @@ def read_frames(
     center_crop: then cut this square out of the middle.
     Returns `[len(pts), H, W, 3]` uint8 RGB in the order asked for. Raises BadMedia where a frame cannot be decoded.
     """
-    name = os.fspath(path)
     wanted = [int(t) for t in np.asarray(pts).reshape(-1)]
-    reformatter = VideoReformatter()  # reused: building its tables costs more than a small frame
     pictures: dict[int, np.ndarray] = {}
+    visit_frames(path, wanted, index, pictures.__setitem__, short_side=short_side, center_crop=center_crop)
+    return np.stack([pictures[t] for t in wanted])
+
+
+def visit_frames(
+    path: str | os.PathLike | EncodedVideo,
+    pts: Sequence[int] | np.ndarray,
+    index: VideoIndex,
+    visit: Callable[[int, np.ndarray], object],
+    *,
+    short_side: int | None = None,
+    center_crop: int | None = None,
+) -> None:
+    """Decodes as `read_frames` and calls `visit(pts, picture [H, W, 3])` for each different time stamp, ascending.
+
+    One frame is held at a time, so the length of the video does not matter. (No generator: one that outlived its
+    container would crash the process.)
+    """
+    name = os.fspath(path)
+    wanted = sorted({int(t) for t in np.asarray(pts).reshape(-1)})
+    reformatter = VideoReformatter()  # reused: building its tables costs more than a small frame
     with _opened(path) as (container, stream):
         cursor = _Cursor(container, stream, index, frozenset(wanted))
         try:
-            for target in sorted(set(wanted)):
+            for target in wanted:
                 frame = cursor.advance_to(target)
                 if frame is None:
                     seconds = (target - int(index.pts[0])) * index.time_base
                     raise BadMedia(name, f"the frame at {seconds:.3f} s cannot be decoded (broken or truncated)")
-                pictures[target] = _picture(frame, reformatter, short_side, center_crop)
+                visit(target, _picture(frame, reformatter, short_side, center_crop))
         finally:
-            cursor.close()  # a generator that outlives its container crashes the process
-    return np.stack([pictures[t] for t in wanted])
+            cursor.close()
 
 
 class VideoFile:
-    """A video file as a `FrameSource`. `index` spares the demuxing where the caller kept one."""
+    """A video file, on disk or in memory, as a `FrameSource`. `index` spares the demuxing where the caller kept one.
+
+    media: the path, or the `EncodedVideo`.
+    """
 
     timed = True
 
-    def __init__(self, path: str | os.PathLike, index: VideoIndex | None = None):
-        self.path = os.fspath(path)
+    def __init__(self, path: str | os.PathLike | EncodedVideo, index: VideoIndex | None = None):
+        self.path, self.media = os.fspath(path), path
         self.index = index_video(path) if index is None else index
         self.times = self.index.times
         self.duration = self.index.duration
@@ -147,11 +170,12 @@ class VideoFile:
         """See `frames.FrameSource.read`."""
         stamps = self.index.pts[np.asarray(indices)]
         square = short_side if crop else None
-        return read_frames(self.path, stamps, self.index, short_side=short_side, center_crop=square)
+        return read_frames(self.media, stamps, self.index, short_side=short_side, center_crop=square)
 
 
 def open_source(path: str | os.PathLike | FrameSource, fps: float | None = None) -> FrameSource:
-    """The frames at `path`: a video file, a folder of extracted frames, a `.npy` or `.npz`, or a source as it is.
+    """The frames at `path`: a video file, a folder of extracted frames, a `.npy` or `.npz`, a video inside an LMDB
+    (`videos.lmdb/KEY`), or a source as it is.
 
     fps: the rate at which a folder or an array was extracted; video files know their own times.
     """
@@ -161,6 +185,8 @@ def open_source(path: str | os.PathLike | FrameSource, fps: float | None = None)
         return FrameFolder(path, fps)
     if os.fspath(path).lower().endswith(ARRAY_ENDINGS):
         return ArrayFrames(path, fps)
+    if lmdb_source.split_path(path) is not None:
+        return VideoFile(lmdb_source.read_video(path))
     return VideoFile(path)
 
 
@@ -289,19 +315,22 @@ class _Cursor:
 
 
 @contextlib.contextmanager
-def _opened(path: str | os.PathLike) -> Iterator[tuple]:
+def _opened(path: str | os.PathLike | EncodedVideo) -> Iterator[tuple]:
     """`(container, video stream)`; the one place where FFmpeg's errors become BadMedia."""
     name = os.fspath(path)
-    if os.path.isdir(name):
+    if isinstance(path, EncodedVideo):
+        file: str | io.BytesIO = io.BytesIO(path.data)
+    elif os.path.isdir(name):
         raise BadMedia(name, "is a folder, not a video file")
-    if not os.path.exists(name):
+    elif not os.path.exists(name):
         raise BadMedia(name, "file is missing")
-    if os.path.getsize(name) == 0:
+    elif os.path.getsize(name) == 0:
         raise BadMedia(name, "empty file (0 bytes)")
+    else:
+        file = os.path.abspath(name)  # or FFmpeg reads what precedes a colon as a protocol
     opened = False
     try:
-        # An absolute path, or FFmpeg reads what precedes a colon as a protocol.
-        with av.open(os.path.abspath(name), metadata_errors="replace") as container:
+        with av.open(file, metadata_errors="replace") as container:
             opened = True
             # Cover pictures of music files pose as video streams.
             streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]

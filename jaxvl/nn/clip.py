@@ -1,10 +1,13 @@
-"""CLIP's image and text towers (Radford et al., ICML 2021, arXiv 2103.00020), vision transformer variants.
+"""CLIP's image and text towers (Radford et al., ICML 2021, arXiv 2103.00020).
 
 Parameter tree (stored unstacked, so that methods may act between blocks):
 
     visual/{patch_embed/kernel, class_embedding, positional_embedding, ln_pre, resblocks_i/..., ln_post, proj}
     text/{token_embedding/embedding, positional_embedding, resblocks_i/..., ln_final, text_projection}
     logit_scale
+
+With a modified ResNet as image tower (RN50) `visual/` is as described in `jaxvl.nn.clip_resnet`, and the collection
+`batch_stats` holds its running statistics.
 
 Parameters are float32; matmuls run in `CLIPConfig.dtype`; residual stream, LayerNorm and softmax in float32.
 """
@@ -23,6 +26,7 @@ import numpy as np
 
 from jaxvl.core.errors import InputError
 from jaxvl.nn.attention import ATTENTION_IMPLEMENTATIONS
+from jaxvl.nn.clip_resnet import STRIDE, ModifiedResNet
 from jaxvl.nn.transformer import ACTIVATIONS, block_class, layer_norm, remat_policy
 
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -33,7 +37,7 @@ BlockHook = Callable[[int, jax.Array], jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class CLIPConfig:
-    """Sizes and numerics of a CLIP with a vision transformer; the defaults are ViT-B/32. Hashable.
+    """Sizes and numerics of a CLIP; the defaults are ViT-B/32. Hashable.
 
     image_size, patch_size: pixels, square. vision_*: width W, blocks and heads of the image tower.
     vocab_size, context_length, text_*: the same for the text tower. embed_dim: E, the joint space.
@@ -43,6 +47,9 @@ class CLIPConfig:
     dtype: of the matmuls, 'float32' or 'bfloat16'. remat: 'none' | 'dots' | 'full', per block.
     attention: 'einsum' | 'xla' | 'cudnn' (see `jaxvl.nn.attention`).
     logit_scale_init: initial log-temperature, `ln(1/0.07)` in the paper.
+    vision_blocks: empty for a vision transformer. Else the image tower is CLIP's modified ResNet with so many blocks
+        in each of four stages; then vision_width is that of its stem, vision_heads those of its attention pool,
+        patch_size its total stride 32 and vision_layers has no meaning.
     Raises InputError on values that fit nothing.
     """
 
@@ -64,13 +71,18 @@ class CLIPConfig:
     remat: str = "none"
     attention: str = "einsum"
     logit_scale_init: float = math.log(1 / 0.07)
+    vision_blocks: tuple[int, ...] = ()
 
     def __post_init__(self):
+        object.__setattr__(self, "vision_blocks", tuple(self.vision_blocks))
+        if self.vision_blocks and (len(self.vision_blocks) != 4 or self.patch_size != STRIDE):
+            raise InputError(f"clip.vision_blocks {self.vision_blocks}: a ResNet has 4 stages and patch_size {STRIDE}")
         object.__setattr__(self, "dtype", jnp.dtype(self.dtype).name)
         if self.image_size % self.patch_size:
             raise InputError(f"clip.image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
         for tower in ("vision", "text"):
             width, heads = getattr(self, f"{tower}_width"), getattr(self, f"{tower}_heads")
+            width *= 32 if tower == "vision" and self.vision_blocks else 1
             if width % heads:
                 raise InputError(f"clip.{tower}_width {width} is not a multiple of {tower}_heads {heads}")
         if self.activation not in ACTIVATIONS:
@@ -112,6 +124,7 @@ CLIP_PRESETS: dict[str, CLIPConfig] = {
         text_heads=12,
         embed_dim=768,
     ),
+    "RN50": CLIPConfig(patch_size=STRIDE, vision_width=64, vision_heads=32, embed_dim=1024, vision_blocks=(3, 4, 6, 3)),
     "tiny": CLIPConfig(
         image_size=32,
         patch_size=8,
@@ -214,6 +227,8 @@ class VisionTower(nn.Module):
             pos_embed: `[n, W]` in place of the parameter (other resolutions).
         """
         cfg = self.config
+        if cfg.vision_blocks:
+            raise InputError("clip.vision_blocks: this model needs the tokens of a vision transformer; use a ViT")
         if pixels.ndim != 4 or pixels.shape[-1] != 3 or pixels.shape[1] % cfg.patch_size:
             raise InputError(f"pixels: shape {pixels.shape} is not [N, R, R, 3] with R a multiple of {cfg.patch_size}")
         width, dtype, normal = cfg.vision_width, jnp.dtype(cfg.dtype), nn.initializers.normal
@@ -300,12 +315,16 @@ class CLIP(nn.Module):
 
     def setup(self):
         """Declares the towers and the temperature."""
-        self.visual = VisionTower(self.config)
+        self.visual = image_tower(self.config)
         self.text = TextTower(self.config)
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(self.config.logit_scale_init), ())
 
     def encode_image(self, pixels: jax.Array, **options) -> VisionOutput:
-        """`VisionTower.__call__`."""
+        """`VisionTower.__call__`; with a ResNet the features only, and `train` as option."""
+        if isinstance(self.visual, ModifiedResNet):
+            if pixels.dtype == jnp.uint8:
+                pixels = normalize_pixels(pixels)
+            return VisionOutput(self.visual(pixels, **options))
         return self.visual(pixels, **options)
 
     def encode_text(self, ids: jax.Array, **options) -> TextOutput:
@@ -314,7 +333,16 @@ class CLIP(nn.Module):
 
     def __call__(self, pixels: jax.Array, ids: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """pixels `[N, R, R, 3]`, ids `[B, L]` -> (image `[N, E]`, text `[B, E]`, logit_scale `[]`), not normalised."""
-        return self.visual(pixels).features, self.text(ids).features, self.logit_scale
+        return self.encode_image(pixels).features, self.text(ids).features, self.logit_scale
+
+
+def image_tower(cfg: CLIPConfig) -> VisionTower | ModifiedResNet:
+    """The image tower of a config."""
+    if not cfg.vision_blocks:
+        return VisionTower(cfg)
+    return ModifiedResNet(
+        cfg.vision_blocks, cfg.vision_width, cfg.vision_heads, cfg.embed_dim, cfg.image_size, jnp.dtype(cfg.dtype)
+    )
 
 
 def end_of_text(ids: jax.Array, eos_token_id: int | None = None) -> jax.Array:

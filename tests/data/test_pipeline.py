@@ -144,7 +144,7 @@ def test_bad_media_is_replaced_deterministically_and_logged(bad, tmp_path):
 
 def test_bad_media_can_stop_the_run(bad):
     bad(3)
-    with pytest.raises(InputError, match=r"example 3: /media/3\.mp4: broken; .*data\.on_error"):
+    with pytest.raises(InputError, match=r"example 3: /media/3\.mp4: broken; .*config\.pipeline\.on_error"):
         take(train_batches(numbers(), seed=5, on_error="raise"), 5)
     with pytest.raises(InputError, match="example 3"):
         list(eval_batches(numbers(), on_error="raise"))
@@ -247,7 +247,7 @@ def test_impossible_requests():
         train_batches(numbers(0), seed=0)
     with pytest.raises(InputError, match="batch size 4 cannot be shared by 3"):
         train_batches(numbers(), seed=0, process_count=3)
-    with pytest.raises(InputError, match=r"data\.on_error is 'ignore'"):
+    with pytest.raises(InputError, match=r"config\.pipeline\.on_error is 'ignore'"):
         eval_batches(numbers(), on_error="ignore")
 
 

@@ -12,11 +12,13 @@ import difflib
 import io
 import json
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import uuid
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxvl.core.errors import InputError
 from jaxvl.data.frames import ARRAY_ENDINGS, PICTURE_ENDINGS
+from jaxvl.data.lmdb_source import is_lmdb, lmdb_keys
 
 VIDEO_ENDINGS = (
     *(".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".3gp", ".3g2", ".flv", ".wmv", ".asf"),
@@ -94,15 +96,22 @@ def make_reading(
     check_media: bool = True,
     skipped: Iterable[tuple[str, str]] = (),
     notes: Sequence[str] = (),
+    media: Mapping[str, str] | None = None,
+    spans: Mapping[str, tuple[float, float]] | None = None,
 ) -> Reading:
     """Joins captions, in their order, with the media files under the folder `videos`.
 
     captions: video id -> its captions. Empty captions and files of 0 bytes are skipped with a reason.
     strict: a missing or empty media file is an error. check_media: False (records are read from elsewhere)
         looks nothing up and sets `path` to `videos/ID`.
+    media: video id -> its media, where names need a rule of their own; by default `find_media(videos, captions)`.
+    spans: video id -> `(start_s, end_s)` of its pairs.
     Raises InputError where the folder does not exist or nothing is left.
     """
-    media = find_media(videos, captions) if check_media else {name: os.path.join(videos, name) for name in captions}
+    if not check_media:
+        media = {name: os.path.join(videos, name) for name in captions}
+    elif media is None:
+        media = find_media(videos, captions)
     skipped, missing, pairs = list(skipped), [], []
     for video_id, texts in captions.items():
         path = media.get(video_id)
@@ -117,7 +126,8 @@ def make_reading(
         else:
             empty = [(video_id, "empty caption") for text in texts if not text.strip()]
             skipped += empty
-            pairs += [VideoText(video_id, path, t.strip(), i) for i, t in enumerate(texts) if t.strip()]
+            span = (spans or {}).get(video_id, (None, None))
+            pairs += [VideoText(video_id, path, t.strip(), i, *span) for i, t in enumerate(texts) if t.strip()]
     if missing and strict:
         raise InputError(
             f"{dataset} {split}: {len(missing)} of {len(captions)} videos have no file under {os.fspath(videos)} "
@@ -137,15 +147,34 @@ def make_reading(
 def find_media(folder: str | os.PathLike, ids: Collection[str]) -> dict[str, str]:
     """Walks `folder` once and gives the media of each of `ids` that has one.
 
-    The id of a file is its name without the last ending (ids may contain dots); the id of a folder of
-    frames (one that holds pictures) is its name. Links to folders are followed. Raises InputError where
-    the folder does not exist or a wanted id has two files.
+    The id of a medium is its `stem` of `walk_media`. Raises InputError where the folder does not exist or a
+    wanted id has two files.
     """
-    top = os.fspath(folder)
-    if not os.path.isdir(top):
-        raise InputError(f"{top}: no such folder of videos{_near(top)}")
     wanted = set(ids)
     found: dict[str, str] = {}
+    for video_id, path in walk_media(folder):
+        if video_id in wanted:
+            if video_id in found:
+                raise InputError(f"{path}: a second file for the id {video_id!r} beside {found[video_id]}; remove one")
+            found[video_id] = path
+    return found
+
+
+def walk_media(folder: str | os.PathLike) -> Iterator[tuple[str, str]]:
+    """`(stem, path)` of every medium under `folder`, or in it where it is an LMDB (`lmdb_source`).
+
+    The stem of a file is its name without the last ending (ids may contain dots); that of a folder of frames
+    (one that holds pictures) is its name; that of an LMDB key its name without a video ending. Links to folders
+    are followed. Raises InputError where the folder does not exist.
+    """
+    top = os.fspath(folder)
+    if is_lmdb(top):
+        for key in lmdb_keys(top):
+            stem, end = os.path.splitext(key)
+            yield stem if end.lower() in VIDEO_ENDINGS else key, os.path.join(top, key)
+        return
+    if not os.path.isdir(top):
+        raise InputError(f"{top}: no such folder of videos{_near(top)}")
     seen: set[str] = set()
     for here, folders, files in os.walk(top, followlinks=True):
         if (real := os.path.realpath(here)) in seen:  # a link to a folder above would never end
@@ -157,19 +186,63 @@ def find_media(folder: str | os.PathLike, ids: Collection[str]) -> dict[str, str
         media = [(stem, name) for name, stem, end in names if end.lower() in VIDEO_ENDINGS + ARRAY_ENDINGS]
         if here != top and any(end.lower() in PICTURE_ENDINGS for _, _, end in names):
             media.append((os.path.basename(here), ""))
-        for video_id, name in media:
-            if video_id in wanted:
-                path = os.path.join(here, name) if name else here
-                if video_id in found:
-                    other = found[video_id]
-                    raise InputError(f"{path}: a second file for the id {video_id!r} beside {other}; remove one")
-                found[video_id] = path
+        yield from ((stem, os.path.join(here, name) if name else here) for stem, name in media)
+
+
+def media_from_paths(videos: str | os.PathLike, paths: Mapping[str, str]) -> dict[str, str]:
+    """The media that exist of `paths`, id -> path relative to the folder `videos` (or absolute).
+
+    A file that was encoded anew counts under its new ending (`a/b.avi` -> `a/b.mp4`), a folder of frames under
+    the name without one. Raises InputError where the folder does not exist.
+    """
+    top = os.fspath(videos)
+    if not os.path.isdir(top):
+        raise InputError(f"{top}: no such folder of videos{_near(top)}")
+    found = {}
+    for video_id, relative in paths.items():
+        path = os.path.join(top, relative)
+        stem = os.path.splitext(path)[0]
+        others = [stem + end for end in VIDEO_ENDINGS + ARRAY_ENDINGS] + [stem]
+        there = path if os.path.exists(path) else next((p for p in others if os.path.exists(p)), None)
+        if there is not None:
+            found[video_id] = there
     return found
+
+
+def read_video_paths(path: str | os.PathLike) -> dict[str, str]:
+    """`video_path.json`: `{id: relative path}`. InputError as `read_json`, and where it is of another shape."""
+    data = read_json(path, "the paths of the videos")
+    if not isinstance(data, dict) or not all(isinstance(value, str) for value in data.values()):
+        raise InputError(f"{os.fspath(path)}: needs one object, {{id: path of the video}}")
+    return data
+
+
+def write_ids(workdir: str | os.PathLike, split: str, ids: Sequence[str]) -> str | None:
+    """Writes `WORKDIR/ids/SPLIT.txt`, the videos in use, one id a line, so that two people can compare subsets.
+
+    Returns a line for the user where the file was there and named other videos, else None.
+    """
+    folder = os.path.join(workdir, "ids")
+    path = os.path.join(folder, f"{split}.txt")
+    line = None
+    if os.path.isfile(path):
+        with open(path, encoding="utf-8", newline="") as file:
+            before = file.read().split("\n")[:-1]
+        if before == list(ids):
+            return None
+        gone, new = len(set(before) - set(ids)), len(set(ids) - set(before))
+        line = f"{path}: other videos than when it was written: {gone:,} gone, {new:,} new; written again"
+    os.makedirs(folder, exist_ok=True)
+    unfinished = f"{path}.{uuid.uuid4().hex}.tmp"  # several hosts may write the same list at once
+    with open(unfinished, "w", encoding="utf-8", newline="") as file:
+        file.writelines(f"{name}\n" for name in ids)
+    os.replace(unfinished, path)
+    return line
 
 
 def read_json(path: str | os.PathLike, what: str) -> Any:
     """A JSON file. `what` it is for goes into the InputError (missing, broken: with line and column, not UTF-8)."""
-    text = _read_text(path, what)
+    text = read_text(path, what)
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -180,7 +253,7 @@ def read_json(path: str | os.PathLike, what: str) -> Any:
 def read_csv(path: str | os.PathLike, columns: Sequence[str], what: str) -> list[dict[str, str]]:
     """Rows of a comma-separated file with a header line that has at least `columns`. InputError as `read_json`."""
     # Not `splitlines`: a caption may hold a Unicode line separator.
-    reader = csv.DictReader(io.StringIO(_read_text(path, what), newline=""), strict=True)
+    reader = csv.DictReader(io.StringIO(read_text(path, what), newline=""), strict=True)
     try:
         header = reader.fieldnames or []
         lost = [c for c in columns if c not in header]
@@ -199,10 +272,21 @@ def read_csv(path: str | os.PathLike, columns: Sequence[str], what: str) -> list
 
 def read_ids(path: str | os.PathLike, what: str) -> list[str]:
     """One id a line; blank lines are dropped. InputError where the file is missing or has none."""
-    ids = [line.strip() for line in _read_text(path, what).split("\n") if line.strip()]
+    ids = [line.strip() for line in read_text(path, what).split("\n") if line.strip()]
     if not ids:
         raise InputError(f"{os.fspath(path)}: {what} is empty")
     return ids
+
+
+def read_text(path: str | os.PathLike, what: str) -> str:
+    """A whole UTF-8 file, with or without a byte order mark. InputError where it is missing or not UTF-8."""
+    name = require_file(path, what)
+    with open(name, "rb") as file:
+        data = file.read()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name}: not UTF-8 at byte {error.start}; save {what} as UTF-8") from error
 
 
 def require_file(path: str | os.PathLike, what: str) -> str:
@@ -217,16 +301,6 @@ def repeated(names: Iterable[str]) -> list[str]:
     """The names that occur a second time, in order."""
     seen: set[str] = set()
     return [name for name in names if name in seen or seen.add(name)]
-
-
-def _read_text(path: str | os.PathLike, what: str) -> str:
-    name = require_file(path, what)
-    with open(name, "rb") as file:
-        data = file.read()
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{name}: not UTF-8 at byte {error.start}; save {what} as UTF-8") from error
 
 
 def _near(path: str) -> str:

@@ -21,6 +21,7 @@ import pickle
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -129,7 +130,10 @@ def _claim(root: Path, stamp: dict) -> bool:
             return finished
     others = [p.name for p in root.iterdir()] if root.is_dir() else []
     if [name for name in others if name != PARTS]:
-        raise InputError(f"{root} is not empty and has no {STAMP}: delete it or choose another root")
+        raise InputError(
+            f"{root} is not empty and holds no sprite world: name an empty folder, or, to read what is there, use a "
+            "config without a world"
+        )
     (root / PARTS).mkdir(parents=True, exist_ok=True)
     _write(root / PARTS / STAMP, json.dumps(stamp, indent=1))
     return False
@@ -139,7 +143,7 @@ def _read_stamp(path: Path) -> dict:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise InputError(f"{path} is not JSON: delete its folder or choose another root") from error
+        raise InputError(f"{path} is not JSON: name an empty folder to render the world anew") from error
 
 
 def _difference(found: dict, wanted: dict) -> str:
@@ -177,14 +181,20 @@ def make_record(clip: Clip, rendered: Rendered, video: str) -> dict:
 
 def _run(jobs: list[tuple], processes: int | None) -> Iterator[None]:
     """Renders all jobs, yielding once per finished clip. A worker's exception is raised here; a worker
-    that is killed raises BrokenProcessPool instead of being waited for."""
+    that is killed ends in an InputError instead of being waited for."""
     processes = processes or (1 if len(jobs) < _IN_PROCESS else min(os.cpu_count() or 1, 16))
     if processes == 1 or not jobs:
         for job in jobs:
             yield _render_item(job)
         return
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(_render_item, jobs, chunksize=max(1, min(16, len(jobs) // (4 * processes))))
+    try:
+        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+            yield from pool.map(_render_item, jobs, chunksize=max(1, min(16, len(jobs) // (4 * processes))))
+    except BrokenProcessPool as error:
+        raise InputError(
+            "a rendering process died: a script that renders needs `if __name__ == '__main__':` around its work, and a "
+            "file of its own (not standard input); or memory ran out, then render with fewer processes"
+        ) from error
 
 
 def _finish(config: WorldConfig, root: Path, layout: str, stamp: dict, items: list[tuple[str, int]]) -> None:

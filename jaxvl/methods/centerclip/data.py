@@ -14,17 +14,36 @@ from ml_collections import ConfigDict
 from jaxvl.core.errors import InputError
 from jaxvl.core.method import Data, Examples
 from jaxvl.data import text
-from jaxvl.data.readers.common import Reading, VideoText
+from jaxvl.data.bad_media import BadBudget
+from jaxvl.data.clip_bpe import CLIPTokenizer
+from jaxvl.data.readers.activitynet_captions import read_activitynet_captions
+from jaxvl.data.readers.clip_records import read_pairs, write_pairs
+from jaxvl.data.readers.common import Reading, VideoText, write_ids
+from jaxvl.data.readers.didemo import read_didemo
+from jaxvl.data.readers.lsmdc import read_lsmdc
 from jaxvl.data.readers.msrvtt import read_msrvtt
 from jaxvl.data.readers.msvd import read_msvd
+from jaxvl.data.records import INDEX_FILE, ClipRecords
 from jaxvl.data.video import load_clip
+from jaxvl.methods.centerclip.method import model_config
 
 SPLITS = ("train", "val", "test")
+FOLDERS = {
+    "msvd": read_msvd,
+    "lsmdc": read_lsmdc,
+    "activitynet": read_activitynet_captions,
+    "didemo": read_didemo,
+}
+"""Readers that need nothing but the folder of the data set and the name of its folder of media."""
+READERS = ("msrvtt", *FOLDERS, "records")
 
 
 @dataclasses.dataclass(frozen=True)
 class MakeClip:
-    """`VideoText -> {frames uint8 [T, R, R, 3], mask bool [T]}`, with the caption's ids int32 `[L]` if asked for."""
+    """`VideoText -> {frames uint8 [T, R, R, 3], mask bool [T]}`, with the caption's ids int32 `[L]` if asked for.
+
+    records: where the clips are, if not in the files that the pairs name.
+    """
 
     num_frames: int
     image_size: int
@@ -32,11 +51,12 @@ class MakeClip:
     fps: float | None
     tokenizer: Any = None
     max_words: int = 0
+    records: ClipRecords | None = None
 
     def __call__(self, record: VideoText, rng: np.random.Generator) -> dict[str, Any]:
         """Decodes one clip; raises BadMedia."""
         clip = load_clip(
-            record.path,
+            record.path if self.records is None else self.records.by_id(record.video_id),
             num_frames=self.num_frames,
             image_size=self.image_size,
             sampling=self.sampling,
@@ -82,39 +102,114 @@ def video_id(record: VideoText) -> str:
 def build_data(config: ConfigDict, workdir: Path, say) -> Data:
     """Reads the data set that `config.data` names (rendering the sprite world first where it asks for one)."""
     d = config.data
-    root = Path(d.root) if d.root else Path(workdir) / "data"
-    if d.world:
-        render_world(d, root, say)
-    readings = {split: read(d, root, split) for split in SPLITS}
-    tokenizer = build_tokenizer(config, Path(workdir), [p.caption for p in readings["train"].pairs])
+    if d.reader not in READERS:
+        raise InputError(f"config.data.reader: {d.reader!r} is none of {', '.join(READERS)}")
+    if d.reader == "records":
+        if not d.root:
+            raise InputError("config.data.root: is empty; name the folder that jaxvl prepare --out wrote")
+        root = Path(d.root)
+    else:
+        root = Path(d.root) if d.root else Path(workdir) / "data"
+        if d.world:
+            render_world(d, root, say)
+    readings, clips = read_all(config, root)
     pairs = readings["train"].pairs
     if not pairs:
         raise InputError(f"{root}: no training pair is left; {readings['train'].report.line()}")
+    tokenizer = build_tokenizer(config, Path(workdir), [p.caption for p in pairs])
     if d.shuffle_pairs:
         pairs = shuffled_pairs(pairs, config.seed)
-    clip = {"num_frames": d.frames, "image_size": config.model.image_size, "fps": d.fps or None}
-    train = Examples(
-        pairs, MakeClip(**clip, sampling=d.sampling, tokenizer=tokenizer, max_words=d.max_words), pair_id, d.batch_size
+    clip = {"num_frames": d.frames, "image_size": model_config(config).clip.image_size, "fps": d.fps or None}
+    make_pair = MakeClip(
+        **clip, sampling=d.sampling, tokenizer=tokenizer, max_words=d.max_words, records=clips.get("train")
     )
-    make_text, make_video = MakeText(tokenizer, d.max_words), MakeClip(**clip, sampling="uniform")
+    make_text = MakeText(tokenizer, d.max_words)
     splits = {
         split: {
-            "video": Examples(videos_of(readings[split].pairs), make_video, video_id, d.eval_batch_size),
-            "text": Examples(readings[split].pairs, make_text, pair_id, d.eval_batch_size),
+            "video": Examples(
+                videos_of(reading.pairs),
+                MakeClip(**clip, sampling="uniform", records=clips.get(split)),
+                video_id,
+                d.eval_batch_size,
+            ),
+            "text": Examples(reading.pairs, make_text, pair_id, d.eval_batch_size),
         }
-        for split in SPLITS
-        if readings[split].pairs
+        for split, reading in readings.items()
+        if reading.pairs
     }
-    return Data({"train": train}, splits, [readings[s].report.line() for s in SPLITS])
+    for split, reading in readings.items():
+        if line := write_ids(workdir, split, reading.ids):
+            say(line)
+    reports = list(dict.fromkeys(reading.report.line() for reading in readings.values()))
+    return Data({"train": Examples(pairs, make_pair, pair_id, d.batch_size)}, splits, reports)
 
 
-def read(d: ConfigDict, root: Path, split: str) -> Reading:
-    """One split by the reader that `config.data.reader` names."""
+def read_all(config: ConfigDict, root: Path) -> tuple[dict[str, Reading], dict[str, ClipRecords]]:
+    """Every split by the reader that `config.data.reader` names; of 'records' also the open shards, and only the
+    splits that were written (training's must be there)."""
+    d = config.data
     if d.reader == "msrvtt":
-        return read_msrvtt(root, split, train_csv=d.train_csv, videos=d.videos, strict=d.strict)
-    if d.reader == "msvd":
-        return read_msvd(root, split, videos=d.videos, strict=d.strict)
-    raise InputError(f"config.data.reader: {d.reader!r} is none of msrvtt, msvd")
+        return {s: read_msrvtt(root, s, train_csv=d.train_csv, videos=d.videos, strict=d.strict) for s in SPLITS}, {}
+    if d.reader in FOLDERS:
+        return {s: FOLDERS[d.reader](root, s, videos=d.videos, strict=d.strict) for s in SPLITS}, {}
+    there = [s for s in SPLITS if s == "train" or (root / s).exists()]
+    asked = {"image_size": model_config(config).clip.image_size, "fps": d.fps or None, "num_frames": d.frames}
+    both = {s: read_pairs(root, s, **asked) for s in there}
+    return {s: reading for s, (reading, _) in both.items()}, {s: records for s, (_, records) in both.items()}
+
+
+def write_records(config: ConfigDict, data: Data, out: Path, splits: Sequence[str], say) -> None:
+    """Writes `OUT/SPLIT` for each of `splits` (all, if empty): one record a video, as `config.data.records` says.
+
+    Videos that cannot be decoded are left out and named (`config.pipeline.on_error` 'raise' stops instead), and
+    too many of them (`config.pipeline.max_bad_fraction`) are an error. Raises InputError.
+    """
+    r, d = config.data.records, config.data
+    if d.reader == "records":
+        raise InputError("config.data.reader: 'records' are what prepare writes; name the reader of the original data")
+    wanted = list(splits) or list(data.splits)
+    for split in wanted:
+        if (out / split / INDEX_FILE).exists():
+            raise InputError(f"--out {out / split}: holds a data set already; choose another folder or remove it")
+    for split in wanted:
+        pairs = data.splits[split]["text"].source  # as they were read, whatever training does with them
+        written = write_pairs(
+            out / split,
+            pairs,
+            split,
+            short_side=r.short_side or model_config(config).clip.image_size,
+            quality=r.quality,
+            fps=r.fps or None,
+            max_frames=r.max_frames or None,
+            num_shards=r.shards,
+            num_threads=max(1, config.pipeline.threads),
+            on_error=config.pipeline.on_error,
+            provenance={"dataset": d.reader, "root": str(d.root)},
+        )
+        for name, reason in written.skipped:
+            say(f"{split}: left out {name}: {reason}")
+        say(f"{split}: {written.count} videos with their captions, {written.bytes / 2**20:.1f} MiB, in {out / split}")
+        budget = BadBudget(config.pipeline.max_bad_fraction)
+        budget.add(written.count + len(written.skipped), len(written.skipped))
+        budget.finish()
+    say(f"train from it with --config.data.reader=records --config.data.root={out}")
+
+
+def media_files(config: ConfigDict, data: Data, splits: Sequence[str] = ()) -> tuple[Path, list[str]]:
+    """The folder of the media and every medium of `splits` (all, if empty), once, for `jaxvl prepare --shrink`.
+
+    Raises InputError for records, which are no video files, and for a split that the data lacks.
+    """
+    d = config.data
+    if d.reader == "records":
+        raise InputError("config.data.reader: 'records' are no videos; name the reader of the original data")
+    if not d.root:
+        raise InputError("config.data.root: is empty; name the folder of the data set")
+    for split in splits:
+        if split not in data.splits:
+            raise InputError(f"--split {split}: the data has {', '.join(data.splits) or 'none'}")
+    pairs = [pair for split in splits or data.splits for pair in data.splits[split]["video"].source]
+    return Path(d.root) / d.videos, list(dict.fromkeys(pair.path for pair in pairs))
 
 
 def videos_of(pairs: Sequence[VideoText]) -> list[VideoText]:
@@ -130,22 +225,33 @@ def shuffled_pairs(pairs: Sequence[VideoText], seed: int) -> list[VideoText]:
 
 def build_tokenizer(config: ConfigDict, workdir: Path, captions: Sequence[str]):
     """The tokenizer of `config.data.tokenizer`; a word vocabulary is built once and kept in the workdir."""
+    size = model_config(config).clip.vocab_size
+    if config.data.tokenizer == "clip":
+        tokenizer = CLIPTokenizer()
+        if tokenizer.vocab_size != size:
+            raise InputError(f"config.model.vocab_size: {size}, but the clip tokenizer has {tokenizer.vocab_size} ids")
+        return tokenizer
     if config.data.tokenizer == "words":
         path = workdir / "vocabulary.json"
         if path.is_file():
             return text.WordTokenizer.load(path)
-        tokenizer = text.WordTokenizer.build(captions, config.model.vocab_size)
+        tokenizer = text.WordTokenizer.build(captions, size)
         workdir.mkdir(parents=True, exist_ok=True)
         tokenizer.save(path)
         return tokenizer
-    raise InputError(f"config.data.tokenizer: {config.data.tokenizer!r} is not known; use words")
+    raise InputError(f"config.data.tokenizer: {config.data.tokenizer!r} is none of clip, words")
 
 
 def render_world(d: ConfigDict, root: Path, say) -> None:
     """Renders the sprite world into `root` in the layout of the reader, unless it stands there already."""
-    from jaxvl.data.synthetic.layouts import ensure_world
+    from jaxvl.data.synthetic.layouts import LAYOUTS, ensure_world
     from jaxvl.data.synthetic.sprites import WorldConfig
 
+    if d.reader not in LAYOUTS:
+        raise InputError(
+            f"config.data.reader: the sprite world of this config has no {d.reader!r} layout, only "
+            f"{', '.join(LAYOUTS)}; take a config without config.data.world for data of your own"
+        )
     try:
         world = WorldConfig(**d.world.to_dict())
     except TypeError as error:

@@ -1,11 +1,14 @@
-"""Search a folder of your own videos by text with a trained CenterCLIP."""
+"""Search a folder of your own videos by text or by video, or rank captions for a video, with a trained CenterCLIP."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import hashlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
@@ -15,96 +18,219 @@ from PIL import Image
 from jaxvl.core.errors import BadMedia, InputError
 from jaxvl.core.session import Loaded
 from jaxvl.data import text as texts
-from jaxvl.data.readers.common import VIDEO_ENDINGS, VideoText
-from jaxvl.data.video import load_clip
+from jaxvl.data.readers.common import VideoText, read_ids
+from jaxvl.data.video import Clip, load_clip, open_source
+from jaxvl.methods.centerclip import index as indexing
 from jaxvl.methods.centerclip.data import build_tokenizer
+from jaxvl.methods.centerclip.method import model_config
 from jaxvl.metrics import retrieval
 from jaxvl.viz.retrieval import Hit, retrieval_sheet
 from jaxvl.viz.tokens import kept_tokens
 
-SHEET_QUERIES, SHEET_TOP = 6, 5
+SHEET_QUERIES, SHEET_TOP, SHEET_FRAMES = 6, 5, 3
 RECALLS = ("R@1", "R@5", "R@10", "MdR", "MnR")
+SAMPLING = "uniform"
+PREPROCESSING = 1  # raised whenever the pixels that the model gets from a file change
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `jaxvl predict` for this method."""
-    parser.add_argument("--videos", required=True, metavar="DIR", help="folder of videos, searched with its subfolders")
-    parser.add_argument("--text", required=True, action="append", metavar="QUERY", help="may be given several times")
+    parser.add_argument("--videos", metavar="DIR", help="folder of videos to search, with its subfolders")
+    parser.add_argument("--text", action="append", default=[], metavar="QUERY", help="may be given several times")
+    parser.add_argument("--like", action="append", default=[], metavar="VIDEO", help="search for similar videos")
+    parser.add_argument("--captions", metavar="FILE", help="rank these captions, one a line, for each --like video")
     parser.add_argument("--top", type=int, default=5, metavar="K", help="results a query")
+    parser.add_argument("--index", metavar="PATH", help="embeddings of DIR, kept; default: a folder in WORKDIR/index")
+    parser.add_argument("--rebuild", action="store_true", help="make the index again, from every video")
     parser.add_argument("--out", metavar="PNG", help="the picture sheet; default WORKDIR/search.png")
+    parser.add_argument("--no-sheet", action="store_true", help="no picture sheet: nothing is decoded for a search")
 
 
 def run(loaded: Loaded, args: argparse.Namespace, as_json: bool) -> int:
-    """Embeds every video of the folder, ranks them for each query, prints the ranking and writes the sheet."""
-    folder = Path(args.videos)
-    if not folder.is_dir():
-        raise InputError(f"--videos {folder}: no such folder")
-    if args.top < 1:
-        raise InputError(f"--top {args.top}: needs at least 1")
+    """Brings the index of the folder up to date, ranks it for each query, prints the ranking, writes the sheet."""
+    _check(args)
     say = lambda line: print(line, file=sys.stderr)  # noqa: E731
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in VIDEO_ENDINGS)
-    if not paths:
-        raise InputError(f"--videos {folder}: holds no video file ({', '.join(VIDEO_ENDINGS[:5])}, ...)")
     tokenizer = build_tokenizer(loaded.config, loaded.workdir, [])
-    unknown = texts.unknown_words(tokenizer, args.text)
+    captions = read_ids(args.captions, "the captions to rank") if args.captions else []
+    unknown = texts.unknown_words(tokenizer, [*args.text, *captions])
     if unknown:
         say(f"words the model has never seen, read as unknown: {', '.join(unknown)}")
-    found, skipped = embed_videos(loaded, paths, say)
-    if not found["paths"]:
-        raise InputError(f"--videos {folder}: none of the {len(paths)} files could be decoded; first: {skipped[0]}")
-    queries = embed_texts(loaded, tokenizer, args.text)
-    scores = queries @ found["embeddings"].T
-    order = np.argsort(-scores, axis=1, kind="stable")[:, : args.top]
+    report: dict[str, Any] = {}
+    index = None
+    if args.videos:
+        index, report = _open_index(loaded, args, say)
+    like = [_vectors_of(loaded, Path(name), index) for name in args.like]
+    found: list[tuple[str, list[indexing.Found]]] = []  # rankings of videos
+    ranked: list[dict[str, Any]] = []  # rankings of captions
+    if args.text:
+        gallery = index.stack()
+        found += zip(args.text, gallery.search(embed_texts(loaded, tokenizer, args.text), args.top))
+    if captions:
+        vectors = embed_texts(loaded, tokenizer, captions)
+        ranked = [_rank(name, v, captions, vectors, args.top) for name, v in zip(args.like, like)]
+    elif like:
+        hits = index.stack().search(np.stack([v.video for v in like]), args.top + 1)
+        found += [(name, _others(name, index, row)[: args.top]) for name, row in zip(args.like, hits)]
+    folder = Path(args.videos or ".")
     results = [
         {
-            "query": q,
-            "results": [{"path": str(found["paths"][j]), "score": round(float(scores[i, j]), 6)} for j in order[i]],
+            "query": query,
+            "results": [
+                {"path": str(folder / f.name), "score": round(f.score, 6), "best_segment": _seconds(f.segment)}
+                for f in row
+            ],
         }
-        for i, q in enumerate(args.text)
+        for query, row in found
     ]
-    out = Path(args.out) if args.out else loaded.workdir / "search.png"
-    hit = lambda i, j: Hit(found["frames"][j], scores[i, j], False, found["paths"][j].name)  # noqa: E731
-    sheet = retrieval_sheet(args.text, [[hit(i, j) for j in row] for i, row in enumerate(order)])
-    out.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(out)
+    shown = [(query, row) for query, row in found if row]
+    sheet = (
+        None if args.no_sheet or not shown else _sheet(folder, shown, Path(args.out or loaded.workdir / "search.png"))
+    )
     if as_json:
-        print(json.dumps({"queries": results, "videos": len(found["paths"]), "skipped": skipped, "sheet": str(out)}))
+        print(json.dumps({"queries": results, "captions": ranked, **report, "sheet": sheet and str(sheet)}))
         return 0
-    for row in results:
+    for row in [*results, *ranked]:
         print(row["query"])
         for rank, hit in enumerate(row["results"], 1):
-            print(f"  {rank}. {hit['score']:+.4f}  {hit['path']}")
-    print(f"sheet: {out}")
+            start, end = hit["best_segment"]
+            print(f"  {rank}. {hit['score']:+.4f}  {hit.get('path') or hit['caption']}  [{start:.1f}-{end:.1f} s]")
+    if sheet:
+        print(f"sheet: {sheet}")
     return 0
 
 
-def embed_videos(loaded: Loaded, paths: Sequence[Path], say) -> tuple[dict[str, Any], list[str]]:
-    """Unit embeddings `[n, E]` and shown frames of the videos that decode; a line for each that does not."""
-    d, size = loaded.config.data, loaded.config.data.eval_batch_size
-    clips, kept, skipped = [], [], []
-    for path in paths:
-        try:
-            clips.append(
-                load_clip(
-                    path,
-                    num_frames=d.frames,
-                    image_size=loaded.config.model.image_size,
-                    sampling="uniform",
-                    rng=None,
-                    fps=d.fps or None,
-                )
-            )
-        except BadMedia as error:
-            skipped.append(str(error))
-            say(f"skipped {error}")
-            continue
-        kept.append(path)
-    vectors = [
-        loaded.predict(loaded.variables, {"video": {"frames": frames, "mask": mask}})["video"][:n]
-        for frames, mask, n in _padded(clips, size)
-    ]
-    embeddings = np.concatenate([np.asarray(v) for v in vectors]) if vectors else np.zeros((0, 0))
-    return {"paths": kept, "embeddings": embeddings, "frames": [c.frames for c in clips]}, skipped
+def _check(args: argparse.Namespace) -> None:
+    if not args.text and not args.like:
+        raise InputError("--text or --like: say what to search for")
+    if args.captions and not args.like:
+        raise InputError("--captions: are ranked for a video; name it with --like")
+    if not args.videos and (args.text or not args.captions):
+        raise InputError("--videos: name the folder to search")
+    if args.videos and not Path(args.videos).is_dir():
+        raise InputError(f"--videos {args.videos}: no such folder")
+    if args.top < 1:
+        raise InputError(f"--top {args.top}: needs at least 1")
+
+
+def _open_index(loaded: Loaded, args: argparse.Namespace, say) -> tuple[indexing.SearchIndex, dict[str, Any]]:
+    """The index of `--videos`, up to date, and what JSON says about it."""
+    folder = Path(args.videos)
+    key = hashlib.sha256(str(folder.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    path = Path(args.index) if args.index else loaded.workdir / "index" / key
+    embed = lambda paths: embed_videos(loaded, paths)  # noqa: E731
+    index, counts = indexing.refresh(path, folder, provenance(loaded), embed, rebuild=args.rebuild, say=say)
+    say(f"index {path}: {counts.line()}")
+    skipped = [f"{folder / name}: {reason}" for name, reason in counts.bad]
+    for line in skipped:
+        say(f"skipped {line}")
+    if not index.vectors:
+        raise InputError(f"--videos {folder}: none of the {len(skipped)} files could be decoded; first: {skipped[0]}")
+    about = {"path": str(path), "embedded": counts.embedded, "kept": counts.kept, "dropped": counts.dropped}
+    return index, {"videos": len(index.vectors), "skipped": skipped, "index": about}
+
+
+def provenance(loaded: Loaded) -> dict[str, Any]:
+    """What embeddings depend on beside the file: an index of another one is not used."""
+    config = loaded.config
+    model = json.dumps([config.model.to_dict(), config.precision.to_dict()], sort_keys=True, default=str)
+    return {
+        "weights": indexing.weights_digest(loaded.variables),
+        "model": hashlib.sha256(model.encode()).hexdigest()[:16],
+        "frames": config.data.frames,
+        "fps": float(config.data.fps),
+        "sampling": SAMPLING,
+        "image_size": model_config(config).clip.image_size,
+        "preprocessing": PREPROCESSING,
+    }
+
+
+def embed_videos(loaded: Loaded, paths: Sequence[Path]) -> Iterator[tuple[Path, indexing.Vectors | str]]:
+    """Each path with its embeddings, or with the reason why it cannot be decoded; one batch is held at a time."""
+    size, segments = loaded.config.data.eval_batch_size, model_config(loaded.config).segments
+    with futures.ThreadPoolExecutor(max(1, loaded.config.pipeline.threads)) as pool:
+        for start in range(0, len(paths), size):
+            part = paths[start : start + size]
+            good: list[tuple[Path, Clip, float]] = []
+            for path, got in zip(part, pool.map(lambda p: _clip(loaded, p), part)):
+                if isinstance(got, BadMedia):
+                    yield path, got.reason
+                else:
+                    good.append((path, *got))
+            if not good:
+                continue
+            rows = [good[i % len(good)][1] for i in range(size)]  # full batches: one shape is compiled
+            batch = {"frames": np.stack([c.frames for c in rows]), "mask": np.stack([c.mask for c in rows])}
+            out = {k: np.asarray(v) for k, v in loaded.predict(loaded.variables, {"video": batch}).items()}
+            for i, (path, clip, duration) in enumerate(good):
+                spans = indexing.segment_spans(clip.times, clip.mask, duration, segments)
+                video, parts = (out[name][i].astype(np.float32) for name in ("video", "segments"))
+                yield path, indexing.Vectors(video, parts, out["segment_mask"][i], spans)
+
+
+def _clip(loaded: Loaded, path: Path) -> tuple[Clip, float] | BadMedia:
+    """The frames that the model sees of a file, as in evaluation, and the seconds that it lasts."""
+    d = loaded.config.data
+    size = model_config(loaded.config).clip.image_size
+    try:
+        source = open_source(path, d.fps or None)
+        clip = load_clip(source, num_frames=d.frames, image_size=size, sampling=SAMPLING, fps=d.fps or None)
+    except BadMedia as error:
+        return error
+    return clip, source.duration
+
+
+def _vectors_of(loaded: Loaded, path: Path, index: indexing.SearchIndex | None) -> indexing.Vectors:
+    """Of a `--like` video: from the index where it holds the file, else embedded. Raises BadMedia."""
+    if index is not None and (name := _name_in(index, path)) in index.vectors:
+        return index.vectors[name]
+    ((_, vectors),) = embed_videos(loaded, [path])
+    if isinstance(vectors, str):
+        raise BadMedia(str(path), vectors)
+    return vectors
+
+
+def _name_in(index: indexing.SearchIndex, path: Path) -> str | None:
+    """What the index calls the file, or would."""
+    folder, file = Path(index.folder), path.resolve()
+    return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else None
+
+
+def _others(like: str, index: indexing.SearchIndex, row: Sequence[indexing.Found]) -> list[indexing.Found]:
+    """Without the video itself."""
+    own = _name_in(index, Path(like))
+    return [found for found in row if found.name != own]
+
+
+def _rank(name: str, video: indexing.Vectors, captions: Sequence[str], vectors: np.ndarray, top: int) -> dict[str, Any]:
+    """Captions for one video, best first."""
+    gallery = indexing.Gallery((name,), *(a[None] for a in dataclasses.astuple(video)))
+    scores = vectors @ video.video
+    return {
+        "query": name,
+        "results": [
+            {
+                "caption": captions[i],
+                "score": round(float(scores[i]), 6),
+                "best_segment": _seconds(gallery.best_segment(vectors[i], 0)),
+            }
+            for i in np.argsort(-scores, kind="stable")[:top]
+        ],
+    }
+
+
+def _seconds(span: tuple[float, float]) -> list[float]:
+    return [round(t, 3) for t in span]
+
+
+def _sheet(folder: Path, rankings: Sequence[tuple[str, list[indexing.Found]]], out: Path) -> Path:
+    """Writes the picture sheet; only here are videos of an up-to-date index decoded, a few frames of each hit."""
+    names = {f.name for _, row in rankings for f in row}
+    look = {"num_frames": SHEET_FRAMES, "image_size": 128, "sampling": "uniform"}
+    frames = {name: load_clip(folder / name, **look).frames for name in names}
+    rows = [[Hit(frames[f.name], f.score, False, Path(f.name).name) for f in row] for _, row in rankings]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    retrieval_sheet([query for query, _ in rankings], rows, frames_per_clip=SHEET_FRAMES).save(out)
+    return out
 
 
 def embed_texts(loaded: Loaded, tokenizer: Any, queries: Sequence[str]) -> np.ndarray:
@@ -119,15 +245,6 @@ def embed_texts(loaded: Loaded, tokenizer: Any, queries: Sequence[str]) -> np.nd
         for i in range(0, len(rows), d.eval_batch_size)
     ]
     return np.concatenate(parts)[: len(queries)]
-
-
-def _padded(clips: Sequence[Any], size: int) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-    """Full batches; the last one is filled up with its first clip, so that one shape is compiled."""
-    for start in range(0, len(clips), size):
-        part = list(clips[start : start + size])
-        n = len(part)
-        part += [part[0]] * (size - n)
-        yield np.stack([c.frames for c in part]), np.stack([c.mask for c in part]), n
 
 
 def pictures(loaded: Loaded, data: Any) -> Iterator[tuple[str, Image.Image, str]]:
@@ -179,8 +296,6 @@ def pictures(loaded: Loaded, data: Any) -> Iterator[tuple[str, Image.Image, str]
 
 def first_reduction(loaded: Loaded):
     """`(first reduction point, patch grid)` of the model, or None where nothing is reduced."""
-    from jaxvl.methods.centerclip.method import model_config
-
     cfg = model_config(loaded.config)
     return (cfg.plan[0], cfg.clip.grid) if cfg.plan else None
 

@@ -14,36 +14,40 @@ from ml_collections import ConfigDict
 
 from jaxvl.core import precision
 from jaxvl.core.errors import InputError
-from jaxvl.core.method import Aux, Evaluator, Method, Objective
+from jaxvl.core.method import Ask, Aux, Evaluator, Method, Objective
 from jaxvl.methods.centerclip import losses
 from jaxvl.methods.centerclip.model import CenterCLIP, CenterCLIPConfig
 from jaxvl.methods.centerclip.reduce import ReduceConfig, schedule
 from jaxvl.metrics import retrieval
 from jaxvl.nn.clip import CLIP_PRESETS, CLIPConfig
+from jaxvl.ops.losses import symmetric_infonce
 
 
 def model_config(config: ConfigDict) -> CenterCLIPConfig:
     """The model of `config.model`: a CLIP preset with fields replaced, and where tokens are reduced."""
     fields = config.model.to_dict()
     preset, notation, reduce = fields.pop("preset"), fields.pop("schedule"), fields.pop("reduce")
+    head = {name: fields.pop(name) for name in ("head", "head_layers", "head_ln_eps")}
     for name in ("encoder_grad_scale", "logit_scale_range", "mask_same_id", "freeze_layer_num"):
         fields.pop(name)
     if preset and preset not in CLIP_PRESETS:
         raise InputError(f"config.model.preset: {preset!r} is none of {', '.join(CLIP_PRESETS)}")
     clip = CLIP_PRESETS[preset] if preset else CLIPConfig()
-    replaced = {k: v for k, v in fields.items() if v is not None}
+    replaced = {k: v for k, v in fields.items() if v}
     clip = dataclasses.replace(
         clip,
         **replaced,
         dtype=precision.compute_dtype(config.precision).name,
         remat=config.precision.remat,
     )
+    reduce["cluster_iters"] = reduce["cluster_iters"] or None
+    reduce["sigma"] = "median" if reduce.pop("median_sigma") else reduce["sigma"]
     target, tokens = schedule(notation, layers=clip.vision_layers, frames=config.data.frames, patches=clip.patches)
-    return CenterCLIPConfig(clip, config.data.frames, target, tokens, ReduceConfig(**reduce))
+    return CenterCLIPConfig(clip, config.data.frames, target, tokens, ReduceConfig(**reduce), **head)
 
 
 def build(config: ConfigDict) -> Method:
-    """`config -> Method`; the fields are described in `configs/centerclip/quickstart.py`."""
+    """`config -> Method`; the fields are described in `recipe.base`."""
     cfg = model_config(config)
     model = CenterCLIP(cfg)
     scale = config.model.encoder_grad_scale
@@ -64,9 +68,16 @@ def build(config: ConfigDict) -> Method:
         return {**z, "segment_mask": out["segment_mask"].astype(jnp.float32), **facts}
 
     def head(params, z, batch, rng, step):
-        del rng, step
+        del step
         same = batch["train"]["video_index"] if config.model.mask_same_id else None
-        loss = losses.retrieval_loss(z["text"], z["segments"], z["segment_mask"] > 0, params["logit_scale"], same)
+        if cfg.head == "tightTransf":
+            scores = model.apply(
+                {"params": params}, z["text"], z["segments"], z["segment_mask"] > 0, True,
+                method=CenterCLIP.score_pairs, rngs={"dropout": jax.random.fold_in(rng, 1)},
+            )  # fmt: skip
+            loss = symmetric_infonce(scores, same)
+        else:
+            loss = losses.retrieval_loss(z["text"], z["segments"], z["segment_mask"] > 0, params["logit_scale"], same)
         scalars = {"logit_scale": params["logit_scale"]}
         scalars |= {k: v.mean() for k, v in z.items() if k.startswith(("iterations_", "mean_degree_"))}
         return loss, Aux({}, scalars)
@@ -79,12 +90,20 @@ def build(config: ConfigDict) -> Method:
         if "text" in batch:
             text = model.apply(variables, batch["text"]["ids"], method=CenterCLIP.encode_text)
             out["text"] = losses.l2_normalize(text)
+            if cfg.head == "tightTransf":
+                out["text_features"] = text
         if "video" in batch:
             b = batch["video"]
             segments, mask, aux = model.apply(variables, b["frames"], b["mask"], method=CenterCLIP.encode_video)
             out["video"] = losses.pool_segments(segments, mask)
             out["segments"], out["segment_mask"] = losses.l2_normalize(segments), mask
+            if cfg.head == "tightTransf":
+                out["segment_features"] = segments
             out |= {k: v for k, v in aux.items() if k.startswith("medoids_")}
+        if "pairs" in batch:
+            b = batch["pairs"]
+            args = (b["text_features"], b["segment_features"], b["segment_mask"])
+            out["scores"] = model.apply(variables, *args, method=CenterCLIP.score_pairs)
         return out
 
     return Method(
@@ -96,7 +115,7 @@ def build(config: ConfigDict) -> Method:
         },
         after_update=after_update,
         predict=predict,
-        evaluators={"retrieval": RetrievalEvaluator(config.eval.ties)},
+        evaluators={"retrieval": RetrievalEvaluator(config.eval.ties, config.data.eval_batch_size, cfg.head)},
     )
 
 
@@ -126,38 +145,71 @@ def batch_spec(config: ConfigDict, cfg: CenterCLIPConfig) -> dict[str, jax.Shape
     }
 
 
+PAIR_FIELDS = ("text_features", "segment_features", "segment_mask")
+
+
 @dataclasses.dataclass(frozen=True)
 class RetrievalEvaluator(Evaluator):
     """Text to video and video to text over the whole split; texts find their video by its id, so a video may have
-    one caption or many. `ties`: 'optimistic' (default), 'official' or 'pessimistic'."""
+    one caption or many.
+
+    ties: 'optimistic' (default), 'official' or 'pessimistic'. batch: rows a call of predict. head: with the
+    cross-encoder every pair is scored by `predict`, otherwise the unit embeddings are multiplied here.
+    """
 
     ties: str = "optimistic"
+    batch: int = 32
+    head: str = "meanP"
     streams: tuple[str, ...] = ("video", "text")
 
     def init(self) -> dict[str, list]:
         """Empty lists of embeddings and ids."""
-        return {"video": [], "text": [], "video_id": [], "text_id": [], "caption": []}
+        return {k: [] for k in ("video", "text", "video_id", "text_id", "caption", *PAIR_FIELDS)}
 
     def update(self, acc: Any, stream: str, outputs: Mapping[str, np.ndarray], examples: Mapping[str, Any]) -> Any:
-        """Collects unit embeddings `[b, E]`."""
+        """Collects unit embeddings `[b, E]`, and what the cross-encoder needs."""
         acc[stream].append(outputs[stream])
         acc[f"{stream}_id"] += list(examples["_video_id"])
         if stream == "text":
             acc["caption"] += list(examples["_caption"])
+        if self.head == "tightTransf":
+            for name in PAIR_FIELDS:
+                if name in outputs:
+                    acc[name].append(outputs[name])
         return acc
 
+    def refine(self, acc: Any, ask: Ask) -> Any:
+        """The cross-encoder's scores of all pairs, `[n_text, n_video]`, block by block."""
+        if self.head != "tightTransf":
+            return acc
+        text, segments, mask = (np.concatenate(acc[name]) for name in PAIR_FIELDS)
+        scores = np.zeros((len(text), len(segments)), np.float32)
+        rows = lambda x, i: x[np.arange(i, i + self.batch) % len(x)]  # noqa: E731 - the last block is filled up
+        for i in range(0, len(text), self.batch):
+            for j in range(0, len(segments), self.batch):
+                pairs = dict(zip(PAIR_FIELDS, (rows(text, i), rows(segments, j), rows(mask, j))))
+                block = ask({"pairs": pairs})["scores"]
+                scores[i : i + self.batch, j : j + self.batch] = block[: len(text) - i, : len(segments) - j]
+        return acc | {"scores": scores}
+
     def compute(self, acc: Any) -> dict[str, float]:
-        """`t2v/R@1` ... `v2t/MnR`, chance beside them, the gallery's size and the share of tied queries."""
+        """`t2v/R@1` ... `v2t/MnR`, the size of the gallery and the share of tied queries."""
         arrays = self.artifacts(acc)
         row = {name: i for i, name in enumerate(acc["video_id"])}
         kept = [i for i, name in enumerate(acc["text_id"]) if name in row]  # a skipped video cannot be retrieved
         gold = np.array([row[acc["text_id"][i]] for i in kept])
-        text, video = arrays["text"][kept], arrays["video"]
-        if len(set(gold)) == len(gold) == len(video):
-            metrics = retrieval.embedding_metrics(text, video[gold], ties=self.ties)
+        single = len(set(gold)) == len(gold) == len(acc["video_id"])
+        if "scores" in acc:
+            scores = acc["scores"][kept]
+            if single:
+                metrics = retrieval.single_caption_metrics(scores[:, gold], ties=self.ties)
+            else:
+                metrics = retrieval.multi_caption_metrics(scores, gold, ties=self.ties)
         else:
-            metrics = retrieval.embedding_metrics(text, video, gold, ties=self.ties)
-        return metrics | {"gallery": len(video), "captions": len(kept)}
+            text, video = arrays["text"][kept], arrays["video"]
+            owner = (video[gold], None) if single else (video, gold)
+            metrics = retrieval.embedding_metrics(text, *owner, ties=self.ties)
+        return metrics | {"gallery": len(acc["video_id"]), "captions": len(kept)}
 
     def artifacts(self, acc: Any) -> dict[str, np.ndarray]:
         """Embeddings with their ids, for the report and for later searches."""
@@ -167,4 +219,4 @@ class RetrievalEvaluator(Evaluator):
             "text_id": np.array(acc["text_id"]),
             "video_id": np.array(acc["video_id"]),
             "caption": np.array(acc["caption"]),
-        }
+        } | ({"scores": acc["scores"]} if "scores" in acc else {})

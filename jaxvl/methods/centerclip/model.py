@@ -17,6 +17,7 @@ from jaxvl.methods.centerclip.reduce import (
     video_hooks,
 )
 from jaxvl.nn.clip import CLIPConfig, TextTower, VisionTower
+from jaxvl.nn.video_heads import HEADS, SequenceLSTM, SequenceTransformer, TightTransformer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +26,7 @@ class CenterCLIPConfig:
 
     target_frames: sequences a video, from each block on; cluster_num: patch tokens a sequence, from each block on;
     one entry a block (`reduce.schedule` writes both from 'B6-4,49'). Both None: no reduction.
+    head: what compares text with segments, one of `jaxvl.nn.video_heads.HEADS`; its blocks and norm epsilon.
     Raises InputError when the lists cannot be carried out.
     """
 
@@ -33,6 +35,9 @@ class CenterCLIPConfig:
     target_frames: tuple[int, ...] | None = None
     cluster_num: tuple[int, ...] | None = None
     reduce: ReduceConfig = ReduceConfig()  # noqa: RUF009 (frozen)
+    head: str = "meanP"
+    head_layers: int = 4
+    head_ln_eps: float = 1e-12
 
     def __post_init__(self):
         if (self.target_frames is None) != (self.cluster_num is None):
@@ -41,6 +46,10 @@ class CenterCLIPConfig:
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else tuple(int(v) for v in value))
         check_algorithm(self.reduce, self.plan, self.clip.patches)
+        if self.head not in HEADS:
+            raise InputError(f"config.model.head: {self.head!r} is none of {', '.join(HEADS)}")
+        if self.head in ("seqTransf", "tightTransf") and self.clip.embed_dim % self.clip.text_heads:
+            raise InputError(f"config.model.head: {self.head} needs an embed_dim that text_heads divides")
 
     @property
     def plan(self) -> tuple[Reduction, ...]:
@@ -84,6 +93,13 @@ class CenterCLIP(nn.Module):
         self.visual = VisionTower(clip)
         self.text = TextTower(clip)
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(clip.logit_scale_init), ())
+        cfg = self.config
+        if cfg.head == "seqTransf":
+            self.head = SequenceTransformer(clip.text_heads, cfg.head_layers, cfg.head_ln_eps)
+        elif cfg.head == "seqLSTM":
+            self.head = SequenceLSTM()
+        elif cfg.head == "tightTransf":
+            self.head = TightTransformer(clip.text_heads, cfg.head_layers, cfg.head_ln_eps)
 
     def encode_video(
         self, frames: jax.Array, mask: jax.Array, train: bool = False
@@ -109,7 +125,14 @@ class CenterCLIP(nn.Module):
         pixels = frames.reshape(batch * t, *frames.shape[2:])
         features = self.visual(pixels, block_hook=block_hook, between_hook=between_hook).features
         segments = features.reshape(batch, cfg.segments, -1)
-        return segments, segment_mask(mask, cfg.segments), aux
+        valid = segment_mask(mask, cfg.segments)
+        if cfg.head in ("seqTransf", "seqLSTM"):
+            segments = self.head(segments, valid)
+        return segments, valid, aux
+
+    def score_pairs(self, text: jax.Array, segments: jax.Array, valid: jax.Array, train: bool = False) -> jax.Array:
+        """Scores `[Bt, Bv]` of tightTransf for text `[Bt, E]` and segments `[Bv, S, E]` with mask `[Bv, S]`."""
+        return self.head(text, segments, valid, train)
 
     def encode_text(self, ids: jax.Array) -> jax.Array:
         """ids `[B, L]` int -> text features `[B, E]` float32, not normalised."""
@@ -119,6 +142,8 @@ class CenterCLIP(nn.Module):
         """Both towers on one batch: `segments`, `segment_mask`, `text`, `logit_scale` and the aux of `encode_video`."""
         segments, valid, aux = self.encode_video(frames, mask, train)
         text = self.encode_text(ids)
+        if self.config.head == "tightTransf" and self.is_initializing():
+            self.score_pairs(text, segments, valid)
         return {"segments": segments, "segment_mask": valid, "text": text, "logit_scale": self.logit_scale, **aux}
 
 

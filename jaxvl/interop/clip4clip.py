@@ -1,0 +1,83 @@
+"""CLIP4Clip's published layout (ArrowLuo/CLIP4Clip): a CLIP under `clip.` and its similarity head beside it.
+
+The head lands under `head/` with its published names: `frame_position_embeddings`, `transformerClip`,
+`lstm_visual`, `cross`, `similarity_dense`, the trees of `jaxvl.nn.video_heads`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxvl.interop import clip, keys
+from jaxvl.interop.clip import Arrays
+from jaxvl.interop.keys import Dropped, KeyReport, Rule
+from jaxvl.nn.clip import CLIPConfig
+
+PREFIX = "clip."
+DROPPED = (
+    *(Dropped(f"clip\\.{d.pattern}", d.reason) for d in clip.OPENAI_DROPPED),
+    Dropped(r"clip\.visual\.position_ids", "a range of integers"),
+)
+
+
+def plain_keys(arrays: Arrays) -> dict[str, np.ndarray]:
+    """Keys without a leading `module.` and with `gamma, beta` (old BERT names) as `weight, bias`."""
+    out = {}
+    for key, value in arrays.items():
+        key = key.removeprefix("module.")
+        out[re.sub(r"\.beta$", ".bias", re.sub(r"\.gamma$", ".weight", key))] = value
+    return out
+
+
+def infer_config(arrays: Arrays, given: Mapping[str, Any] | None = None) -> CLIPConfig:
+    """`clip.infer_config` of the CLIP in keys as `plain_keys` gives them."""
+    return clip.infer_config(arrays, given, PREFIX)
+
+
+def rules(config: CLIPConfig, present: set[str]) -> list[Rule]:
+    """Rules for the CLIP and for every part of a head of which a tensor is `present` (published keys or paths)."""
+    e, heads = config.embed_dim, config.text_heads  # a head starts as a copy of the text tower
+    out = keys.prefixed(clip.openai_rules(config), PREFIX)
+
+    def table(key: str, path: str) -> None:
+        if key in present or path in present:
+            out.append(Rule(key, (config.context_length, e), (path,), keys.same()))
+
+    def blocks(key: str, path: str) -> bool:
+        pattern = re.compile(rf"(?:{re.escape(key)}\.resblocks\.|{re.escape(path)}/resblocks_)(\d+)[./]")
+        numbers = {int(m.group(1)) for m in map(pattern.match, present) if m}
+        for i in range(max(numbers, default=-1) + 1):
+            out.extend(clip.block_rules(f"{key}.resblocks.{i}", f"{path}/resblocks_{i}", e, heads))
+        return bool(numbers)
+
+    table("frame_position_embeddings.weight", "head/frame_position_embeddings")
+    blocks("transformerClip", "head/transformerClip")
+    if {"lstm_visual.weight_ih_l0", "head/lstm_visual/weight_ih_l0"} & present:
+        for name in ("ih", "hh"):
+            weight, bias = f"weight_{name}_l0", f"bias_{name}_l0"
+            out.append(Rule(f"lstm_visual.{weight}", (4 * e, e), (f"head/lstm_visual/{weight}",), keys.linear()))
+            out.append(Rule(f"lstm_visual.{bias}", (4 * e,), (f"head/lstm_visual/{bias}",), keys.same()))
+    table("cross.embeddings.position_embeddings.weight", "head/cross/embeddings/position_embeddings")
+    if blocks("cross.transformer", "head/cross/transformer"):
+        out += clip.norm_rules("cross.pooler.ln_pool", "head/cross/pooler/ln_pool", e)
+        out += clip.linear_rules("cross.pooler.dense", "head/cross/pooler/dense", e, e)
+        out += clip.linear_rules("similarity_dense", "head/similarity_dense", e, 1)
+    return out
+
+
+def from_clip4clip(arrays: Arrays, config: CLIPConfig) -> tuple[dict[str, Any], KeyReport]:
+    """CLIP4Clip's layout -> variables of a CLIP with `params/head/...`; `module.` is stripped."""
+    arrays = plain_keys(arrays)
+    flat, report = keys.forward(rules(config, set(arrays)), arrays, DROPPED)
+    return clip.to_variables(flat), report
+
+
+def to_clip4clip(variables: Mapping[str, Any], config: CLIPConfig) -> tuple[dict[str, np.ndarray], KeyReport]:
+    """The inverse of `from_clip4clip`, without `module.`."""
+    flat = clip.to_flat(variables)
+    arrays, report = keys.backward(rules(config, set(flat)), flat)
+    return clip.with_step_counters(arrays), report

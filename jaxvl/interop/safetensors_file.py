@@ -1,0 +1,93 @@
+"""The safetensors format: 8 bytes of header length, a JSON header, raw little-endian tensors. Nothing in it is code.
+
+Specification: https://huggingface.co/docs/safetensors (format section).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+from jaxvl.core.errors import InputError
+
+DTYPES = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype("<i8"),
+    "I32": np.dtype("<i4"),
+    "I16": np.dtype("<i2"),
+    "I8": np.dtype("i1"),
+    "U8": np.dtype("u1"),
+    "BOOL": np.dtype("?"),
+}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+MAX_HEADER = 100_000_000
+
+
+def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """`(tensors by name, metadata)`. Tensors are read-only views of the mapped file, in its dtypes.
+
+    Raises InputError for a file that is not safetensors, cut short, or whose tensors lie outside it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or not 2 <= length <= min(MAX_HEADER, size - 8):
+            raise InputError(f"{path}: not a safetensors file, or cut short; get it again")
+        try:
+            header = json.loads(file.read(length))
+            metadata = header.pop("__metadata__", {})
+            entries = {k: (v["dtype"], tuple(v["shape"]), *v["data_offsets"]) for k, v in header.items()}
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise InputError(f"{path}: not a safetensors file (header: {error}); get it again") from None
+    data = np.memmap(path, np.uint8, "r", 8 + length) if size > 8 + length else np.zeros(0, np.uint8)
+    return {name: _view(path, name, entry, data) for name, entry in entries.items()}, metadata
+
+
+def _view(path: Path, name: str, entry: tuple, data: np.ndarray) -> np.ndarray:
+    kind, shape, *ends = entry
+    if kind not in DTYPES:
+        raise InputError(f"{path}: tensor {name!r} has dtype {kind}; read are {', '.join(DTYPES)}")
+    dtype = DTYPES[kind]
+    if len(ends) != 2 or not all(isinstance(n, int) and n >= 0 for n in (*shape, *ends)):
+        raise InputError(f"{path}: tensor {name!r} has shape {shape} and offsets {ends}; the header is damaged")
+    begin, end = ends
+    if end - begin != math.prod(shape) * dtype.itemsize or end > len(data):
+        raise InputError(f"{path}: tensor {name!r} lies outside the file, which is cut short; get it again")
+    return data[begin:end].view(dtype).reshape(shape)
+
+
+def write_safetensors(
+    path: str | Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes tensors in the order given; the file appears under its name only when it is whole."""
+    header: dict[str, object] = {"__metadata__": {"format": "np", **(metadata or {})}}
+    place = 0
+    for name, value in tensors.items():
+        dtype = np.asarray(value).dtype.newbyteorder("<")
+        if dtype not in NAMES:
+            raise InputError(f"tensor {name!r}: dtype {dtype} has no name in safetensors")
+        size = math.prod(value.shape) * dtype.itemsize
+        header[name] = {"dtype": NAMES[dtype], "shape": list(value.shape), "data_offsets": [place, place + size]}
+        place += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # tensors start at a multiple of 8
+    path = Path(path)
+    unfinished = path.with_name(path.name + ".unfinished")
+    with unfinished.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for value in tensors.values():
+            value = np.asarray(value)
+            file.write(np.ascontiguousarray(value, value.dtype.newbyteorder("<")).tobytes())
+    os.replace(unfinished, path)

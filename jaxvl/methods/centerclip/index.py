@@ -1,0 +1,269 @@
+"""A search index of a folder of videos: embeddings of whole videos and of their segments, kept between searches.
+
+PATH/
+  index.json              provenance, folder, and the state of every file: size, mtime, row or reason; written last
+  vectors-<crc>.npz       video [n, E], segments [n, S, E], segment_mask [n, S], spans [n, S, 2] (seconds)
+
+The two are bound by the checksum in the name, and each appears whole under its name or not at all, so a killed run
+leaves the index that was there before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxvl.core.errors import InputError
+from jaxvl.data.readers.common import VIDEO_ENDINGS
+
+VERSION = 1
+INDEX_FILE = "index.json"
+SAVE_EVERY = 512  # videos embedded between two writes, at least, so that a killed first run loses little
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Vectors:
+    """One video. video: unit `[E]`; segments: unit `[S, E]`; segment_mask: `[S]` bool; spans: `[S, 2]`, seconds."""
+
+    video: np.ndarray
+    segments: np.ndarray
+    segment_mask: np.ndarray
+    spans: np.ndarray
+
+
+Embed = Callable[[Sequence[Path]], Iterator[tuple[Path, "Vectors | str"]]]
+"""Paths -> each with its vectors, or with the reason why it cannot be used. In any order."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Found:
+    """A search result. name: below the folder; score: of the whole video; segment: `(start_s, end_s)` of the
+    segment that scores best."""
+
+    name: str
+    score: float
+    segment: tuple[float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """What `refresh` did with the files of the folder. bad: `(name, reason)` of all that cannot be used."""
+
+    embedded: int
+    kept: int
+    dropped: int
+    bad: tuple[tuple[str, str], ...]
+
+    def line(self) -> str:
+        """For the user."""
+        words = f"{self.embedded:,} videos embedded, {self.kept:,} unchanged, {self.dropped:,} dropped"
+        return words + (f", {len(self.bad):,} cannot be decoded" if self.bad else "")
+
+
+@dataclasses.dataclass(eq=False)
+class SearchIndex:
+    """`files`: name -> `[size, mtime_ns, reason]`, reason '' for those with vectors; `vectors`: name -> Vectors."""
+
+    folder: str
+    provenance: Mapping[str, Any]
+    files: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
+    vectors: dict[str, Vectors] = dataclasses.field(default_factory=dict)
+
+    def stack(self) -> Gallery:
+        """The arrays that searching needs, in the order of the names."""
+        names = sorted(self.vectors)
+        return Gallery(tuple(names), *(np.stack(part) for part in zip(*(_parts(self.vectors[n]) for n in names))))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Gallery:
+    """n videos. video `[n, E]`, segments `[n, S, E]`, segment_mask `[n, S]`, spans `[n, S, 2]`."""
+
+    names: tuple[str, ...]
+    video: np.ndarray
+    segments: np.ndarray
+    segment_mask: np.ndarray
+    spans: np.ndarray
+
+    def search(self, queries: np.ndarray, top: int) -> list[list[Found]]:
+        """The `top` best videos for each of `queries` `[q, E]` (unit), best first; ties by name."""
+        scores = queries @ self.video.T
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :top]
+        return [
+            [Found(self.names[j], float(scores[i, j]), self.best_segment(queries[i], j)) for j in row]
+            for i, row in enumerate(best)
+        ]
+
+    def best_segment(self, query: np.ndarray, row: int) -> tuple[float, float]:
+        """`(start_s, end_s)` of the valid segment of video `row` that is nearest to `query` `[E]`."""
+        similar = np.where(self.segment_mask[row], self.segments[row] @ query, -np.inf)
+        start, end = self.spans[row, int(similar.argmax())]
+        return float(start), float(end)
+
+
+def segment_spans(times: np.ndarray, mask: np.ndarray, duration: float, segments: int) -> np.ndarray:
+    """`[S, 2]` seconds that the segments of a sampled clip stand for; together they cover the whole video.
+
+    times, mask: `[T]`, when each sampled frame appears and whether it is a real one; segment s holds T/S frames in
+    a row. Between two sampled frames the border is half-way; the first begins at 0, the last ends at `duration`.
+    Segments of repeated frames alone are empty spans at the end.
+    """
+    real = times[mask]
+    borders = np.concatenate([[0.0], (real[1:] + real[:-1]) / 2, [duration]])
+    per_segment, count = len(times) // segments, len(real)
+    first = np.minimum(np.arange(segments) * per_segment, count)
+    last = np.minimum(first + per_segment, count)
+    return np.stack([borders[first], borders[last]], axis=1)
+
+
+def weights_digest(variables: Any) -> str:
+    """A hash of all arrays with their names: other weights, another digest."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        array = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def list_videos(folder: Path) -> list[Path]:
+    """Video files under `folder`, sorted; hidden files and folders are left out."""
+    found = (p for p in folder.rglob("*") if p.suffix.lower() in VIDEO_ENDINGS and p.is_file())
+    return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+
+
+def refresh(
+    path: Path,
+    folder: Path,
+    provenance: Mapping[str, Any],
+    embed: Embed,
+    *,
+    rebuild: bool = False,
+    say: Callable[[str], None] = print,
+) -> tuple[SearchIndex, Counts]:
+    """Brings the index at `path` up to date with the videos under `folder`, and saves it where anything changed.
+
+    Only files that are new, or have another size or modification time, go to `embed`; those that are gone are
+    dropped. rebuild: forget what was there.
+    Raises InputError: another provenance or folder than the index was made with, a damaged index.
+    """
+    names = {p.relative_to(folder).as_posix(): p for p in list_videos(folder)}
+    if not names:
+        raise InputError(f"--videos {folder}: holds no video file ({', '.join(VIDEO_ENDINGS[:5])}, ...)")
+    states = {name: [(s := p.stat()).st_size, s.st_mtime_ns] for name, p in names.items()}
+    here = str(folder.resolve())
+    index = None if rebuild else read(path)
+    if index is None:
+        index = SearchIndex(here, dict(provenance))
+    _check(path, index, here, provenance, states)
+    before, index.folder = set(index.files), here
+    gone = [name for name in index.files if name not in names]
+    todo = [name for name in names if index.files.get(name, [None, None])[:2] != states[name]]
+    kept = len(names) - len(todo) - sum(bool(index.files[n][2]) for n in set(names) - set(todo))
+    for name in [*gone, *todo]:
+        index.files.pop(name, None)
+        index.vectors.pop(name, None)
+    embedded, saved_at, unsaved = 0, 0, bool(gone) or not before
+    by_path = {names[name]: name for name in todo}
+    for number, (file, result) in enumerate(embed([names[name] for name in todo]), 1):
+        name = by_path[file]
+        reason = result if isinstance(result, str) else ""
+        index.files[name] = [*states[name], reason]
+        if not reason:
+            index.vectors[name] = result
+            embedded += 1
+        unsaved = True
+        if number - saved_at >= max(SAVE_EVERY, len(index.vectors) // 4):  # every write is of the whole
+            save(path, index)
+            saved_at, unsaved = number, False
+            say(f"indexing: {number:,} of {len(todo):,} videos")
+    if unsaved:
+        save(path, index)
+    bad = tuple((name, index.files[name][2]) for name in sorted(names) if index.files[name][2])
+    return index, Counts(embedded, kept, len(gone), bad)
+
+
+def save(path: Path, index: SearchIndex) -> None:
+    """Writes the index; the previous one stays in force until the new one is whole."""
+    path.mkdir(parents=True, exist_ok=True)
+    order = sorted(index.vectors)
+    names = [field.name for field in dataclasses.fields(Vectors)]
+    parts = zip(*(_parts(index.vectors[n]) for n in order)) if order else [[]] * len(names)
+    buffer = io.BytesIO()
+    np.savez(buffer, **{name: np.stack(part) if part else np.zeros(0) for name, part in zip(names, parts)})
+    data = buffer.getvalue()
+    vectors = f"vectors-{zlib.crc32(data):08x}.npz"
+    about = {"version": VERSION, "provenance": dict(index.provenance), "folder": index.folder}
+    about |= {"vectors": vectors, "rows": order, "files": index.files}
+    _write(path / vectors, data)
+    _write(path / INDEX_FILE, json.dumps(about, ensure_ascii=False).encode("utf-8", "surrogateescape"))
+    for old in path.glob("vectors-*.npz"):
+        if old.name != vectors:
+            old.unlink()
+
+
+def read(path: Path) -> SearchIndex | None:
+    """The index at `path`; None where there is none. Raises InputError where it is damaged."""
+    file = path / INDEX_FILE
+    if not file.exists():
+        return None
+    try:
+        about = json.loads(file.read_bytes().decode("utf-8", "surrogateescape"))
+        if about["version"] != VERSION:
+            raise InputError(f"{file}: is of version {about['version']}, this is {VERSION}; make it again: --rebuild")
+        data = (path / about["vectors"]).read_bytes()
+        if f"vectors-{zlib.crc32(data):08x}.npz" != about["vectors"]:
+            raise ValueError(f"{about['vectors']} has changed bytes")
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            columns = [arrays[field.name] for field in dataclasses.fields(Vectors)]
+        if any(len(column) != len(about["rows"]) for column in columns):
+            raise ValueError("its lengths differ")
+        vectors = {name: Vectors(*(c[i] for c in columns)) for i, name in enumerate(about["rows"])}
+        if set(vectors) != {name for name, state in about["files"].items() if not state[2]}:
+            raise ValueError("its files and rows differ")
+        return SearchIndex(about["folder"], about["provenance"], about["files"], vectors)
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, zipfile.BadZipFile) as error:
+        reason = str(error) or type(error).__name__
+        raise InputError(f"{path}: damaged search index ({reason}); make it again with --rebuild") from error
+
+
+def _check(
+    path: Path, index: SearchIndex, folder: str, provenance: Mapping[str, Any], states: Mapping[str, list]
+) -> None:
+    """Refuses an index of other embeddings, or of another folder (a moved one still holds files that it knows)."""
+    other = [
+        key if key in ("weights", "model") else f"{key} {index.provenance.get(key)!r} instead of {provenance[key]!r}"
+        for key in provenance
+        if index.provenance.get(key) != provenance[key]
+    ]
+    if other:
+        raise InputError(
+            f"{path}: this search index was made by another model or sampling ({', '.join(other)}); "
+            "--rebuild makes it again, --index PATH keeps both"
+        )
+    if index.folder != folder and not any(index.files.get(n, [])[:2] == state for n, state in states.items()):
+        raise InputError(
+            f"{path}: is the search index of {index.folder}, which shares no file with {folder}; "
+            "give another --index, or --rebuild"
+        )
+
+
+def _parts(vectors: Vectors) -> tuple[np.ndarray, ...]:
+    return tuple(getattr(vectors, field.name) for field in dataclasses.fields(Vectors))
+
+
+def _write(path: Path, data: bytes) -> None:
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    unfinished.write_bytes(data)
+    os.replace(unfinished, path)

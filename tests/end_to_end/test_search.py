@@ -1,0 +1,212 @@
+"""`jaxvl predict` with a trained CenterCLIP: the index, text and video queries, captions, segments."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxvl import cli, train
+from jaxvl.core import session
+from jaxvl.core.errors import InputError
+from jaxvl.data.video import index_video, load_clip
+from jaxvl.methods.centerclip import files
+from jaxvl.methods.centerclip.method import model_config
+from tests import tiny
+
+TEXTS = ["a red circle moves", "a big blue square"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A workdir of two updates, and its rendered videos."""
+    work = tmp_path_factory.mktemp("search") / "run"
+    train.train(tiny.quickstart("data.fps=4.0"), work, say=tiny.quiet)
+    return work
+
+
+@pytest.fixture
+def gallery(run, tmp_path):
+    """Five videos in a folder and a subfolder, one that is none."""
+    top = tmp_path / "mine"
+    (top / "sub").mkdir(parents=True)
+    for i, source in enumerate(sorted((run / "data" / "videos").glob("*.mp4"))[:5]):
+        shutil.copy(source, top / ("sub" if i % 2 else ".") / f"clip {i}.mp4")
+    (top / "broken.mp4").write_text("<html>")
+    return top
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """Names of the files that are decoded, for embeddings and for the sheet."""
+    names = {"embed": [], "sheet": []}
+    one, other = files._clip, files.load_clip
+
+    def clip(loaded, path):
+        names["embed"].append(path.name)
+        return one(loaded, path)
+
+    def load(path, **how):
+        if how["num_frames"] == files.SHEET_FRAMES:
+            names["sheet"].append(path.name)
+        return other(path, **how)
+
+    monkeypatch.setattr(files, "_clip", clip)
+    monkeypatch.setattr(files, "load_clip", load)
+    return names
+
+
+def predict(run, capsys, *words, code=0):
+    capsys.readouterr()
+    assert cli.main(["predict", "--workdir", str(run), "--json", *map(str, words)]) == code
+    out = capsys.readouterr()
+    return json.loads(out.out) if code == 0 else out.err.strip()
+
+
+def ask(texts=TEXTS):
+    return [w for t in texts for w in ("--text", t)]
+
+
+def test_search_embeds_once_and_only_what_changed(run, gallery, tmp_path, capsys, decoded):
+    words = ["--videos", gallery, "--index", tmp_path / "index", "--no-sheet", "--top", 3]
+    first = predict(run, capsys, *words, *ask())
+    assert first["index"] == {"path": str(tmp_path / "index"), "embedded": 5, "kept": 0, "dropped": 0}
+    assert first["videos"] == 5
+    assert first["sheet"] is None
+    assert [s.split(": ")[0] for s in first["skipped"]] == [str(gallery / "broken.mp4")]
+    assert len(decoded["embed"]) == 6
+    decoded["embed"].clear()
+    second = predict(run, capsys, *words, *ask())
+    assert second["queries"] == first["queries"]
+    assert second["index"]["embedded"] == 0
+    assert decoded == {"embed": [], "sheet": []}
+
+    shutil.copy(gallery / "clip 0.mp4", gallery / "clip 9.mp4")
+    shutil.copy(gallery / "clip 2.mp4", gallery / "clip 4.mp4")
+    (gallery / "sub" / "clip 1.mp4").unlink()
+    third = predict(run, capsys, *words, *ask())
+    assert sorted(decoded["embed"]) == ["clip 4.mp4", "clip 9.mp4"]
+    assert (third["index"]["embedded"], third["index"]["kept"], third["index"]["dropped"]) == (2, 3, 1)
+
+
+def test_scores_and_segments_are_those_of_the_model(run, gallery, capsys):
+    """Against one video at a time through `predict`, without the index."""
+    found = predict(run, capsys, "--videos", gallery, *ask(), "--no-sheet")
+    loaded = session.load(run, say=tiny.quiet)
+    config, size = loaded.config, loaded.config.data.eval_batch_size
+    queries = files.embed_texts(loaded, files.build_tokenizer(config, run, []), TEXTS)
+    segments = model_config(config).segments
+    assert segments == 2
+    for row, query in zip(found["queries"], queries):
+        assert len(row["results"]) == 5
+        scores = [hit["score"] for hit in row["results"]]
+        assert scores == sorted(scores, reverse=True)
+        for hit in row["results"]:
+            clip = load_clip(hit["path"], num_frames=4, image_size=32, sampling="uniform", fps=4.0)
+            batch = {"frames": np.stack([clip.frames] * size), "mask": np.stack([clip.mask] * size)}
+            out = loaded.predict(loaded.variables, {"video": batch})
+            assert hit["score"] == pytest.approx(float(query @ np.asarray(out["video"])[0]), abs=2e-5)
+            assert clip.mask.all()
+            border = (clip.times[1] + clip.times[2]) / 2
+            best = int(np.argmax(np.asarray(out["segments"])[0] @ query))
+            spans = [[0.0, border], [border, index_video(hit["path"]).duration]]
+            assert hit["best_segment"] == pytest.approx(spans[best], abs=1e-3)
+
+
+def test_sheet_decodes_the_hits_only(run, gallery, tmp_path, capsys, decoded):
+    words = ["--videos", gallery, "--index", tmp_path / "index", *ask(TEXTS[:1]), "--top", 2]
+    predict(run, capsys, *words, "--no-sheet")
+    decoded["embed"].clear()
+    found = predict(run, capsys, *words, "--out", tmp_path / "out" / "sheet.png")
+    assert decoded["embed"] == []
+    assert len(decoded["sheet"]) == 2
+    assert found["sheet"] == str(tmp_path / "out" / "sheet.png")
+    with Image.open(found["sheet"]) as picture:
+        assert picture.width > 300
+
+
+def test_like_a_video(run, gallery, tmp_path, capsys, decoded):
+    words = ["--videos", gallery, "--index", tmp_path / "index", "--no-sheet"]
+    own = gallery / "clip 0.mp4"
+    shutil.copy(own, tmp_path / "outside.mp4")
+    found = predict(run, capsys, *words, "--like", own, "--like", tmp_path / "outside.mp4")
+    inside, outside = found["queries"]
+    assert str(own) not in [hit["path"] for hit in inside["results"]]
+    assert len(inside["results"]) == 4
+    assert outside["results"][0]["path"] == str(own)
+    assert outside["results"][0]["score"] == pytest.approx(1.0, abs=1e-4)
+    assert decoded["embed"].count("clip 0.mp4") == 1  # of the folder; the query came from the index
+    assert [h["path"] for h in outside["results"][1:]] == [h["path"] for h in inside["results"]]
+
+
+def test_captions_for_a_video(run, gallery, tmp_path, capsys):
+    (tmp_path / "captions.txt").write_text("\n".join([*TEXTS, "", "a green thing"]) + "\n")
+    words = ["--like", gallery / "clip 2.mp4", "--captions", tmp_path / "captions.txt", "--top", 2]
+    (row,) = predict(run, capsys, *words)["captions"]
+    loaded = session.load(run, say=tiny.quiet)
+    vectors = files.embed_texts(loaded, files.build_tokenizer(loaded.config, run, []), [*TEXTS, "a green thing"])
+    ((_, video),) = files.embed_videos(loaded, [gallery / "clip 2.mp4"])
+    scores = vectors @ video.video
+    best = np.argsort(-scores)[:2]
+    assert [hit["caption"] for hit in row["results"]] == [[*TEXTS, "a green thing"][i] for i in best]
+    np.testing.assert_allclose([hit["score"] for hit in row["results"]], scores[best], atol=1e-5)
+
+
+def test_text_output_and_default_place(run, gallery, capsys):
+    assert cli.main(["predict", "--workdir", str(run), "--videos", str(gallery), "--text", TEXTS[0]]) == 0
+    out = capsys.readouterr()
+    lines = out.out.splitlines()
+    assert lines[0] == TEXTS[0]
+    assert lines[1].startswith("  1. ")
+    assert lines[1].endswith(" s]")
+    assert lines[-1] == f"sheet: {run / 'search.png'}"
+    assert "5 videos embedded, 0 unchanged, 0 dropped, 1 cannot be decoded" in out.err
+    assert len(list((run / "index").glob("*/index.json"))) >= 1
+
+
+def test_other_weights_are_refused_until_rebuilt(run, gallery, tmp_path, capsys):
+    words = ["--videos", gallery, "--index", tmp_path / "index", "--no-sheet", *ask(TEXTS[:1])]
+    predict(run, capsys, *words)
+    line = predict(run, capsys, *words, "--checkpoint", 1, code=2)
+    assert "made by another model or sampling (weights)" in line
+    assert line.count("\n") <= 1
+    again = predict(run, capsys, *words, "--checkpoint", 1, "--rebuild")
+    assert again["index"]["embedded"] == 5
+    (tmp_path / "index" / "index.json").write_text("{")
+    assert "damaged search index" in predict(run, capsys, *words, code=2)
+
+
+def test_wrong_words_are_named(gallery, tmp_path):
+    parser = argparse.ArgumentParser()
+    files.add_arguments(parser)
+    for words, message in (
+        (["--videos", gallery], "--text or --like"),
+        (["--text", "x"], "--videos: name the folder"),
+        (["--like", gallery / "clip 0.mp4"], "--videos: name the folder"),
+        (["--text", "x", "--videos", gallery, "--captions", "f"], "name it with --like"),
+        (["--text", "x", "--videos", tmp_path / "no"], "no such folder"),
+        (["--text", "x", "--videos", gallery, "--top", 0], "--top 0"),
+    ):
+        own = parser.parse_args([*map(str, words)])
+        with pytest.raises(InputError, match=message):
+            files._check(own)
+
+
+def test_files_of_the_query_are_named_in_one_line(run, gallery, tmp_path, capsys):
+    for words, message in (
+        (["--like", gallery / "broken.mp4", "--captions", tiny.ROOT / "setup.py"], "broken.mp4: not a video file"),
+        (["--like", gallery / "clip 0.mp4", "--captions", tmp_path / "no.txt"], "no.txt: no such file"),
+    ):
+        line = predict(run, capsys, *words, code=2).splitlines()[-1]
+        assert line.startswith("jaxvl: ")
+        assert message in line
+
+
+def test_run_leaves_the_ids_it_used(run):
+    ids = {p.name: p.read_text().splitlines() for p in (run / "ids").iterdir()}
+    assert {name: len(rows) for name, rows in ids.items()} == {"train.txt": 24, "val.txt": 8, "test.txt": 12}
+    assert not set(ids["train.txt"]) & set(ids["test.txt"])

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import json
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from jaxvl.core.errors import InputError
+from jaxvl.interop.safetensors_file import read_safetensors, write_safetensors
+
+RNG = np.random.default_rng(0)
+ARRAYS = {
+    "scalar": np.array(2.5, np.float32),
+    "matrix": RNG.standard_normal((3, 4)).astype(np.float32),
+    "transposed": RNG.standard_normal((3, 4)).T,
+    "half": RNG.standard_normal(5).astype(np.float16),
+    "bf16": RNG.standard_normal((2, 2)).astype(ml_dtypes.bfloat16),
+    "big_endian": np.arange(3).astype(">i8"),
+    "bool": np.array([True, False]),
+    "empty": np.zeros((0, 2), np.int32),
+    "ü/ö": np.arange(3, dtype=np.uint8),
+}
+
+
+def test_round_trip(tmp_path):
+    path = tmp_path / "a.safetensors"
+    write_safetensors(path, ARRAYS, {"note": "x"})
+    got, metadata = read_safetensors(path)
+    assert metadata == {"format": "np", "note": "x"}
+    assert list(got) == list(ARRAYS)
+    for name, value in ARRAYS.items():
+        assert got[name].dtype == value.dtype.newbyteorder("="), name
+        assert got[name].shape == value.shape
+        np.testing.assert_array_equal(got[name], value)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_bytes_are_those_of_the_specification(tmp_path):
+    path = tmp_path / "a.safetensors"
+    write_safetensors(path, {"a": np.array([1, 2], np.int16), "b": np.array(3.0, np.float32)})
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    assert length % 8 == 0
+    header = json.loads(data[8 : 8 + length])
+    assert header["a"] == {"dtype": "I16", "shape": [2], "data_offsets": [0, 4]}
+    assert header["b"] == {"dtype": "F32", "shape": [], "data_offsets": [4, 8]}
+    assert data[8 + length :] == b"\x01\x00\x02\x00\x00\x00\x40\x40"
+
+
+def with_header(path, header, data=b"\0" * 16):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+    return path
+
+
+def entry(**fields):
+    return {"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16], **fields}}
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        (entry(data_offsets=[4, 20]), "'a' lies outside the file"),
+        (entry(shape=[5]), "'a' lies outside the file"),
+        (entry(data_offsets=[-4, 12]), "damaged"),
+        (entry(data_offsets=[0]), "damaged"),
+        (entry(shape=["4"]), "damaged"),
+        (entry(dtype="F8_E4M3"), "dtype F8_E4M3"),
+        ({"a": {"dtype": "F32"}}, "not a safetensors file"),
+        ({"a": 3}, "not a safetensors file"),
+        ([1, 2], "not a safetensors file"),
+        (b'{"a": ', "not a safetensors file"),
+    ],
+)
+def test_headers_that_lie_are_refused(tmp_path, header, words):
+    with pytest.raises(InputError, match=rf"a\.safetensors: .*{words}"):
+        read_safetensors(with_header(tmp_path / "a.safetensors", header))
+
+
+def test_cut_and_wrong_files_are_refused(tmp_path):
+    path, cut = tmp_path / "a.safetensors", tmp_path / "cut.safetensors"
+    write_safetensors(path, {k: v for k, v in ARRAYS.items() if v.size})
+    data = path.read_bytes()
+    for length in range(0, len(data), 7):
+        cut.write_bytes(data[:length])
+        with pytest.raises(InputError, match=r"cut\.safetensors"):
+            read_safetensors(cut)
+    cut.write_bytes(b"PK\x03\x04" + b"\0" * 100)
+    with pytest.raises(InputError, match=r"cut\.safetensors"):
+        read_safetensors(cut)
+    with pytest.raises(InputError, match="no such file"):
+        read_safetensors(tmp_path / "gone")
+
+
+def test_dtypes_without_a_name_are_refused(tmp_path):
+    with pytest.raises(InputError, match="'a': dtype complex64"):
+        write_safetensors(tmp_path / "a", {"a": np.zeros(2, np.complex64)})
+    assert not list(tmp_path.iterdir())

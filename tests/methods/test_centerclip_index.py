@@ -1,0 +1,205 @@
+"""The search index by itself, with made-up embeddings."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from jaxvl.core.errors import InputError
+from jaxvl.methods.centerclip import index as indexing
+
+E, S = 8, 3
+MADE_BY = {"weights": "w1", "model": "m", "frames": 6, "fps": 3.0}
+
+
+def unit(x):
+    return (x / np.linalg.norm(x, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def vectors_of(name):
+    rng = np.random.default_rng(abs(hash(name)) % 2**32)
+    spans = np.cumsum(rng.random((S, 2)), -1)
+    return indexing.Vectors(unit(rng.normal(size=E)), unit(rng.normal(size=(S, E))), np.arange(S) < 2, spans)
+
+
+class Embedder:
+    """Counts what it is asked for; files called bad* cannot be decoded."""
+
+    def __init__(self, stop_after=None):
+        self.calls, self.stop_after = [], stop_after
+
+    def __call__(self, paths):
+        for path in paths:
+            if self.stop_after is not None and len(self.calls) == self.stop_after:
+                raise KeyboardInterrupt
+            self.calls.append(path.name)
+            yield path, "broken" if path.name.startswith("bad") else vectors_of(path.name)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    top = tmp_path / "videos"
+    (top / "sub" / ".hidden").mkdir(parents=True)
+    for name in ("b.mp4", "sub/a.é.avi", "bad.mkv", "notes.txt", ".x.mp4", "sub/.hidden/y.mp4"):
+        (top / name).write_bytes(name.encode())
+    return top
+
+
+def refresh(tmp_path, folder, embed=None, **how):
+    embed = embed or Embedder()
+    made_by = how.pop("made_by", MADE_BY)
+    index, counts = indexing.refresh(tmp_path / "index", folder, made_by, embed, say=lambda line: None, **how)
+    return sorted(embed.calls), index, counts
+
+
+def test_only_new_and_changed_files_are_embedded(tmp_path, folder):
+    calls, index, counts = refresh(tmp_path, folder)
+    assert calls == ["a.é.avi", "b.mp4", "bad.mkv"]
+    assert (counts.embedded, counts.kept, counts.dropped, counts.bad) == (2, 0, 0, (("bad.mkv", "broken"),))
+    calls, again, counts = refresh(tmp_path, folder)
+    assert calls == []
+    assert (counts.embedded, counts.kept, counts.dropped) == (0, 2, 0)
+    assert counts.bad == (("bad.mkv", "broken"),)  # said again, not decoded again
+    assert set(again.vectors) == {"b.mp4", "sub/a.é.avi"}
+    for name, vectors in again.vectors.items():
+        for field in ("video", "segments", "segment_mask", "spans"):
+            np.testing.assert_array_equal(getattr(vectors, field), getattr(index.vectors[name], field))
+
+    (folder / "new.webm").write_bytes(b"1")
+    assert refresh(tmp_path, folder)[0] == ["new.webm"]
+    (folder / "b.mp4").write_bytes(b"another size")
+    assert refresh(tmp_path, folder)[0] == ["b.mp4"]
+    stat = os.stat(folder / "new.webm")
+    os.utime(folder / "new.webm", ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    assert refresh(tmp_path, folder)[0] == ["new.webm"]
+    (folder / "b.mp4").unlink()
+    (folder / "bad.mkv").rename(folder / "good.mkv")
+    calls, index, counts = refresh(tmp_path, folder)
+    assert (calls, counts.dropped, counts.kept, counts.bad) == (["good.mkv"], 2, 2, ())
+    assert set(index.vectors) == {"good.mkv", "new.webm", "sub/a.é.avi"}
+    assert len(list((tmp_path / "index").iterdir())) == 2
+    assert refresh(tmp_path, folder, rebuild=True)[2].embedded == 3
+
+
+def test_nothing_to_do_writes_nothing(tmp_path, folder):
+    refresh(tmp_path, folder)
+    files = sorted((tmp_path / "index").iterdir())
+    stamps = [p.stat().st_mtime_ns for p in files]
+    refresh(tmp_path, folder)
+    assert [p.stat().st_mtime_ns for p in sorted((tmp_path / "index").iterdir())] == stamps
+
+
+def test_killed_run_keeps_what_it_had(tmp_path, folder, monkeypatch):
+    monkeypatch.setattr(indexing, "SAVE_EVERY", 1)
+    with pytest.raises(KeyboardInterrupt):
+        refresh(tmp_path, folder, Embedder(stop_after=2))
+    calls, index, _ = refresh(tmp_path, folder)
+    assert len(calls) == 1
+    assert len(index.vectors) == 2
+
+
+def test_other_provenance_is_refused_by_name(tmp_path, folder):
+    refresh(tmp_path, folder)
+    for change, message in (({"weights": "w2"}, r"\(weights\)"), ({"fps": 2.0}, r"\(fps 3\.0 instead of 2\.0\)")):
+        with pytest.raises(InputError, match=message + ".*--rebuild"):
+            refresh(tmp_path, folder, made_by=MADE_BY | change)
+    assert len(refresh(tmp_path, folder, made_by=MADE_BY | {"fps": 2.0}, rebuild=True)[0]) == 3
+    with pytest.raises(InputError, match=r"fps 2\.0"):
+        refresh(tmp_path, folder)
+
+
+def test_other_folder_is_refused_a_moved_one_is_not(tmp_path, folder):
+    refresh(tmp_path, folder)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "z.mp4").write_bytes(b"1")
+    with pytest.raises(InputError, match="shares no file with"):
+        refresh(tmp_path, tmp_path / "other")
+    folder.rename(tmp_path / "moved")
+    assert refresh(tmp_path, tmp_path / "moved")[0] == []
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="holds no video file"):
+        refresh(tmp_path, tmp_path / "empty")
+
+
+def damage_json(path):
+    file = path / "index.json"
+    file.write_bytes(file.read_bytes()[:-20])
+
+
+def damage_vectors(path):
+    (file,) = path.glob("*.npz")
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def remove_vectors(path):
+    next(path.glob("*.npz")).unlink()
+
+
+def drop_row(path):
+    about = json.loads((path / "index.json").read_text())
+    about["rows"].pop()
+    (path / "index.json").write_text(json.dumps(about))
+
+
+def wrong_type(path):
+    (path / "index.json").write_text("[]")
+
+
+@pytest.mark.parametrize("damage", [damage_json, damage_vectors, remove_vectors, drop_row, wrong_type])
+def test_damaged_index_is_one_line_and_can_be_rebuilt(tmp_path, folder, damage):
+    refresh(tmp_path, folder)
+    damage(tmp_path / "index")
+    with pytest.raises(InputError, match=r"index: damaged search index .*--rebuild") as error:
+        refresh(tmp_path, folder)
+    assert "\n" not in str(error.value)
+    assert len(refresh(tmp_path, folder, rebuild=True)[0]) == 3
+    assert refresh(tmp_path, folder)[0] == []
+
+
+def test_search_equals_brute_force():
+    rng = np.random.default_rng(0)
+    n = 40
+    mask = rng.random((n, S)) < 0.6
+    mask[:, 0] |= ~mask.any(1)
+    gallery = indexing.Gallery(
+        tuple(f"v{i:02d}" for i in range(n)), unit(rng.normal(size=(n, E))), unit(rng.normal(size=(n, S, E))), mask,
+        rng.random((n, S, 2)),
+    )  # fmt: skip
+    queries = unit(rng.normal(size=(5, E)))
+    for query, row in zip(queries, gallery.search(queries, 7)):
+        wanted = sorted(range(n), key=lambda i: -float(np.dot(query, gallery.video[i])))[:7]
+        assert [f.name for f in row] == [gallery.names[i] for i in wanted]
+        for f, i in zip(row, wanted):
+            valid = [s for s in range(S) if mask[i, s]]
+            best = max(valid, key=lambda s: float(np.dot(query, gallery.segments[i, s])))
+            assert f.segment == tuple(gallery.spans[i, best])
+            assert f.score == pytest.approx(float(np.dot(query, gallery.video[i])), abs=1e-6)
+    assert len(gallery.search(queries, 100)[0]) == n
+
+
+def test_segment_spans_by_hand():
+    times = np.array([1.0, 3.0, 5.0, 7.0, 9.0, 11.0])
+    full = np.ones(6, bool)
+    np.testing.assert_allclose(indexing.segment_spans(times, full, 12.0, 3), [[0, 4], [4, 8], [8, 12]])
+    np.testing.assert_allclose(indexing.segment_spans(times, full, 12.0, 6)[[0, 5]], [[0, 2], [10, 12]])
+    short = np.array([0.0, 1.0, 2.0, 2.0, 2.0, 2.0])  # three frames, the last repeated
+    spans = indexing.segment_spans(short, np.arange(6) < 3, 3.0, 3)
+    np.testing.assert_allclose(spans, [[0, 1.5], [1.5, 3], [3, 3]])
+
+
+def test_digest_sees_values_names_and_shapes():
+    tree = {"a": np.arange(4.0), "b": {"c": np.zeros((2, 3))}}
+    same = indexing.weights_digest({"b": {"c": np.zeros((2, 3))}, "a": np.arange(4.0)})
+    assert indexing.weights_digest(tree) == same
+    changed = [
+        {**tree, "a": np.array([0, 1, 2, 3.0000001])},
+        {"a2": tree["a"], "b": tree["b"]},
+        {**tree, "b": {"c": np.zeros((3, 2))}},
+        {**tree, "a": np.arange(4)},
+    ]
+    assert len({indexing.weights_digest(t) for t in (tree, *changed)}) == 5

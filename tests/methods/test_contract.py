@@ -1,0 +1,305 @@
+"""What every method must satisfy, whatever it is about. A registered method joins by its entry in `tiny.TINY`."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxvl.core import config as configs
+from jaxvl.core import registry, session, sharding
+from jaxvl.core import state as states
+from jaxvl.core.checkpoint import Checkpoints
+from jaxvl.core.errors import InputError
+from jaxvl.core.loop import CompileCounter
+from jaxvl.core.step import build_update
+from tests import golden_update as golden
+from tests.methods.tiny import TINY, Tiny
+
+ONE = {"data": 1, "fsdp": 1, "tensor": 1}
+MESHES = {
+    "data": {"data": 8, "fsdp": 1, "tensor": 1},
+    "fsdp": {"data": 1, "fsdp": 8, "tensor": 1},
+    "mixed": {"data": 2, "fsdp": 4, "tensor": 1},
+}
+
+
+class Bench:
+    """A tiny method on one device, its initial state and its gradient, computed once for all tests."""
+
+    def __init__(self, tiny: Tiny):
+        self.tiny = tiny
+
+    def config(self, *overrides, mesh=ONE):
+        config = configs.from_json(configs.to_json(self.tiny.config))
+        config.mesh.update(mesh)
+        return configs.apply(config, overrides)
+
+    @functools.cached_property
+    def compiled(self):
+        return session.compile_method(self.config())
+
+    @functools.cached_property
+    def initial(self):
+        return self.compiled.fresh_state()
+
+    def fresh(self, shardings=None):
+        """A copy that may be donated."""
+        return jax.device_put(jax.tree.map(jnp.copy, self.initial), shardings or self.compiled.shardings)
+
+    def put(self, seed, mesh=None, streams=None):
+        batch = self.tiny.batch(seed)
+        return sharding.put_batch({s: batch[s] for s in streams or batch}, mesh or self.compiled.mesh)
+
+    def streams(self, step):
+        return self.compiled.method.objectives[self.compiled.method.objective_at(step)].streams
+
+    def train(self, compiled, state, steps, first=0, seed=None):
+        """`steps` updates; batch `seed` each time, or a new one every step."""
+        losses = []
+        for step in range(first, first + steps):
+            batch = self.put(step if seed is None else seed, compiled.mesh, self.streams(step))
+            state, scalars = compiled.updates[compiled.method.objective_at(step)](state, batch)
+            losses.append(float(scalars["loss"]))
+        assert int(state.bad_step) == -1
+        return state, losses
+
+    @functools.cache  # noqa: B019 (one bench a method, for the whole module)
+    def gradient(self, objective, *overrides):
+        """`(loss, {path: gradient})` with respect to all parameters at the initial state, first batch."""
+        method = session.build_method(self.config(*overrides))
+        o, state = method.objectives[objective], self.initial
+        batch = self.put(0, streams=o.streams)
+
+        @jax.jit
+        def run(params):
+            rng = jax.random.fold_in(state.rng, state.step)
+            with jax.default_matmul_precision("highest"):
+                return jax.value_and_grad(lambda p: o.value(p, state.mutables, batch, rng, state.step)[0])(params)
+
+        loss, grads = run(state.params)
+        return float(loss), {k: np.asarray(v, np.float32) for k, v in states.flatten(grads).items()}
+
+    @property
+    def objectives(self):
+        return list(self.compiled.method.objectives)
+
+
+@functools.cache
+def bench_of(name):
+    if name not in TINY:
+        pytest.fail(f"method {name!r} is registered but tests/methods/tiny.py has no TINY[{name!r}]")
+    return Bench(TINY[name]())
+
+
+@pytest.fixture(params=registry.names())
+def bench(request):
+    return bench_of(request.param)
+
+
+@pytest.fixture
+def small_leaves_are_sharded(monkeypatch):
+    monkeypatch.setattr(sharding, "FSDP_MIN_SIZE", 64)
+
+
+def flat(tree):
+    return {k: np.asarray(v) for k, v in states.flatten(tree).items()}
+
+
+def assert_same_bits(one, other):
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+@pytest.mark.parametrize("name", sorted(set(registry.names()) | set(TINY)))
+def test_every_registered_method_is_tested(name):
+    assert name in TINY, f"{name} is registered: give it an entry in tests/methods/tiny.py"
+    assert name in registry.names(), f"tests/methods/tiny.py has an entry {name!r} but no such method is registered"
+    info = registry.info(name)
+    assert all((info.title, info.paper, info.task, info.status))
+
+
+def test_batch_has_the_shapes_that_the_method_declares(bench):
+    batch = bench.tiny.batch(0)
+    spec = bench.compiled.method.batch_spec
+    assert {s: {k: (v.shape, v.dtype) for k, v in f.items()} for s, f in batch.items()} == {
+        s: {k: (v.shape, np.dtype(v.dtype)) for k, v in f.items()} for s, f in spec.items()
+    }
+
+
+def test_initial_state_is_what_tracing_promised(bench):
+    target, state = bench.compiled.target, bench.initial
+    assert jax.tree.structure(target) == jax.tree.structure(state)
+    for want, got in zip(jax.tree.leaves(target), jax.tree.leaves(state), strict=True):
+        assert (want.shape, want.dtype) == (got.shape, got.dtype)
+    assert all(np.isfinite(v).all() for v in flat(state.params).values())
+    assert {str(v.dtype) for v in flat(state.params).values()} == {"float32"}
+
+
+def test_initial_values_do_not_depend_on_the_batch(bench):
+    method = bench.compiled.method
+    rng = jax.random.fold_in(jax.random.key(bench.tiny.config.seed), 0)
+    other = jax.jit(lambda b: method.init(rng, b))(bench.put(1))
+    assert_same_bits(other["params"], bench.initial.params)
+
+
+def test_loss_is_finite_and_reaches_exactly_what_is_trained(bench):
+    method = bench.compiled.method
+    for name in bench.objectives:
+        loss, grads = bench.gradient(name)
+        assert np.isfinite(loss)
+        assert all(np.isfinite(g).all() for g in grads.values())
+        noise = 1e-6 * np.sqrt(sum((g**2).sum() for g in grads.values()))
+        dead = {k for k, g in grads.items() if np.abs(g).max() <= noise}
+        trained = {k for k in grads if method.objectives[name].trains_path(k)}
+        vanish = {k for k in trained if re.search(bench.tiny.zero_gradient, k)} if bench.tiny.zero_gradient else set()
+        assert trained & dead == vanish, f"objective {name!r}"
+
+
+def test_an_update_moves_the_trained_parameters_and_nothing_else(bench):
+    state, compiled = bench.fresh(), bench.compiled
+    before = flat(bench.initial.params)
+    update = compiled.method.objective_at(0)
+    state, _ = bench.train(compiled, state, 1)
+    moved = {k for k, v in flat(state.params).items() if not np.array_equal(v, before[k])}
+    trained = {k for k in before if compiled.method.objectives[update].trains_path(k)}
+    vanish = {k for k in trained if bench.tiny.zero_gradient and re.search(bench.tiny.zero_gradient, k)}
+    assert moved - vanish == trained - vanish
+    assert int(state.step) == 1
+
+
+def test_each_objective_compiles_once(bench):
+    counter = CompileCounter.install()
+    compiled = session.compile_method(bench.config())
+    steps = 3 * len(bench.objectives)
+    batches = [bench.put(i, compiled.mesh, bench.streams(i)) for i in range(steps)]
+    state, seen = bench.fresh(), {}
+    start = counter.count
+    for step, batch in enumerate(batches):
+        name = compiled.method.objective_at(step)
+        before = counter.count
+        state, _ = compiled.updates[name](state, batch)
+        seen.setdefault(name, []).append(counter.count - before)
+    assert counter.count > start  # the counter counts
+    assert all(sum(later) == 0 for _, *later in seen.values()), seen
+
+
+def test_one_batch_is_learned(bench):
+    steps, bound = bench.tiny.overfit
+    _, losses = bench.train(bench.compiled, bench.fresh(), steps, seed=0)
+    assert losses[0] > bound
+    assert losses[-1] < bound
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.usefixtures("small_leaves_are_sharded")
+def test_eight_devices_train_like_one(bench, mesh):
+    one, losses = bench.train(bench.compiled, bench.fresh(), 5)
+    compiled = session.compile_method(bench.config(mesh=MESHES[mesh]))
+    state, sharded_losses = bench.train(compiled, bench.fresh(compiled.shardings), 5)
+    leaves = jax.tree.leaves(state.params)
+    assert all(len(x.sharding.device_set) == 8 for x in leaves)
+    assert any(not x.sharding.is_fully_replicated for x in leaves) == (MESHES[mesh]["fsdp"] > 1)
+    np.testing.assert_allclose(sharded_losses, losses, rtol=1e-5)
+    for (path, a), b in zip(flat(one.params).items(), flat(state.params).values(), strict=True):
+        np.testing.assert_allclose(b, a, rtol=0, atol=1e-5, err_msg=path)
+
+
+def test_bfloat16_is_close_to_float32(bench):
+    for name in bench.objectives:
+        loss, grads = bench.gradient(name)
+        low, rough = bench.gradient(name, "precision.compute=bfloat16")
+        assert low == pytest.approx(loss, rel=0.05)
+        assert low != loss  # it was computed otherwise
+        join = lambda g: np.concatenate([v.ravel() for _, v in sorted(g.items())])  # noqa: E731
+        a, b = join(grads), join(rough)
+        assert a @ b / (np.linalg.norm(a) * np.linalg.norm(b)) > 0.9
+
+
+def test_saved_and_restored_runs_are_the_same_bits(bench, tmp_path):
+    state, _ = bench.train(bench.compiled, bench.fresh(), 2)
+    checkpoints = Checkpoints(tmp_path, bench.compiled.config)
+    checkpoints.save(state, {}, {})
+    checkpoints.wait()
+    restored, _ = checkpoints.restore(bench.compiled.target)
+    checkpoints.close()
+    assert_same_bits(restored, state)
+    ends = [bench.train(bench.compiled, s, 2, first=2) for s in (state, restored)]
+    assert ends[0][1] == ends[1][1]
+    assert_same_bits(ends[0][0], ends[1][0])
+
+
+def test_accumulated_batches_and_frozen_parts(bench):
+    """Plain gradient descent of rate 1 shows the gradient: two micro-batches give that of the whole batch, and
+    what an objective does not train stays as it is, to the bit."""
+    for variant in bench.tiny.variants or ((),):
+        for name in bench.objectives:
+            _, grads = bench.gradient(name)
+            base = bench.config(*variant)
+            opt = base.optim[session.build_method(base).objectives[name].optimizer]
+            opt.update(configs.optimizer(name="sgd", lr=1.0, schedule="constant", momentum=0.0))
+            base.train.update({"clip_norm": 0.0, "accumulate": 2})
+            if not all(o.loss is None or o.per_example for o in session.build_method(base).objectives.values()):
+                with pytest.raises(InputError, match="accumulate"):
+                    session.compile_method(base)
+                base.train.accumulate = 1  # refused in words; the frozen parts are still to be shown
+            compiled = session.compile_method(base)
+            objective = compiled.method.objectives[name]
+            paths = [k for k in grads if objective.trains_path(k)]
+            if variant:
+                assert 0 < len(paths) < len(grads)
+            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), compiled.target.opt_state)
+            state = bench.fresh().replace(opt_state=zeros)
+            before = flat(bench.initial.params)
+            wanted = {k: v - grads[k] if k in paths else v for k, v in before.items()}
+            wanted = compiled.method.after_update(state.replace(params=states.merge(wanted))).params
+            state, _ = compiled.updates[name](state, bench.put(0, streams=objective.streams))
+            for path, value in flat(wanted).items():
+                got = flat(state.params)[path]
+                if path in paths:
+                    np.testing.assert_allclose(got, value, rtol=1e-5, atol=2e-6, err_msg=path)
+                else:
+                    np.testing.assert_array_equal(got, before[path], err_msg=path)
+
+
+def test_predictions_are_finite_and_each_row_is_its_own(bench):
+    compiled = bench.compiled
+    variables = bench.initial.variables()
+    for batch in bench.tiny.predict(0):
+        rows = len(jax.tree.leaves(batch)[0])
+        order = np.random.default_rng(0).permutation(rows)
+        run = lambda b: jax.device_get(compiled.predict(variables, sharding.put_batch(b, compiled.mesh)))  # noqa: E731
+        plain, mixed = run(batch), run(jax.tree.map(lambda x: x[order], batch))  # noqa: B023
+        assert plain
+        for key, value in plain.items():
+            assert np.isfinite(value).all(), key
+            np.testing.assert_allclose(mixed[key], value[order], rtol=1e-5, atol=1e-5, err_msg=key)
+
+
+@pytest.mark.parametrize("file", golden.config_files(), ids=golden.name_of)
+def test_config_builds_traces_and_is_as_committed(file):
+    config = configs.load(file)
+    assert config.method == file.parent.name
+    method = session.build_method(config)
+    state = states.abstract_state(method, config)
+    cells = states.build_cells(method, state.params, config)
+    for name, objective in method.objectives.items():
+        batch = {s: method.batch_spec[s] for s in objective.streams}
+        after, scalars = jax.eval_shape(build_update(method, name, config, cells), state, batch)
+        assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
+        assert scalars["loss"].shape == ()
+    path = golden.path_of(golden.name_of(file))
+    assert path.is_file(), f"{path} is absent: python -m tests.golden_update"
+    changed = golden.differences(json.loads(path.read_text()), golden.describe(file))
+    assert not changed, "python -m tests.golden_update, if this is meant: " + "; ".join(changed[:5])
+
+
+def test_no_golden_file_is_left_over():
+    assert {p.stem for p in golden.GOLDEN.glob("*.json")} == {golden.name_of(f) for f in golden.config_files()}

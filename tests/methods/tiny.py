@@ -1,0 +1,80 @@
+"""The tiny config of every registered method, and what its contract tests need to know about it.
+
+A new method joins `test_contract.py` with one entry of `TINY`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from tests import tiny
+
+Batch = Mapping[str, Mapping[str, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiny:
+    """A method small enough to be compiled a dozen times in a minute.
+
+    config: float32 matmuls of highest precision, eight rows a batch (eight simulated devices), constant rate.
+    batch: `seed -> {stream: fields}`, a global batch of the training streams with values like real ones.
+    predict: `seed -> [{stream: fields}, ...]`, what `Method.predict` is called with, one call each.
+    zero_gradient: regex of parameters whose gradient vanishes by construction, and why (in a comment).
+    variants: overrides under which `trains` is checked once more (frozen parts).
+    overfit: (steps, loss): one batch, repeated, is learned to below this loss in so many updates.
+    """
+
+    config: ConfigDict
+    batch: Callable[[int], Batch]
+    predict: Callable[[int], list[Batch]]
+    zero_gradient: str
+    overfit: tuple[int, float]
+    variants: tuple[tuple[str, ...], ...] = ()
+
+
+def centerclip() -> Tiny:
+    """4 frames of 2x2 patches, reduced after the first of two blocks."""
+    config = tiny.quickstart(
+        "precision.matmul=highest", "model.vocab_size=64", "train.steps=100", "train.clip_norm=1.0",
+        "optim.main.schedule=constant", "optim.main.warmup=0.0", "optim.main.lr=1e-3", "mesh.data=-1",
+    )  # fmt: skip
+    rows, frames, size, words = 8, config.data.frames, config.model.image_size, config.data.max_words
+
+    def clips(rng):
+        # a colour a video, a grey level a frame, and noise: videos differ, and so do their frames and patches
+        colour, level = rng.integers(40, 216, (rows, 1, 1, 1, 3)), rng.integers(-30, 30, (rows, frames, 1, 1, 1))
+        noise = rng.integers(-10, 11, (rows, frames, size, size, 3))
+        mask = np.arange(frames) < rng.integers(2, frames + 1, (rows, 1))
+        return {"frames": (colour + level + noise).clip(0, 255).astype(np.uint8), "mask": mask}
+
+    def ids(rng):
+        out = np.zeros((rows, words), np.int32)
+        for row in out:
+            n = rng.integers(3, words - 2)
+            row[: n + 2] = [62, *rng.integers(1, 62, n), 63]
+        return out
+
+    def batch(seed):
+        rng = np.random.default_rng(seed)
+        return {"train": {**clips(rng), "ids": ids(rng), "video_index": np.arange(rows, dtype=np.int32)}}
+
+    def predict(seed):
+        rng = np.random.default_rng(seed)
+        return [{"video": clips(rng)}, {"text": {"ids": ids(rng)}}]
+
+    return Tiny(
+        config=config,
+        batch=batch,
+        predict=predict,
+        # a constant added to every key leaves the softmax as it is
+        zero_gradient=r"attn/key/bias$",
+        overfit=(60, 0.2),
+        variants=(("model.freeze_layer_num=1",),),
+    )
+
+
+TINY: dict[str, Callable[[], Tiny]] = {"centerclip": centerclip}

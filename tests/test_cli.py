@@ -1,0 +1,281 @@
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from jaxvl import cli, doctor
+from jaxvl.core import registry
+from tests import tiny
+from tests.data import media_files as mf
+
+VERBS = ("methods", "train", "evaluate", "predict", "prepare", "convert", "report", "doctor")
+
+
+@pytest.fixture(autouse=True)
+def at_root(monkeypatch):
+    monkeypatch.chdir(tiny.ROOT)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A world of its own and a workdir trained on it by the command, 2 steps."""
+    folder = tmp_path_factory.mktemp("cli")
+    assert cli.main(words(folder / "run", f"data.root={folder / 'world'}")) == 0
+    return folder
+
+
+def words(workdir, *overrides):
+    return ["train", "--config", str(tiny.QUICKSTART), "--workdir", str(workdir), *tiny.flags(*overrides)]
+
+
+@pytest.fixture
+def run(capsys):
+    """`run(*words) -> (exit code, stdout, stderr)`."""
+
+    def call(*args):
+        capsys.readouterr()
+        try:
+            code = cli.main([str(a) for a in args])
+        except SystemExit as end:  # argparse, after --help
+            code = end.code
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def refused(result):
+    """The one line of a refusal."""
+    code, _, error = result
+    assert code == 2
+    assert error.startswith("jaxvl: ")
+    assert error.strip().count("\n") == 0
+    return error.strip()
+
+
+def child(code):
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=tiny.ROOT, capture_output=True, text=True, timeout=60,
+        env={**os.environ, "PYTHONPATH": str(tiny.ROOT)},
+    )  # fmt: skip
+
+
+def test_help_imports_nothing_heavy():
+    """Every --help, a listing and a mistake answer at once: no array library is loaded for them."""
+    script = f"""
+import sys
+from jaxvl import cli
+calls = [["--help"], *([verb, "--help"] for verb in {VERBS!r}), ["methods"], ["tarin"], ["train", "--nope"]]
+for words in calls:
+    try:
+        cli.main(words)
+    except SystemExit as end:
+        assert end.code == 0, words
+heavy = {{"jax", "jaxlib", "flax", "numpy", "optax", "orbax", "av", "grain", "PIL", "ml_collections"}}
+print("HEAVY", sorted(heavy & set(sys.modules)))
+"""
+    done = child(script)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "HEAVY []"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_every_verb(run, verb):
+    code, out, error = run(verb, "--help")
+    assert (code, error) == (0, "")
+    assert f"jaxvl {verb}" in out
+
+
+def test_help_lists_the_verbs(run):
+    for args in (["--help"], []):
+        code, out, _ = run(*args)
+        assert code == 0
+        assert all(f"    {verb} " in out for verb in VERBS)
+        assert "Exit codes" in out
+
+
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        (["tarin"], r"'tarin' is unknown, did you mean train\?; see jaxvl --help"),
+        (["--nope"], "--nope: no such flag of `jaxvl`"),
+        (["train"], "arguments are required: --config, --workdir; see jaxvl train --help"),
+        (["train", "--config", "a", "--workdir", "b", "--resum"], "--resum: no such flag of `jaxvl train`"),
+        (["report", "--workdir", "a", "b"], "b: no such flag of `jaxvl report`"),
+        (["evaluate", "--workdir", "a", "--checkpoint", "new"], "--checkpoint: invalid int value: 'new'"),
+        (["evaluate", "--workdir", "a", "--config.seed=1"], "takes the config of the workdir"),
+        (["predict", "--videos", "a"], "--workdir is required"),
+    ],
+)
+def test_wrong_words_are_one_line(run, args, line):
+    assert re.search(line, refused(run(*args)))
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("train.step=3", r"--config\.train\.step: no such field; did you mean train\.steps"),
+        ("optim.lr=3", r"no such field; did you mean .*optim\.main\.lr"),
+        ("train.steps=many", r"--config\.train\.steps: needs a whole number, got 'many'"),
+        ("train.steps=1.5", r"--config\.train\.steps: needs a whole number, got '1\.5'"),
+        ("data.shuffle_pairs=perhaps", "needs true or false"),
+        ("model=3", "is a group of fields"),
+        ("train.steps", "give a value"),
+        ("method=centerclop", r"config\.method: 'centerclop' .* did you mean centerclip\?"),
+        ("data.reader=msrvtr", r"config\.data\.reader: 'msrvtr' is none of msrvtt"),
+        ("data.reader=lsmdc", r"config\.data\.reader: the sprite world .* no 'lsmdc' layout, only msrvtt, msvd"),
+        ("data.tokenizer=letters", r"config\.data\.tokenizer: 'letters'"),
+        ("model.schedule=B9-2,4", r"schedule 'B9-2,4'"),
+        ("precision.compute=float8", r"config\.precision\.compute: 'float8' is none of"),
+        ("mesh.data=100", r"config\.mesh: .*needs 100 devices"),
+        ("data.world.num_clips=3", r"--config\.data\.world\.num_clips: no such field"),
+    ],
+)
+def test_wrong_config_fields_are_one_line(run, trained, tmp_path, override, line):
+    assert re.search(line, refused(run(*words(tmp_path, f"data.root={trained / 'world'}", override))))
+
+
+@pytest.mark.parametrize("verb", ["train", "prepare"])
+def test_config_files_that_are_none(run, tmp_path, verb):
+    rest = ["--workdir", tmp_path / "w"] if verb == "train" else []
+    line = refused(run(verb, "--config", "configs/centerclip/quickstrat.py", *rest))
+    assert "no such file; did you mean configs/centerclip/quickstart.py" in line
+    (tmp_path / "empty.py").write_text("x = 1\n")
+    assert "has no get_config()" in refused(run(verb, "--config", tmp_path / "empty.py", *rest))
+    (tmp_path / "config.json").write_text("{}")
+    assert "a config is a .py file" in refused(run(verb, "--config", tmp_path / "config.json", *rest))
+
+
+def test_workdirs_that_do_not_fit(run, trained, tmp_path):
+    world = f"data.root={trained / 'world'}"
+    line = refused(run(*words(trained / "run", world, "optim.main.lr=0.5")))
+    assert "holds a run of another config (optim.main.lr: 0.002 -> 0.5)" in line
+    assert "--resume" in line
+    assert "--fresh" in line
+    (tmp_path / "file").write_text("")
+    assert "is a file; name a folder" in refused(run(*words(tmp_path / "file", world)))
+    for verb in (["evaluate"], ["predict", "--videos", ".", "--text", "a"], ["report"]):
+        assert "no run was made there" in refused(run(*verb, "--workdir", tmp_path))
+
+
+def test_checkpoints_that_are_not_there(run, trained, tmp_path):
+    line = refused(run("evaluate", "--workdir", trained / "run", "--checkpoint", 99))
+    assert "--checkpoint 99: not in" in line
+    assert "there are [1, 2]" in line
+    (tmp_path / "config.json").write_bytes((trained / "run" / "config.json").read_bytes())
+    for verb in (["evaluate"], ["predict", "--videos", trained / "world", "--text", "a"]):
+        assert "holds no checkpoint; train first" in refused(run(*verb, "--workdir", tmp_path))
+    (tmp_path / "config.json").write_text("{")
+    assert "not valid JSON" in refused(run("evaluate", "--workdir", tmp_path))
+
+
+def test_splits_that_are_not_there(run, trained):
+    line = refused(run("evaluate", "--workdir", trained / "run", "--split", "nope"))
+    assert "split 'nope': the data has test, train, val" in line
+
+
+def test_evaluate_prints_a_table_or_json(run, trained):
+    code, out, _ = run("evaluate", "--workdir", trained / "run")
+    assert code == 0
+    assert "text to video" in out
+    assert "report.html" in out
+    code, out, _ = run("evaluate", "--workdir", trained / "run", "--split", "val", "--json")
+    assert code == 0
+    metrics = json.loads(out)
+    assert metrics["gallery"] == 8
+    assert 0 <= metrics["t2v/R@1"] <= 100
+    kept = json.loads((trained / "run" / "eval" / "val.json").read_text())
+    assert kept["metrics"] == metrics
+    code, out, _ = run("evaluate", "--workdir", trained / "run", "--split", "val", "--checkpoint", 1, "--json")
+    assert json.loads((trained / "run" / "eval" / "val.json").read_text())["step"] == 1
+
+
+def test_predict_on_folders_that_do_not_fit(run, trained, tmp_path):
+    predict = ["predict", "--workdir", trained / "run", "--text", "a red circle", "--videos"]
+    assert f"--videos {tmp_path / 'nope'}: no such folder" in refused(run(*predict, tmp_path / "nope"))
+    (tmp_path / "notes.txt").write_text("no video")
+    assert "holds no video file" in refused(run(*predict, tmp_path))
+    (tmp_path / "broken.mp4").write_text("no video either")
+    code, _, error = run(*predict, tmp_path)
+    assert code == 2
+    assert error.splitlines()[-1].startswith(f"jaxvl: --videos {tmp_path}: none of the 1 files could be decoded")
+    assert "--top 0: needs at least 1" in refused(run(*predict, trained / "world", "--top", 0))
+    assert "--videos: " in refused(run(*predict[:-1]))
+
+
+def test_predict_names_words_it_never_saw_and_skips_broken_files(run, trained, tmp_path):
+    mf.write_video(tmp_path / "b.mp4", 8)
+    mf.write_video(tmp_path / "a.mkv", 8, start=9)
+    (tmp_path / "broken.mp4").write_bytes(b"")
+    args = ["predict", "--workdir", trained / "run", "--videos", tmp_path, "--text", "a red zeppelin", "--text", "red"]
+    code, out, error = run(*args, "--json", "--out", tmp_path / "sheet.png")
+    assert code == 0
+    assert "never seen, read as unknown: zeppelin" in error
+    answer = json.loads(out)
+    assert answer["videos"] == 2
+    assert [q["query"] for q in answer["queries"]] == ["a red zeppelin", "red"]
+    assert {r["path"] for r in answer["queries"][0]["results"]} == {str(tmp_path / "b.mp4"), str(tmp_path / "a.mkv")}
+    scores = [r["score"] for r in answer["queries"][0]["results"]]
+    assert scores == sorted(scores, reverse=True)
+    assert len(answer["skipped"]) == 1
+    assert "broken.mp4: empty file (0 bytes)" in error
+    assert (tmp_path / "sheet.png").is_file()
+    code, out, error = run(*args, "--top", 1)
+    assert code == 0
+    assert out.splitlines()[0] == "a red zeppelin"
+    assert out.splitlines()[1].startswith("  1. ")
+    assert (trained / "run" / "search.png").is_file()
+
+
+def test_predict_help_is_that_of_the_method(run, trained):
+    code, out, _ = run("predict", "--workdir", trained / "run", "--help")
+    assert code == 0
+    assert "--videos DIR" in out
+    assert "--text QUERY" in out
+
+
+def test_methods_lists_every_method_with_its_configs(run):
+    code, out, _ = run("methods")
+    assert code == 0
+    for name in registry.names():
+        assert f"{name}  {registry.info(name).title}" in out
+    assert "2205.00823" in out
+    line = next(x for x in out.splitlines() if x.strip().startswith("configs"))
+    assert "quickstart" in line
+
+
+def test_prepare_checks_and_writes(run, trained, tmp_path):
+    flags = tiny.flags(f"data.root={trained / 'world'}")
+    code, out, _ = run("prepare", "--config", tiny.QUICKSTART, *flags)
+    assert code == 0
+    assert "24 videos, 48 pairs" in out
+    line = refused(run("prepare", "--config", tiny.QUICKSTART, "--split", "nope", *flags))
+    assert "--split nope: the data has train, val, test" in line
+
+
+def test_report_is_written_again(run, trained):
+    page = trained / "run" / "report.html"
+    page.unlink()
+    code, out, _ = run("report", "--workdir", trained / "run")
+    assert (code, out.strip()) == (0, str(page))
+    assert page.is_file()
+
+
+def test_doctor_says_what_is_wrong(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "requires", lambda name: ["numpy>=1", "pytest; extra == 'test'"])
+    code, out, _ = run("doctor", "--workdir", tmp_path / "new")
+    lines = out.splitlines()
+    assert all(line.startswith("ok    ") for line in lines if "GiB free" not in line and "NVIDIA" not in line)
+    assert any("PyAV" in line and "h264" in line for line in lines)
+    assert any("8 cpu device(s)" in line for line in lines)
+    assert code == (2 if any(line.startswith("MEND") for line in lines) else 0)
+    monkeypatch.setattr(doctor, "requires", lambda name: ["numpy>=1000", "no-such-package-at-all>=2"])
+    monkeypatch.setattr(doctor, "LOW_DISK", 2**80)
+    code, out, _ = run("doctor", "--workdir", tmp_path)
+    assert code == 2
+    mend = [line for line in out.splitlines() if line.startswith("MEND  ")]
+    assert any("numpy" in line and "pip install 'numpy>=1000'" in line for line in mend)
+    assert any("no-such-package-at-all: absent; pip install" in line for line in mend)
+    assert any("free some space" in line for line in mend)
