@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,8 @@ def save(name: str, title: str, columns: Sequence[str], rows: Sequence[Sequence[
     env = environment()
     command = "python -m " + (sys.modules["__main__"].__spec__.name if sys.modules["__main__"].__spec__ else "?")
     command = " ".join([command, *sys.argv[1:]])
-    kept = {k: env[k] for k in ("time", "python", "cpus", "packages")} | {"devices": len(env["devices"])}
+    kept = {k: env[k] for k in ("time", "python", "cpus", "packages")}
+    kept |= {"devices": len(env["devices"]), "load": [round(x, 2) for x in os.getloadavg()]}
     FOLDER.mkdir(parents=True, exist_ok=True)
     body = {"title": title, "command": command, "columns": list(columns), "rows": [list(r) for r in rows], "note": note}
     text = json.dumps(body | {"raw": raw, "environment": kept}, indent=1, default=float)

@@ -1,16 +1,21 @@
 """Golden files: the resolved config and the parameter tree of everything under configs/, as committed.
 
-    python -m tests.golden_update        writes tests/golden/METHOD.CONFIG.json anew and prints what changed
+    python -m tests.golden_update        writes them anew and prints what changed
 
+`tests/golden/METHOD.CONFIG.json` is the resolved config, `METHOD.CONFIG.NAME.json` one for each name of the file's
+EXPERIMENTS. Many experiments share one model, so the parameter tree is a file of its own, `trees/METHOD.HASH.json`.
 A change of a default, a renamed module or another initial shape shows up as a line of a diff, never by surprise:
 old checkpoints and published numbers hang on both.
 """
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import json
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 
@@ -20,35 +25,93 @@ from jaxvl.core import state as states
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = ROOT / "tests" / "golden"
+TREES = GOLDEN / "trees"
+_TRACED: dict[str, dict] = {}
+
+
+class Experiment(NamedTuple):
+    """A config of the project. name: a key of the file's EXPERIMENTS, '' for `get_config()` of a file without."""
+
+    file: Path
+    name: str
+
+    @property
+    def golden(self) -> str:
+        """`METHOD.CONFIG` or `METHOD.CONFIG.NAME`."""
+        return ".".join(filter(None, (self.file.parent.name, self.file.stem, self.name)))
+
+    def load(self):
+        """The resolved config."""
+        return configs.load(f"{self.file}:{self.name}" if self.name else self.file)
 
 
 def config_files() -> list[Path]:
-    """Every config of the project, sorted."""
+    """Every config file of the project, sorted."""
     return sorted(p for p in (ROOT / "configs").glob("*/*.py") if not p.name.startswith("_"))
 
 
-def name_of(file: Path) -> str:
-    """`METHOD.CONFIG`."""
-    return f"{file.parent.name}.{file.stem}"
+def experiments() -> list[Experiment]:
+    """Every config of the project."""
+    return [Experiment(f, name) for f in config_files() for name in getattr(load_file(f), "EXPERIMENTS", None) or [""]]
+
+
+def distinct_files() -> list[Path]:
+    """One file for each key that the files' default configs have."""
+    return sorted({key_of(configs.load(f)): f for f in reversed(config_files())}.values())
+
+
+def load_file(file: Path):
+    """A config file as a module."""
+    spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def path_of(name: str) -> Path:
-    """Where the golden file of a config lies."""
+    """Where the golden file of an experiment lies."""
     return GOLDEN / f"{name}.json"
 
 
-def describe(file: Path) -> dict:
-    """`{config, parameters, other}`; leaves as `float32 [3, 4]`. Nothing is computed, so full scale costs nothing."""
-    config = configs.load(file)
-    state = states.abstract_state(session.build_method(config), config)
-    leaf = lambda x: f"{x.dtype} {list(x.shape)}"  # noqa: E731
-    tree = lambda t: {k: leaf(v) for k, v in sorted(states.flatten(t).items())}  # noqa: E731
-    return {
-        "config": json.loads(configs.to_json(config)),
-        "count": sum(x.size for x in jax.tree.leaves(state.params)),
-        "parameters": tree(state.params),
-        "other": tree(state.mutables),
-    }
+def describe(experiment: Experiment) -> dict:
+    """`{config, count, parameters, other}`; leaves as `float32 [3, 4]`. Nothing is computed, at any scale."""
+    config = experiment.load()
+    return {"config": json.loads(configs.to_json(config)), **tree_of(config)}
+
+
+def key_of(config) -> str:
+    """What the traced functions of a config hang on: model, precision and the shapes of its batches."""
+    spec = session.build_method(config).batch_spec
+    shapes = {s: {k: [list(v.shape), str(v.dtype)] for k, v in f.items()} for s, f in spec.items()}
+    parts = json.loads(configs.to_json(config))
+    return json.dumps([config.method, parts["model"], parts["precision"], shapes])
+
+
+def tree_of(config) -> dict:
+    """`{count, parameters, other}`, traced once for all configs of the same key."""
+    key = key_of(config)
+    if key not in _TRACED:
+        state = states.abstract_state(session.build_method(config), config)
+        leaf = lambda x: f"{x.dtype} {list(x.shape)}"  # noqa: E731
+        tree = lambda t: {k: leaf(v) for k, v in sorted(states.flatten(t).items())}  # noqa: E731
+        _TRACED[key] = {
+            "count": sum(x.size for x in jax.tree.leaves(state.params)),
+            "parameters": tree(state.params),
+            "other": tree(state.mutables),
+        }
+    return _TRACED[key]
+
+
+def tree_name(description: dict) -> str:
+    """`METHOD.HASH`, the hash being that of names, shapes and dtypes."""
+    text = json.dumps([description["parameters"], description["other"]], sort_keys=True)
+    return f"{description['config']['method']}.{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def committed(name: str) -> dict:
+    """What `describe` gave when the golden files were written."""
+    golden = json.loads(path_of(name).read_text())
+    return {"config": golden["config"], **json.loads((TREES / f"{golden['tree']}.json").read_text())}
 
 
 def differences(old: dict, new: dict) -> list[str]:
@@ -69,22 +132,35 @@ def _flat(tree: dict, prefix: str = "") -> dict[str, str]:
 
 
 def main() -> int:
-    """Writes all golden files, removes those whose config is gone, prints every difference."""
-    GOLDEN.mkdir(exist_ok=True)
-    files = {name_of(f): f for f in config_files()}
-    for path in sorted(GOLDEN.glob("*.json")):
-        if path.stem not in files:
-            path.unlink()
-            print(f"{path.stem}: removed, its config is gone")
-    for name, file in files.items():
-        path, new = path_of(name), describe(file)
-        if not path.is_file():
+    """Writes all golden files, removes those that nothing stands for any more, prints every difference."""
+    TREES.mkdir(parents=True, exist_ok=True)
+    found = {e.golden: describe(e) for e in experiments()}
+    for name, new in found.items():
+        if not path_of(name).is_file():
             print(f"{name}: new, {new['count']:,} parameters")
-        else:
-            for row in differences(json.loads(path.read_text()), new):
-                print(f"{name}: {row}")
-        path.write_text(json.dumps(new, indent=1, sort_keys=True) + "\n")
+            continue
+        for row in differences(committed(name), new):
+            print(f"{name}: {row}")
+    for name, new in found.items():
+        tree = tree_name(new)
+        write(path_of(name), {"config": new["config"], "tree": tree})
+        write(TREES / f"{tree}.json", {k: v for k, v in new.items() if k != "config"})
+    for path in left_over(found):
+        path.unlink()
+        print(f"{path.relative_to(GOLDEN)}: removed, its config is gone")
     return 0
+
+
+def left_over(names) -> list[Path]:
+    """Golden files that belong to none of `names`, and trees that belong to no golden file."""
+    goldens = sorted(GOLDEN.glob("*.json"))
+    used = {json.loads(p.read_text())["tree"] for p in goldens if p.stem in names}
+    return [p for p in goldens if p.stem not in names] + [p for p in sorted(TREES.glob("*.json")) if p.stem not in used]
+
+
+def write(path: Path, value: dict) -> None:
+    """JSON with sorted keys, one leaf a line."""
+    path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from jaxvl.core import config as configs
 from jaxvl.core import session, sharding
 from jaxvl.core.state import dummy_batch
 
-PAPER = Path(__file__).parent.parent.parent / "configs" / "centerclip" / "msrvtt_9k_b32_kmedoids_b6_4_49.py"
+PAPER = Path(__file__).parent.parent.parent / "configs" / "centerclip" / "msrvtt.py"
 ARMS = ("none", "B6-6,49", "B6-4,49", "B6-3,49")
 
 

@@ -41,6 +41,7 @@ def arm_config(split: str, arm: str, seed: int, steps: int, root: Path):
     c.data.root = str(root / split)
     with c.unlocked():
         c.data.world.update(WORLD | {"needle": split == "needle"})
+    c.data.batch_size = 32
     c.data.shuffle_pairs = arm == "shuffled"
     c.model.schedule = {"none": "none", "pooling": "B1-4,16"}.get(arm, "B1-4,8")
     c.model.reduce.algorithm = "kmedoids++" if arm == "shuffled" else arm

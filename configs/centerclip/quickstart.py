@@ -13,7 +13,7 @@ from jaxvl.methods.centerclip import recipe
 
 def get_config():
     c = recipe.base()
-    c.train.update({"steps": 500, "log_every": 20, "checkpoint_every": 250, "clip_norm": 1.0})
+    c.train.update({"steps": 600, "log_every": 20, "checkpoint_every": 300, "clip_norm": 1.0})
     c.optim.main = configs.optimizer(lr=2e-3, warmup=0.1, floor=1e-8, b2=0.98, eps=1e-6, weight_decay=0.05)
     c.model.update(
         {
@@ -38,5 +38,5 @@ def get_config():
         "captions_per_video": 5,
     }
     c.data.update({"tokenizer": "words", "max_words": 24})
-    c.data.update({"fps": 0.0, "sampling": "stratified", "batch_size": 32, "eval_batch_size": 64})
+    c.data.update({"fps": 0.0, "sampling": "stratified", "batch_size": 48, "eval_batch_size": 64})
     return c

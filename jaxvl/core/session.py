@@ -130,8 +130,15 @@ def read_config(workdir: str | Path) -> ConfigDict:
 
 
 def build_data(config: ConfigDict, workdir: str | Path, say: Say) -> Data:
-    """The method's data, read and checked."""
-    return registry.module(config.method, "data").build_data(config, Path(workdir), say)
+    """The method's data, read and checked. Process 0 goes first, since it may write (a world, a vocabulary)."""
+    build = registry.module(config.method, "data").build_data
+    if jax.process_count() == 1:
+        return build(config, Path(workdir), say)
+    from jax.experimental import multihost_utils
+
+    data = build(config, Path(workdir), say) if jax.process_index() == 0 else None
+    multihost_utils.sync_global_devices("data was built by process 0")
+    return data or build(config, Path(workdir), say)
 
 
 def claim_workdir(workdir: str | Path, config: ConfigDict, resume: bool, fresh: bool, say: Say) -> None:

@@ -61,6 +61,22 @@ def test_best_is_kept_beside_the_last(trained, tmp_path):
     checkpoints.close()
 
 
+@pytest.mark.parametrize(("mode", "values"), [("max", (5.0, 5.0, 4.0)), ("min", (3.0, 3.0, 4.0))])
+def test_of_equally_good_steps_the_later_is_the_best(trained, tmp_path, mode, values):
+    """The published selection, `best <= new`."""
+    config, _, states = trained
+    config = config.copy_and_resolve_references()
+    config.checkpoint.update({"best_metric": "r1", "best_mode": mode, "keep_last": 1})
+    save_all(tmp_path / "kept", config, states, [{"r1": v} for v in values])
+    config.checkpoint.keep_last = 3  # all are there to choose from, also when they are read back
+    save_all(tmp_path / "all", config, states, [{"r1": v} for v in values])
+    for folder, steps in (("kept", [2, 3]), ("all", [1, 2, 3])):
+        checkpoints = checkpoint.Checkpoints(tmp_path / folder, config)
+        assert checkpoints.steps() == steps
+        assert checkpoints.best_step() == 2
+        checkpoints.close()
+
+
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "half"])
 def test_damage_falls_back_with_a_line(trained, tmp_path, damage):
     config, compiled, states = trained

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import re
 
 import jax
@@ -283,8 +282,8 @@ def test_predictions_are_finite_and_each_row_is_its_own(bench):
             np.testing.assert_allclose(mixed[key], value[order], rtol=1e-5, atol=1e-5, err_msg=key)
 
 
-@pytest.mark.parametrize("file", golden.config_files(), ids=golden.name_of)
-def test_config_builds_traces_and_is_as_committed(file):
+@pytest.mark.parametrize("file", golden.distinct_files(), ids=lambda f: f"{f.parent.name}.{f.stem}")
+def test_update_of_a_config_keeps_the_state_s_shapes(file):
     config = configs.load(file)
     assert config.method == file.parent.name
     method = session.build_method(config)
@@ -295,11 +294,15 @@ def test_config_builds_traces_and_is_as_committed(file):
         after, scalars = jax.eval_shape(build_update(method, name, config, cells), state, batch)
         assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
         assert scalars["loss"].shape == ()
-    path = golden.path_of(golden.name_of(file))
+
+
+@pytest.mark.parametrize("experiment", golden.experiments(), ids=lambda e: e.golden)
+def test_config_builds_and_is_as_committed(experiment):
+    path = golden.path_of(experiment.golden)
     assert path.is_file(), f"{path} is absent: python -m tests.golden_update"
-    changed = golden.differences(json.loads(path.read_text()), golden.describe(file))
+    changed = golden.differences(golden.committed(experiment.golden), golden.describe(experiment))
     assert not changed, "python -m tests.golden_update, if this is meant: " + "; ".join(changed[:5])
 
 
 def test_no_golden_file_is_left_over():
-    assert {p.stem for p in golden.GOLDEN.glob("*.json")} == {golden.name_of(f) for f in golden.config_files()}
+    assert golden.left_over({e.golden for e in golden.experiments()}) == []

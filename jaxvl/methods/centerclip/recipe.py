@@ -1,12 +1,48 @@
-"""CenterCLIP's config fields and the recipe of the paper; the files under `configs/centerclip/` start from here."""
+"""CenterCLIP's config fields, the recipes of the paper and of CLIP4Clip, and the rows of their tables by name.
+
+The files under `configs/centerclip/` start from here.
+"""
 
 from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
 from jaxvl.core import config as configs
+from jaxvl.core.errors import InputError
 
-PAPER_STEPS = {"9k": 180_000 // 128 * 5, "7k": 140_200 // 128 * 5}  # updates of 5 epochs, last batch dropped
+BATCH = 128
+PAIRS = {
+    "msrvtt_9k": 180_000,
+    "msrvtt_7k": 140_200,
+    "msvd": 48_800,  # about: with the published files 381 updates an epoch
+    "lsmdc": 101_000,  # about, without the clips that have no video: 789 updates an epoch
+    "activitynet": 10_009,
+    "didemo": 8_400,  # about: 65 updates an epoch
+}
+"""(video, caption) pairs of the training splits: the length of an epoch, and so of the schedule."""
+
+TOWERS = {"b32": "ViT-B/32", "b16": "ViT-B/16"}
+ALGORITHMS = {"kmedoids": "kmedoids++"}  # in the names of rows; the others are spelled as in the config
+SHIFTS = ("temporal_shift", "token_shift")
+HEADS = {"meanp": "meanP", "seqtransf": "seqTransf", "seqlstm": "seqLSTM", "tighttransf": "tightTransf"}
+
+
+class Published(NamedTuple):
+    """A row of a published table.
+
+    t2v, v2t: R@1, R@5, R@10 (percent), median and mean rank, as many of them as were given; memory_gb: a GPU, in
+    training; ms: a video, in inference on one V100.
+    """
+
+    t2v: tuple[float, ...]
+    v2t: tuple[float, ...] = ()
+    memory_gb: float | None = None
+    ms: float | None = None
 
 
 def base() -> ConfigDict:
@@ -75,18 +111,76 @@ def base() -> ConfigDict:
     return c
 
 
-def paper(steps: int = PAPER_STEPS["9k"], lr: float = 5e-3) -> ConfigDict:
+def paper(pairs: int = PAIRS["msrvtt_9k"], epochs: int = 5, lr: float = 5e-3) -> ConfigDict:
     """Section 5 of the specification: AdamW (.9, .98, 1e-6), decay 0.2 on all but biases, rate `lr` for new modules
-    and `lr`/1000 for CLIP's, 10 % warm-up, cosine, clipping at 1, batch 128, 5 epochs, seed 42."""
+    and `lr`/1000 for CLIP's, 10 % warm-up, cosine, clipping at 1, batch 128, 5 epochs, seed 42.
+
+    pairs: of the training split; the last batch of an epoch is dropped, and every epoch ends with an evaluation.
+    """
     c = base()
+    epoch = pairs // BATCH
     c.seed = 42
-    c.train.update({"steps": steps, "log_every": 50, "eval_every": steps // 5, "eval_split": "test", "clip_norm": 1.0})
-    c.train.checkpoint_every = steps // 5
+    c.train.update({"steps": epoch * epochs, "log_every": 50, "clip_norm": 1.0})
+    c.train.update({"eval_every": epoch, "eval_split": "test", "checkpoint_every": epoch})
     c.checkpoint.best_metric = "t2v/R@1"
+    c.data.batch_size = BATCH
     c.optim.main = configs.optimizer(
-        lr=lr, warmup=0.1, floor=1e-8, b2=0.98, eps=1e-6, weight_decay=0.2, groups=((r"^(visual|text|logit)", 1e-3),)
-    )
+        lr=lr, warmup=0.1, floor=1e-8, b2=0.98, eps=1e-6, weight_decay=0.2, no_decay="bias",
+        groups=((r"^(visual|text|logit)", 1e-3),),
+    )  # fmt: skip
     c.precision.compute = "bfloat16"
     c.init.required = True
     c.model.reduce.cluster_iters = 10  # clusterings stand still after 1 to 6 passes; no collective on a mesh
     return c
+
+
+def clip4clip(pairs: int = PAIRS["msrvtt_9k"], epochs: int = 5) -> ConfigDict:
+    """CLIP4Clip's fine-tuning (arXiv 2104.08860): no reduction, a head over all frames, one frame a second, BertAdam
+    with rate 1e-4 for the head and 1e-7 for CLIP, the warm-up cut out of an unshifted cosine, and each gradient
+    clipped to norm 1 once more on its own. Frames are drawn as CenterCLIP draws them."""
+    c = paper(pairs, epochs)
+    c.model.schedule, c.model.reduce.algorithm = "none", "none"
+    c.model.logit_scale_range = (-100.0, 4.6052)  # CLIP4Clip has no lower bound
+    c.data.fps = 1.0
+    c.optim.main.update(
+        {"name": "bert_adam", "lr": 1e-4, "schedule": "cosine_unshifted", "floor": 0.0, "clip_leaf_norm": 1.0}
+    )
+    return c
+
+
+def experiment(row: str, pairs: int, epochs: int = 5, lr: float = 5e-3) -> ConfigDict:
+    """The config of a row by its name, TOWER_WHAT, without what depends on the data set.
+
+    TOWER: `b32`, `b16`. WHAT: `meanp` (all tokens), `temporal_shift`, `token_shift`; `clip4clip_HEAD`, trained as
+    `clip4clip` does; or ALGORITHM_bA_S_K with the schedule BA-S,K (and `_l1` for Manhattan distances), for example
+    `b32_kmedoids_b6_4_49`. Raises InputError for any other name.
+    """
+    match = re.fullmatch(r"(b32|b16)_([a-z0-9_]+?)(?:_b(\d+)_(\d+)_(\d+)(_l1)?)?", row)
+    if match is None:
+        raise InputError(f"experiment {row!r}: is not like b32_kmedoids_b6_4_49 or b16_meanp")
+    tower, what, after, segments, centres, metric = match.groups()
+    if what.startswith("clip4clip_"):
+        c = clip4clip(pairs, epochs)
+        c.model.head = HEADS[one_of(what.removeprefix("clip4clip_"), HEADS)]
+    else:
+        c = paper(pairs, epochs, lr)
+        if after is None:
+            c.model.reduce.algorithm = "none" if what == "meanp" else one_of(what, SHIFTS)
+        else:
+            c.model.reduce.algorithm = ALGORITHMS.get(what, what)
+        c.model.schedule = "none" if after is None else f"B{after}-{segments},{centres}"
+    c.model.preset = TOWERS[tower]
+    c.model.reduce.metric = "l1" if metric else "l2"
+    if what == "spectral":
+        c.model.reduce.graph = "knn"  # as in the public runs, with the paper's rule for the number of neighbours
+    return c
+
+
+def one_of(name: str, known: Iterable[str]) -> str:
+    """`name`, or InputError with the nearest of the `known` names."""
+    known = list(known)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 2, 0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
+        raise InputError(f"experiment {name!r}: is not in this file; {hint}")
+    return name
