@@ -246,3 +246,10 @@ def test_page_s_code_is_clean(moons):
             cwd=moons, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_tables_in_the_docs_are_copies_of_the_results_files():
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools" / "copy_results.py", "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + "mend: python tools/copy_results.py"
