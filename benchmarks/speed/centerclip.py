@@ -78,7 +78,7 @@ def clustering_contest() -> Contest:
     for name, cluster in reference.CLUSTERINGS.items():
         np.testing.assert_array_equal(expected, cluster(flat, CENTERS).numpy(), err_msg=name)
     theirs = {name: lambda c=c: c(flat, CENTERS) for name, c in reference.CLUSTERINGS.items()}
-    return Contest("clustering alone, 16·6 sets, 98 → 49", lambda: jax.block_until_ready(ours(placed)), theirs, 5)
+    return Contest("clustering alone, 16·6 sets, 98 → 49", lambda: jax.block_until_ready(ours(placed)), theirs, 2)
 
 
 def tower_contests(arm: str, videos: int, fastest: str) -> list[Contest]:

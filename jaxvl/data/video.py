@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 
@@ -49,6 +50,7 @@ class VideoIndex:
     time_base: seconds a tick.
     end: tick at which the last frame leaves the screen.
     exact: False where the file carries no usable stamps (AVI, raw streams): `pts` then counts frames.
+    slots: `[n]` int64 for AVI, ticks at which the frames appear; a slot without a frame repeats the one before it.
     """
 
     pts: np.ndarray
@@ -56,6 +58,12 @@ class VideoIndex:
     time_base: float
     end: int
     exact: bool
+    slots: np.ndarray | None = None
+
+    @property
+    def ticks(self) -> np.ndarray:
+        """`[n]` int64, when each frame appears."""
+        return self.pts if self.slots is None else self.slots
 
     @property
     def num_frames(self) -> int:
@@ -65,12 +73,12 @@ class VideoIndex:
     @property
     def duration(self) -> float:
         """Seconds from the first frame's appearance to the last one's end."""
-        return float(self.end - self.pts[0]) * self.time_base
+        return float(self.end - self.ticks[0]) * self.time_base
 
     @property
     def times(self) -> np.ndarray:
         """`[n]` float64, the second at which each frame appears."""
-        return (self.pts - self.pts[0]) * self.time_base
+        return (self.ticks - self.ticks[0]) * self.time_base
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -97,8 +105,8 @@ def index_video(path: str | os.PathLike | EncodedVideo) -> VideoIndex:
 
 def pts_at(index: VideoIndex, seconds: float | Sequence[float] | np.ndarray) -> np.ndarray:
     """Time stamp of the frame on screen at each of `seconds` (before the first: the first). Same shape, int64."""
-    ticks = index.pts[0] + np.asarray(seconds, np.float64) / index.time_base + 1e-6
-    return index.pts[np.searchsorted(index.pts, ticks, "right").clip(1) - 1]
+    ticks = index.ticks[0] + np.asarray(seconds, np.float64) / index.time_base + 1e-6
+    return index.pts[np.searchsorted(index.ticks, ticks, "right").clip(1) - 1]
 
 
 def read_frames(
@@ -346,6 +354,7 @@ def _opened(path: str | os.PathLike | EncodedVideo) -> Iterator[tuple]:
 
 def _index(container, stream, path: str) -> VideoIndex:
     packets = []  # (pts, duration, is key) of the frames that are shown
+    slots = []  # of AVI: the place of each stored frame among all that the header counts
     stamps, seen, latest = [], 0, 0.0  # latest: seconds at which the last packet of any stream ends
     # Where the stream itself promises no length, the container's is that of its longest stream.
     everything = container.demux() if stream.duration is None else container.demux(stream)
@@ -361,6 +370,7 @@ def _index(container, stream, path: str) -> VideoIndex:
             stamps += [packet.pts, packet.pts + (packet.duration or 0)]
         if not packet.is_discard:  # discarded by an edit list: decoded by players, never shown
             packets.append((packet.pts, packet.duration or 0, packet.is_keyframe))
+            slots.append(packet.dts)
     if not packets:
         raise BadMedia(path, "no frames")
 
@@ -371,16 +381,21 @@ def _index(container, stream, path: str) -> VideoIndex:
         time_base = 1.0 / float(stream.average_rate or 25)
         packets = [(i, 1, i == 0) for i in range(len(packets))]
         stamps = [0, seen]
+    counted = None
+    if container.format.name == "avi" and None not in slots and all(a < b for a, b in itertools.pairwise(slots)):
+        counted = np.array(slots, np.int64)
+        seen = slots[-1] + 1
+        stamps = [0, seen]
     _check_whole(path, stream, container, seen, (max(stamps) - min(stamps)) * time_base, latest)
 
     pts = np.array(sorted(p[0] for p in packets), np.int64)
     keys = np.array(sorted(p[0] for p in packets if p[2]), np.int64)
-    end = max(p[0] + p[1] for p in packets)
+    end = max(p[0] + p[1] for p in packets) if counted is None else int(counted[-1]) + 1
     if end == pts[-1]:  # no durations in the packets (MPEG-TS, raw): the last frame stays as long as the others
         end += max(1, int(np.median(np.diff(pts)))) if len(pts) > 1 else max(1, round(0.04 / time_base))
     if container.format.name not in SEEKS or not len(keys):
         keys = pts[:1]
-    return VideoIndex(pts, keys, time_base, int(end), exact)
+    return VideoIndex(pts, keys, time_base, int(end), exact, counted)
 
 
 def _check_whole(path: str, stream, container, frames: int, seconds: float, latest: float) -> None:

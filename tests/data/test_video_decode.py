@@ -4,6 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -263,3 +264,24 @@ def test_worker_modules_do_not_import_jax():
         "sys.exit('jax' in sys.modules or 'grain' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], env=dict(os.environ, PYTHONPATH=os.getcwd())).returncode == 0
+
+
+def test_avi_with_left_out_frames_keeps_its_times(tmp_path):
+    """AVI counts frame slots; a slot without a frame repeats the one before, so times are those of the slots."""
+    slots = [0, 3, 4, 9, 14]
+    path = str(tmp_path / "gaps.avi")
+    with av.open(path, "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.max_b_frames = 0
+        for number, slot in enumerate(slots):
+            frame = av.VideoFrame.from_ndarray(mf.counter_frame(number), format="rgb24")
+            frame.pts, frame.time_base = slot, Fraction(1, 10)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    index = index_video(path)
+    np.testing.assert_allclose(index.times, np.array(slots) / 10)
+    assert index.duration == pytest.approx(1.5)
+    wanted = pts_at(index, [0.0, 0.25, 0.3, 0.85, 0.9, 1.4])
+    assert mf.counters(read_frames(path, wanted, index)) == [0, 0, 1, 2, 3, 4]

@@ -166,6 +166,17 @@ def test_update_equals_the_matmul_form():
     np.testing.assert_array_equal(C.update_medoids(d, jnp.asarray(assign), 7), expected)
 
 
+@pytest.mark.parametrize("axis", [-1, -2])
+def test_nearest_is_argmin_with_ties_infinities_and_nan(axis):
+    x = np.random.default_rng(13).integers(0, 3, (5, 6, 7)).astype(np.float32)
+    x[0], x[1] = np.inf, -np.inf
+    np.testing.assert_array_equal(C._first_argmin(jnp.asarray(x), axis), x.argmin(axis))
+    x[2, 0, 0] = np.nan
+    found = np.asarray(C._first_argmin(jnp.asarray(x), axis))
+    assert (found >= 0).all()
+    assert (found < x.shape[axis]).all()
+
+
 def test_invariances():
     rng = np.random.default_rng(6)
     x = rng.normal(size=(40, 6)).astype(np.float32)
