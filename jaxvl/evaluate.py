@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from jaxvl.core import session
@@ -26,9 +25,3 @@ def evaluate(
     metrics, arrays = run_evaluators(loaded.method, loaded.predict, loaded.variables, streams, loaded.mesh, split)
     save_evaluation(Path(workdir), split, loaded.step, metrics, arrays)
     return metrics
-
-
-def read_results(workdir: str | Path, split: str) -> dict | None:
-    """What the last evaluation of `split` wrote, or None."""
-    path = Path(workdir) / "eval" / f"{split}.json"
-    return json.loads(path.read_text()) if path.is_file() else None

@@ -96,7 +96,6 @@ class Progress:
         self._start = start
         self._bar = None
         self._task = None
-        self._text = ""
         if active and self.stream.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn

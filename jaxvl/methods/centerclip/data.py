@@ -214,7 +214,10 @@ def media_files(config: ConfigDict, data: Data, splits: Sequence[str] = ()) -> t
 
 def videos_of(pairs: Sequence[VideoText]) -> list[VideoText]:
     """One record a video, in order of first appearance."""
-    return list({p.video_id: p for p in reversed(pairs)}.values())[::-1]
+    first: dict[str, VideoText] = {}
+    for pair in pairs:
+        first.setdefault(pair.video_id, pair)
+    return list(first.values())
 
 
 def shuffled_pairs(pairs: Sequence[VideoText], seed: int) -> list[VideoText]:
