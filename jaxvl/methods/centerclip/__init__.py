@@ -6,5 +6,5 @@ INFO = MethodInfo(
     title="CenterCLIP: Token Clustering for Efficient Text-Video Retrieval",
     paper="SIGIR 2022, arXiv 2205.00823",
     task="text-video retrieval",
-    status="trains from scratch; converted CLIP weights to come",
+    status="from scratch or from converted CLIP weights",
 )
