@@ -1,0 +1,104 @@
+"""Batch normalisation as PyTorch has it: biased variance to normalise, unbiased in the running statistics.
+
+Flax's own layer keeps the biased one, which is 3 % off where a layer sees 32 values, and knows no groups.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxvl.core.errors import InputError
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over all axes but the last (Ioffe & Szegedy, ICML 2015, arXiv 1502.03167).
+
+    Parameters `scale`, `bias` `[C]`; running `mean`, `var` `[C]` in the collection `batch_stats`; all float32.
+
+    groups: the batch is cut into this many runs of consecutive rows, each normalised by its own statistics, as
+        replicas without synchronisation do; running statistics take the mean over groups. 1: the whole batch, on
+        however many devices (synchronised).
+    momentum: share of the old running value (PyTorch's `momentum=0.1` is 0.9 here).
+    affine: False leaves out scale and bias.
+    frozen: scale, bias, mean and var are constants in `batch_stats`, the same in training; no parameters.
+    dtype: of the result; statistics and arithmetic are float32.
+    """
+
+    groups: int = 1
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    affine: bool = True
+    frozen: bool = False
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """`[B, ..., C] -> [B, ..., C]`. train: normalise by the batch and update the running statistics (make
+        `batch_stats` mutable). Raises InputError where the groups do not divide the batch."""
+        shape = x.shape[-1:]
+        scale, bias = self._affine(shape)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
+        var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+        if self.frozen or not train:
+            factor = scale * jax.lax.rsqrt(var.value + self.epsilon)
+            y = x.astype(jnp.float32) * factor + (bias - mean.value * factor)
+            return y.astype(self.dtype)
+        if x.shape[0] % self.groups:
+            raise InputError(f"batch of {x.shape[0]}: cannot be cut into {self.groups} groups for batch normalisation")
+        grouped = x.reshape(self.groups, -1, *shape)
+        y, batch_mean, batch_var = normalize(grouped, scale, bias, self.epsilon)
+        if not self.is_initializing():
+            count = grouped.shape[1]
+            unbiased = batch_var.mean(0) * (count / max(count - 1, 1))
+            mean.value = self.momentum * mean.value + (1 - self.momentum) * batch_mean.mean(0)
+            var.value = self.momentum * var.value + (1 - self.momentum) * unbiased
+        return y.reshape(x.shape).astype(self.dtype)
+
+    def _affine(self, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+        if not self.affine:
+            return jnp.ones(shape), jnp.zeros(shape)
+        if self.frozen:
+            scale = self.variable("batch_stats", "scale", jnp.ones, shape, jnp.float32)
+            return scale.value, self.variable("batch_stats", "bias", jnp.zeros, shape, jnp.float32).value
+        scale = self.param("scale", self.scale_init, shape, jnp.float32)
+        return scale, self.param("bias", nn.initializers.zeros, shape, jnp.float32)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def normalize(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> tuple[jax.Array, ...]:
+    """Normalises each group over its rows: x `[G, N, C]` -> `(y [G, N, C] in x's dtype, mean [G, C], var [G, C])`.
+
+    The variance is the biased one, in two passes: with `E[x²] - E[x]²` values around 300 would lose all digits.
+    Mean and variance are for the running statistics and pass no gradient; the gradient of y is the closed form, two
+    sums over the rows and one pass, instead of the differentiated two-pass variance.
+    """
+    return _normalize_forward(x, scale, bias, epsilon)[0]
+
+
+def _normalize_forward(x, scale, bias, epsilon):
+    wide = x.astype(jnp.float32)
+    mean = wide.mean(1, keepdims=True)
+    centred = wide - mean
+    var = jnp.square(centred).mean(1, keepdims=True)
+    inverse = jax.lax.rsqrt(var + epsilon)
+    y = (centred * (inverse * scale) + bias).astype(x.dtype)
+    return (y, mean[:, 0], var[:, 0]), (x, scale, mean, inverse)
+
+
+def _normalize_backward(epsilon, saved, cotangents):
+    del epsilon
+    x, scale, mean, inverse = saved
+    dy = cotangents[0].astype(jnp.float32)
+    unit = (x.astype(jnp.float32) - mean) * inverse
+    sum_dy = dy.sum(1, keepdims=True)
+    sum_dy_unit = (dy * unit).sum(1, keepdims=True)
+    dx = (inverse * scale) * (dy - (sum_dy + unit * sum_dy_unit) / x.shape[1])
+    return dx.astype(x.dtype), sum_dy_unit.sum((0, 1)), sum_dy.sum((0, 1))
+
+
+normalize.defvjp(_normalize_forward, _normalize_backward)

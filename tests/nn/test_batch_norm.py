@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxvl.core.errors import InputError
+from jaxvl.nn.batch_norm import BatchNorm, normalize
+
+
+def run(x, train=True, variables=None, **fields):
+    module = BatchNorm(**fields)
+    variables = variables or module.init(jax.random.key(0), x, train)
+    y, mutated = module.apply(variables, x, train, mutable=["batch_stats"])
+    return y, mutated["batch_stats"], variables
+
+
+def random(shape, seed=0, dtype=np.float32):
+    return jnp.asarray(np.random.default_rng(seed).normal(2, 3, shape), dtype)
+
+
+def test_running_variance_is_the_unbiased_one():
+    _, stats, _ = run(jnp.arange(4.0)[:, None])
+    np.testing.assert_allclose(stats["mean"], [0.15], rtol=1e-6)
+    np.testing.assert_allclose(stats["var"], [0.9 + 0.1 * 5 / 3], rtol=1e-6)  # the biased one gives 1.025
+
+
+def test_a_batch_is_normalised_to_mean_zero_and_variance_one():
+    y, _, _ = run(random((8, 5, 3)))
+    np.testing.assert_allclose(y.mean((0, 1)), 0, atol=1e-6)
+    np.testing.assert_allclose(y.var((0, 1)), 1, atol=1e-4)
+
+
+def test_values_far_from_zero_keep_their_digits():
+    x = random((64, 4), seed=1) * 1e-2 + 300
+    y, _, _ = run(x)
+    exact = np.asarray(x, np.float64)
+    exact = (exact - exact.mean(0)) / np.sqrt(exact.var(0) + 1e-5)
+    np.testing.assert_allclose(y, exact, atol=1e-2)
+
+
+def test_evaluation_uses_the_running_statistics_and_leaves_them():
+    x = random((8, 3))
+    _, stats, variables = run(x)
+    trained = {"params": variables["params"], "batch_stats": stats}
+    y, after, _ = run(x, train=False, variables=trained)
+    np.testing.assert_allclose(y, (x - stats["mean"]) / np.sqrt(stats["var"] + 1e-5), atol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, after, stats)
+
+
+def test_initialisation_does_not_count_as_a_batch():
+    variables = BatchNorm().init(jax.random.key(0), random((8, 3)), True)
+    np.testing.assert_array_equal(variables["batch_stats"]["mean"], 0)
+    np.testing.assert_array_equal(variables["batch_stats"]["var"], 1)
+
+
+def test_groups_equal_separate_calls():
+    x = random((12, 5, 3))
+    y, stats, variables = run(x, groups=3)
+    parts = [run(part, variables=variables) for part in jnp.split(x, 3)]
+    np.testing.assert_allclose(y, jnp.concatenate([p[0] for p in parts]), atol=1e-6)
+    for name in ("mean", "var"):
+        np.testing.assert_allclose(stats[name], np.mean([p[1][name] for p in parts], 0), atol=1e-6)
+    whole, _, _ = run(x, variables=variables)
+    assert np.abs(whole - y).max() > 1e-2
+
+
+def test_groups_must_divide_the_batch():
+    with pytest.raises(InputError, match="batch of 8: cannot be cut into 3 groups"):
+        run(random((8, 3)), groups=3)
+
+
+def test_frozen_equals_evaluation_and_has_no_parameters():
+    x = random((8, 4, 3))
+    frozen = BatchNorm(frozen=True).init(jax.random.key(0), x, True)
+    assert "params" not in frozen
+    stats = {k: random((3,), seed=i) for i, k in enumerate(("mean", "scale", "bias"))} | {"var": jnp.array([0.5, 1, 2])}
+    y, after, _ = run(x, frozen=True, variables={"batch_stats": stats})
+    plain = {
+        "params": {"scale": stats["scale"], "bias": stats["bias"]},
+        "batch_stats": {"mean": stats["mean"], "var": stats["var"]},
+    }
+    np.testing.assert_allclose(y, run(x, train=False, variables=plain)[0], atol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, after, stats)
+
+
+def test_without_scale_and_bias():
+    x = random((8, 3))
+    module = BatchNorm(affine=False)
+    variables = module.init(jax.random.key(0), x, True)
+    assert "params" not in variables
+    np.testing.assert_allclose(run(x, affine=False)[0], run(x)[0], atol=1e-6)
+
+
+def test_gradient_is_that_of_the_written_out_formula():
+    x, scale, bias = random((2, 6, 3)), random((3,), 1), random((3,), 2)
+    weight = random((2, 6, 3), 3)
+
+    def plain(x, scale, bias):
+        mean = x.mean(1, keepdims=True)
+        var = ((x - mean) ** 2).mean(1, keepdims=True)
+        return (weight * jnp.sin((x - mean) / jnp.sqrt(var + 1e-5) * scale + bias)).sum()
+
+    ours = lambda *a: (weight * jnp.sin(normalize(*a, 1e-5)[0])).sum()  # noqa: E731
+    np.testing.assert_allclose(ours(x, scale, bias), plain(x, scale, bias), rtol=1e-5)
+    for a, b in zip(jax.grad(ours, (0, 1, 2))(x, scale, bias), jax.grad(plain, (0, 1, 2))(x, scale, bias)):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_bfloat16_in_and_out_with_float32_statistics():
+    x = random((64, 8, 3), dtype=jnp.bfloat16)
+    y, stats, _ = run(x, dtype=jnp.bfloat16)
+    assert (y.dtype, stats["var"].dtype) == (jnp.bfloat16, jnp.float32)
+    exact = run(x.astype(jnp.float32))
+    np.testing.assert_allclose(y.astype(jnp.float32), exact[0], atol=2e-2)
+    np.testing.assert_allclose(stats["var"], exact[1]["var"], rtol=1e-5)
