@@ -101,6 +101,8 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--allow", nargs="+", action="extend", default=[], metavar="REGEX", help="keys that may be missing or left over"
     )
+    p.add_argument("--prefix", default="", metavar="TEXT", help="take this off the keys that begin with it (module.)")
+    p.add_argument("--drop", nargs="+", action="extend", default=[], metavar="REGEX", help="keys to leave out (fc.*)")
     p.add_argument("--reverse", action="store_true", help="weights folder or workdir to the published layout")
 
     p = verb("report", _report, "write WORKDIR/report.html again")
@@ -215,8 +217,10 @@ def _convert(args: argparse.Namespace) -> int:
     from jaxvl import convert
 
     if args.reverse:
-        if args.image_size or args.interpolation or args.set:
-            raise InputError("--reverse: takes no --image-size, --interpolation or --set; leave them out")
+        if args.image_size or args.interpolation or args.set or args.prefix or args.drop:
+            raise InputError(
+                "--reverse: takes no --image-size, --interpolation, --set, --prefix or --drop; leave them out"
+            )
         convert.reverse(args.family, args.file, args.to, allow=args.allow)
         return 0
     convert.convert(
@@ -225,8 +229,10 @@ def _convert(args: argparse.Namespace) -> int:
         args.to,
         image_size=args.image_size,
         interpolation=args.interpolation or "hf",
-        given=convert.parse_fields(args.set),
+        given=convert.parse_fields(args.set, convert.find_layout(args.family).family),
         allow=args.allow,
+        prefix=args.prefix,
+        drop=args.drop,
     )
     return 0
 

@@ -25,7 +25,7 @@ from jaxvl.core.writers import Progress, Writer
 from jaxvl.data import pipeline
 from jaxvl.data.bad_media import BadBudget
 from jaxvl.data.spec import check_batch
-from jaxvl.interop import weights
+from jaxvl.interop import keys, weights
 
 
 @dataclasses.dataclass
@@ -128,14 +128,29 @@ def _first_state(config: ConfigDict, compiled: session.Compiled, tell: session.S
                 "and name the folder, or set --config.init.required=false to train from random weights"
             )
         return compiled.fresh_state()
-    flat, info = weights.load_weights(config.init.weights)
+    flat, info = _read_weights(config.init.weights, tell)
     state = compiled.fresh_state()
     adopt = registry.module(config.method, "weights").adopt
-    params = adopt(config, sharding.to_host(state.params), flat, info)
-    params = jax.tree.map(jax.device_put, params, compiled.shardings.params)
+    fresh = {"params": sharding.to_host(state.params), **sharding.to_host(state.mutables)}
+    variables = dict(adopt(config, fresh, flat, info))
+    params = jax.tree.map(jax.device_put, variables.pop("params"), compiled.shardings.params)
+    mutables = jax.tree.map(jax.device_put, variables, compiled.shardings.mutables)
     tell(f"starting from {config.init.weights} ({info.get('source', 'unknown source')})")
     ema = jax.tree.map(jnp.copy, params) if config.train.ema else {}
-    return state.replace(params=params, ema=ema)
+    return state.replace(params=params, mutables=mutables, ema=ema)
+
+
+def _read_weights(source: str, tell: session.Say) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Leaves by path (other collections than the parameters under `COLLECTION/path`) and `weights.json`, of a weights
+    folder or of the newest checkpoint of a workdir."""
+    if not (Path(source) / "config.json").is_file():
+        flat, info = weights.load_weights(source)
+        for name in info.get("collections", []):
+            flat |= {f"{name}/{path}": x for path, x in weights.load_weights(source, name)[0].items()}
+        return flat, info
+    loaded = session.load(source, say=tell)
+    flat = keys.to_flat(sharding.to_host(dict(loaded.variables)))
+    return flat, {"source": f"step {loaded.step} of {loaded.config.method}", "method": loaded.config.method}
 
 
 def stream_seed(seed: int, stream: str) -> int:

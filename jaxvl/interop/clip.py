@@ -16,12 +16,12 @@ import numpy as np
 from jaxvl.core.errors import InputError
 from jaxvl.interop import keys
 from jaxvl.interop.keys import Dropped, KeyReport, Rule
-from jaxvl.nn.clip import CLIPConfig
+from jaxvl.nn.clip import PIXEL_MEAN, PIXEL_STD, CLIPConfig
 from jaxvl.nn.clip_resnet import STRIDE
+from jaxvl.nn.positional import resize_positions
 
 Arrays = Mapping[str, np.ndarray]
 HEAD_WIDTH = 64  # of every released CLIP
-BATCH_STATS = "batch_stats/"
 FIELDS = tuple(
     f.name for f in dataclasses.fields(CLIPConfig) if f.name not in ("dtype", "remat", "attention", "logit_scale_init")
 )
@@ -122,7 +122,7 @@ def _resnet_rules(config: CLIPConfig) -> list[Rule]:
     def norm(key: str, path: str, width: int) -> None:
         rules.extend(norm_rules(f"visual.{key}", f"visual/{path}", width))
         for old, new in (("running_mean", "mean"), ("running_var", "var")):
-            where = (f"{BATCH_STATS}visual/{path}/{new}",)
+            where = (f"{keys.BATCH_STATS}visual/{path}/{new}",)
             rules.append(Rule(f"visual.{key}.{old}", (width,), where, keys.same()))
 
     for n, (inputs, outputs) in enumerate(((3, w // 2), (w // 2, w // 2), (w // 2, w)), 1):
@@ -157,23 +157,13 @@ def _resnet_rules(config: CLIPConfig) -> list[Rule]:
 def from_openai(arrays: Arrays, config: CLIPConfig) -> tuple[dict[str, Any], KeyReport]:
     """OpenAI's layout (also open_clip's) -> variables."""
     flat, report = keys.forward(openai_rules(config), arrays, OPENAI_DROPPED)
-    return to_variables(flat), report
+    return keys.to_variables(flat), report
 
 
 def to_openai(variables: Mapping[str, Any], config: CLIPConfig) -> tuple[dict[str, np.ndarray], KeyReport]:
     """The inverse of `from_openai`; the step counters of BatchNorm come out as 0."""
-    arrays, report = keys.backward(openai_rules(config), to_flat(variables))
-    return with_step_counters(arrays), report
-
-
-def with_step_counters(arrays: Arrays) -> dict[str, np.ndarray]:
-    """Adds the int64 counter that PyTorch keeps beside the statistics of every BatchNorm."""
-    out: dict[str, np.ndarray] = {}
-    for key, value in arrays.items():
-        out[key] = value
-        if key.endswith(".running_var"):
-            out[key.removesuffix("running_var") + "num_batches_tracked"] = np.zeros((), np.int64)
-    return out
+    arrays, report = keys.backward(openai_rules(config), keys.to_flat(variables))
+    return keys.with_step_counters(arrays), report
 
 
 def infer_config(arrays: Arrays, given: Mapping[str, Any] | None = None, prefix: str = "") -> CLIPConfig:
@@ -240,16 +230,36 @@ def _side(cells: int) -> int:
     return side
 
 
-def to_variables(flat: Arrays) -> dict[str, Any]:
-    """Flat paths -> `{'params': tree}`, and `'batch_stats'` if any path starts with `batch_stats/`."""
-    stats = {k.removeprefix(BATCH_STATS): v for k, v in flat.items() if k.startswith(BATCH_STATS)}
-    params = {k: v for k, v in flat.items() if not k.startswith(BATCH_STATS)}
-    return {"params": keys.nest(params), **({"batch_stats": keys.nest(stats)} if stats else {})}
+def describe(config: CLIPConfig) -> str:
+    """One line on a CLIP."""
+    blocks = config.vision_blocks or config.vision_layers
+    return (
+        f"image {config.image_size} patch {config.patch_size} width {config.vision_width} blocks {blocks} "
+        f"heads {config.vision_heads}; text width {config.text_width} blocks {config.text_layers} "
+        f"heads {config.text_heads} length {config.context_length}; joint {config.embed_dim}; {config.activation}"
+    )
 
 
-def to_flat(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `to_variables`."""
-    return keys.flatten(variables["params"]) | keys.flatten(variables.get("batch_stats", {}), BATCH_STATS)
+def semantics(config: CLIPConfig) -> dict[str, Any]:
+    """What the weights expect and shapes do not tell."""
+    return {
+        "activation": config.activation,
+        "ln_eps": config.ln_eps,
+        "text_pooling": "argmax of ids" if config.eos_token_id is None else f"first {config.eos_token_id}",
+        "pixel_mean": PIXEL_MEAN,
+        "pixel_std": PIXEL_STD,
+    }
+
+
+def resize(
+    config: CLIPConfig, flat: Arrays, image_size: int, interpolation: str
+) -> tuple[CLIPConfig, dict[str, np.ndarray]]:
+    """Config and leaves for another image size, the image positions interpolated by a name of
+    `jaxvl.nn.positional.RULES`; text positions never are."""
+    config = dataclasses.replace(config, image_size=image_size)
+    paths = ("visual/positional_embedding", "visual/attnpool/positional_embedding")
+    tables = {p: resize_positions(flat[p], config.grid, interpolation) for p in paths if p in flat}
+    return config, {**flat, **tables}
 
 
 def config_of_params(flat: Arrays, given: Mapping[str, Any] | None = None) -> CLIPConfig:

@@ -73,11 +73,11 @@ def from_clip4clip(arrays: Arrays, config: CLIPConfig) -> tuple[dict[str, Any], 
     """CLIP4Clip's layout -> variables of a CLIP with `params/head/...`; `module.` is stripped."""
     arrays = plain_keys(arrays)
     flat, report = keys.forward(rules(config, set(arrays)), arrays, DROPPED)
-    return clip.to_variables(flat), report
+    return keys.to_variables(flat), report
 
 
 def to_clip4clip(variables: Mapping[str, Any], config: CLIPConfig) -> tuple[dict[str, np.ndarray], KeyReport]:
     """The inverse of `from_clip4clip`, without `module.`."""
-    flat = clip.to_flat(variables)
+    flat = keys.to_flat(variables)
     arrays, report = keys.backward(rules(config, set(flat)), flat)
-    return clip.with_step_counters(arrays), report
+    return keys.with_step_counters(arrays), report

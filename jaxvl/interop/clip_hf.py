@@ -82,12 +82,12 @@ def _hf_block(key: str, path: str, width: int, heads: int) -> list[Rule]:
 def from_hf(arrays: Arrays, config: CLIPConfig) -> tuple[dict[str, Any], KeyReport]:
     """Hugging Face's layout -> variables."""
     flat, report = keys.forward(rules(config), arrays, DROPPED)
-    return clip.to_variables(flat), report
+    return keys.to_variables(flat), report
 
 
 def to_hf(variables: Mapping[str, Any], config: CLIPConfig) -> tuple[dict[str, np.ndarray], KeyReport]:
     """The inverse of `from_hf`."""
-    return keys.backward(rules(config), clip.to_flat(variables))
+    return keys.backward(rules(config), keys.to_flat(variables))
 
 
 def read_hf_config(path: str | Path) -> CLIPConfig:

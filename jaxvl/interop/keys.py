@@ -15,6 +15,9 @@ import numpy as np
 
 from jaxvl.core.errors import InputError
 
+BATCH_STATS = "batch_stats/"
+"""Prefix of the flat paths of running statistics."""
+
 
 class Transform(NamedTuple):
     """How one published array becomes the arrays of its leaves, and back. `name` as printed, '' for no change."""
@@ -225,6 +228,32 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in tree.items():
         path = f"{prefix}{name}"
         out |= flatten(value, f"{path}/") if isinstance(value, Mapping) else {path: value}
+    return out
+
+
+def to_variables(flat: Mapping[str, np.ndarray], collections: Sequence[str] = ("batch_stats",)) -> dict[str, Any]:
+    """Flat paths -> `{'params': tree}`, and each of the collections of which a path begins with `COLLECTION/`."""
+    out: dict[str, dict[str, Any]] = {"params": {}}
+    for path, value in flat.items():
+        first, _, rest = path.partition("/")
+        collection, inside = (first, rest) if first in collections else ("params", path)
+        out.setdefault(collection, {})[inside] = value
+    return {collection: nest(leaves) for collection, leaves in out.items()}
+
+
+def to_flat(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `to_variables`: parameters under their path, other collections under `COLLECTION/path`."""
+    rest = {name: tree for name, tree in variables.items() if name != "params"}
+    return flatten(variables["params"]) | flatten(rest)
+
+
+def with_step_counters(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Adds the int64 counter that PyTorch keeps beside the statistics of every BatchNorm."""
+    out: dict[str, np.ndarray] = {}
+    for key, value in arrays.items():
+        out[key] = value
+        if key.endswith(".running_var"):
+            out[key.removesuffix("running_var") + "num_batches_tracked"] = np.zeros((), np.int64)
     return out
 
 

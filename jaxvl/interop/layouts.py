@@ -1,4 +1,5 @@
-"""The published layouts that `jaxvl convert` knows, each with what it needs beyond its tensors.
+"""The published layouts that `jaxvl convert` knows, each with what it needs beyond its tensors; and the families of
+models that they hold.
 
 A method with a published layout of its own adds it in `jaxvl/methods/NAME/published.py` as `LAYOUTS`.
 """
@@ -14,14 +15,50 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxvl.core.errors import InputError
-from jaxvl.interop import clip, clip4clip, clip_hf
+from jaxvl.interop import clip, clip4clip, clip_hf, resnet
 from jaxvl.interop.keys import KeyReport
+from jaxvl.interop.resnet import ResNetConfig
 from jaxvl.interop.safetensors_file import read_safetensors
 from jaxvl.interop.torch_file import read_state_dict
 from jaxvl.nn.clip import CLIPConfig
 
-CONFIG_METADATA = "clip_config"
+CONFIG_METADATA = "jaxvl_config"
 """Key of the safetensors metadata under which our own exports keep what shapes do not tell."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """A kind of model, as several layouts publish it.
+
+    name: with its article, for messages. config: a frozen dataclass. fields: those of it that belong to weights.
+    untold: the fields that a tree of ours does not show either, so an export states them only if they were stated.
+    marks: leaves of which every such model has exactly one, by which it is found inside a larger one.
+    describe: `config -> one line`. semantics: `config -> what weights expect and shapes do not tell`.
+    config_of_params: `(flat leaves, stated fields) -> config`.
+    resize: `(config, flat, image_size, rule) -> (config, flat)` for another image size, where that changes weights.
+    """
+
+    name: str
+    config: type
+    fields: tuple[str, ...]
+    untold: tuple[str, ...]
+    marks: tuple[str, ...]
+    describe: Callable[[Any], str]
+    semantics: Callable[[Any], dict[str, Any]]
+    config_of_params: Callable[[Mapping[str, np.ndarray], Mapping[str, Any]], Any]
+    resize: Callable[..., tuple[Any, dict[str, np.ndarray]]] | None = None
+
+    def check_fields(self, fields: Mapping[str, Any], source: str) -> dict[str, Any]:
+        """The fields, if the family has them all; raises InputError otherwise."""
+        unknown = [name for name in fields if name not in self.fields]
+        if unknown:
+            known = ", ".join(self.fields)
+            raise InputError(f"{source}: {unknown[0]!r} is no field of {self.name}; known are {known}")
+        return dict(fields)
+
+    def config_fields(self, config: Any) -> dict[str, Any]:
+        """The fields of a config that belong to the weights, for JSON."""
+        return {name: getattr(config, name) for name in self.fields}
 
 
 class Source(NamedTuple):
@@ -34,22 +71,23 @@ class Source(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """A published layout of a CLIP or of a model around one.
+    """A published layout of a model of some family, or of a model around one.
 
-    configure: `(source, given) -> CLIPConfig`; given fields override what the file implies.
+    configure: `(source, given) -> config of the family`; given fields override what the file implies.
     load, store: pure converters in both directions.
     facts: `(source, config) -> extra entries of weights.json`.
     companions: `config -> {file name: text}` to be written beside an export.
     """
 
-    configure: Callable[[Source, Mapping[str, Any]], CLIPConfig]
-    load: Callable[[Mapping[str, np.ndarray], CLIPConfig], tuple[dict[str, Any], KeyReport]]
-    store: Callable[[Mapping[str, Any], CLIPConfig], tuple[dict[str, np.ndarray], KeyReport]]
-    facts: Callable[[Source, CLIPConfig], dict[str, Any]] = lambda source, config: {}
-    companions: Callable[[CLIPConfig], dict[str, str]] = lambda config: {}
+    family: Family
+    configure: Callable[[Source, Mapping[str, Any]], Any]
+    load: Callable[[Mapping[str, np.ndarray], Any], tuple[dict[str, Any], KeyReport]]
+    store: Callable[[Mapping[str, Any], Any], tuple[dict[str, np.ndarray], KeyReport]]
+    facts: Callable[[Source, Any], dict[str, Any]] = lambda source, config: {}
+    companions: Callable[[Any], dict[str, str]] = lambda config: {}
 
 
-def read_source(path: str | Path) -> Source:
+def read_source(path: str | Path, family: Family) -> Source:
     """Reads a PyTorch or safetensors file, told apart by content. Raises InputError."""
     path = Path(path)
     if not path.is_file():
@@ -63,24 +101,16 @@ def read_source(path: str | Path) -> Source:
         stated = json.loads(metadata.get(CONFIG_METADATA, "{}"))
     except (ValueError, TypeError) as error:
         raise InputError(f"{path}: its metadata {CONFIG_METADATA} are no JSON ({error})") from None
-    return Source(path, arrays, check_fields(stated, str(path)))
-
-
-def check_fields(fields: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """The fields, if all are `CLIPConfig` fields of weights; raises InputError otherwise."""
-    unknown = [name for name in fields if name not in clip.FIELDS]
-    if unknown:
-        raise InputError(f"{source}: {unknown[0]!r} is no field of a CLIP; known are {', '.join(clip.FIELDS)}")
-    return dict(fields)
-
-
-def config_fields(config: CLIPConfig) -> dict[str, Any]:
-    """The fields of a config that belong to the weights, for JSON."""
-    return {name: getattr(config, name) for name in clip.FIELDS}
+    return Source(path, arrays, family.check_fields(stated, str(path)))
 
 
 def _hf_configure(source: Source, given: Mapping[str, Any]) -> CLIPConfig:
     return dataclasses.replace(clip_hf.read_hf_config(source.path.with_name("config.json")), **given)
+
+
+def _hf_resnet_configure(source: Source, given: Mapping[str, Any]) -> ResNetConfig:
+    resnet.check_hf_config(source.path.with_name("config.json"))
+    return resnet.infer_config(resnet.hf_keys(source.arrays), {**source.stated, **given}, resnet.hf_name)
 
 
 def _head_facts(source: Source, config: CLIPConfig) -> dict[str, Any]:
@@ -88,23 +118,64 @@ def _head_facts(source: Source, config: CLIPConfig) -> dict[str, Any]:
     return {"head_ln_eps": 1e-12}  # CLIP4Clip's heads have a LayerNorm class of their own
 
 
+CLIP = Family(
+    name="a CLIP",
+    config=CLIPConfig,
+    fields=clip.FIELDS,
+    untold=("activation", "ln_eps"),
+    marks=("visual/class_embedding", "visual/stem_conv1/kernel"),
+    describe=clip.describe,
+    semantics=clip.semantics,
+    config_of_params=clip.config_of_params,
+    resize=clip.resize,
+)
+RESNET = Family(
+    name="a ResNet",
+    config=ResNetConfig,
+    fields=tuple(f.name for f in dataclasses.fields(ResNetConfig)),
+    untold=(),
+    marks=("stem/conv/kernel",),
+    describe=resnet.describe,
+    semantics=resnet.semantics,
+    config_of_params=resnet.config_of_params,
+)
+
+_RESNET = Layout(  # timm has torchvision's names; its variants with another stem or shortcut are refused
+    RESNET,
+    lambda source, given: resnet.infer_config(source.arrays, {**source.stated, **given}),
+    resnet.load,
+    resnet.store,
+)
+
 LAYOUTS: dict[str, Layout] = {
     "openai_clip": Layout(
+        CLIP,
         lambda source, given: clip.infer_config(source.arrays, {**source.stated, **given}),
         clip.from_openai,
         clip.to_openai,
     ),
     "hf_clip": Layout(
+        CLIP,
         _hf_configure,
         clip_hf.from_hf,
         clip_hf.to_hf,
         companions=lambda config: {"config.json": json.dumps(clip_hf.hf_config(config), indent=1) + "\n"},
     ),
     "clip4clip": Layout(
+        CLIP,
         lambda source, given: clip4clip.infer_config(clip4clip.plain_keys(source.arrays), {**source.stated, **given}),
         clip4clip.from_clip4clip,
         clip4clip.to_clip4clip,
         _head_facts,
+    ),
+    "torchvision_resnet": _RESNET,
+    "timm_resnet": _RESNET,
+    "hf_resnet": Layout(
+        RESNET,
+        _hf_resnet_configure,
+        lambda arrays, config: resnet.load(resnet.hf_keys(arrays), config, resnet.hf_name),
+        lambda variables, config: resnet.store(variables, config, resnet.hf_name),
+        companions=lambda config: {"config.json": json.dumps(resnet.hf_config(config), indent=1) + "\n"},
     ),
 }
 """By the name that `jaxvl convert --from` takes."""

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from jaxvl.core.errors import InputError
-from jaxvl.interop.keys import flatten, nest, not_allowed
+from jaxvl.interop.keys import flatten, nest, not_allowed, to_flat, to_variables
 from jaxvl.interop.safetensors_file import read_safetensors, write_safetensors
 
 WEIGHTS, INFO = "weights.safetensors", "weights.json"
@@ -94,6 +94,12 @@ def merge_weights(
     if parts:
         raise InputError(f"{source}: do not fit the model; {'; '.join(parts)}")
     return nest({p: np.asarray(flat[p], _dtype(v)) if p in flat else v for p, v in own.items()})
+
+
+def merge_variables(variables: Mapping[str, Any], flat: Mapping[str, np.ndarray], **options: Any) -> dict[str, Any]:
+    """`merge_weights` for all collections at once, with paths as in `keys.to_flat` (`batch_stats/stem/bn/mean`)."""
+    merged = merge_weights(nest(to_flat(variables)), flat, **options)
+    return to_variables(flatten(merged), [name for name in variables if name != "params"])
 
 
 def _dtype(leaf: Any) -> np.dtype:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxvl.core.errors import InputError
-from jaxvl.interop import clip, clip4clip, clip_hf
+from jaxvl.interop import clip, clip4clip, clip_hf, keys
 from jaxvl.interop.keys import flatten
 from jaxvl.nn.clip import CLIP, CLIP_PRESETS
 from jaxvl.nn.video_heads import SequenceLSTM, SequenceTransformer, TightTransformer
@@ -66,7 +66,7 @@ def test_published_counts_and_the_towers_own_shapes(name, tensors, numbers):
     )
     paths = [p for r in rules for p in r.paths]
     assert len(paths) == len(set(paths))
-    assert set(paths) == set(clip.to_flat(model))
+    assert set(paths) == set(keys.to_flat(model))
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -101,7 +101,7 @@ def test_openai_and_hugging_face_round_trip_bit_for_bit():
     assert not report.unused
     assert not report.missing
     assert [k for k, _ in report.dropped] == ["vision_model.embeddings.position_ids"]
-    same(clip.to_flat(again), clip.to_flat(variables))
+    same(keys.to_flat(again), keys.to_flat(variables))
     same(clip.to_openai(again, TINY)[0], random_arrays(TINY, extras=False))
     assert len(clip_hf.rules(CLIP_PRESETS["ViT-B/32"])) == 398
 
@@ -171,7 +171,7 @@ def test_config_from_shapes(name):
     if name == "resnet":  # vision_layers has no meaning there
         expected = dataclasses.replace(config, vision_layers=12)
     assert clip.infer_config(random_arrays(config), given) == expected
-    flat = clip.to_flat(clip.from_openai(random_arrays(config), config)[0])
+    flat = keys.to_flat(clip.from_openai(random_arrays(config), config)[0])
     assert clip.config_of_params(flat) == expected  # heads stand in the tree
 
 

@@ -15,10 +15,10 @@ from jaxvl.core import session
 from jaxvl.core.checkpoint import Checkpoints
 from jaxvl.core.errors import InputError
 from jaxvl.core.state import flatten
-from jaxvl.interop import clip, clip_hf
+from jaxvl.interop import clip, clip_hf, keys, layouts
 from jaxvl.interop.safetensors_file import read_safetensors, write_safetensors
 from jaxvl.interop.weights import load_weights, merge_weights
-from jaxvl.nn.clip import CLIP
+from jaxvl.nn.clip import CLIP, CLIPConfig
 from jaxvl.nn.positional import resize_positions
 from tests import tiny
 from tests.interop import torch_writer
@@ -53,7 +53,7 @@ def test_openai_archive_to_weights_folder(tmp_path, openai):
     assert info["source"]["file"] == "ViT-tiny.pt"
     assert info["semantics"]["activation"] == "quick_gelu"
     assert info["semantics"]["ln_eps"] == 1e-5
-    assert convert.CLIPConfig(**info["config"]) == TINY
+    assert CLIPConfig(**info["config"]) == TINY
     assert info["report"]["mapped"] == 48 + 14
     assert info["report"]["dropped"] == ["input_resolution", "context_length", "vocab_size"]
     table = lines[0]
@@ -71,7 +71,7 @@ def test_there_and_back_through_every_layout(tmp_path, openai):
         # heads and the like come from the file itself: its metadata, or config.json
         convert.convert(family, out, tmp_path / f"{family}_again", say=quiet)
         flat, info = load_weights(tmp_path / f"{family}_again")
-        assert convert.CLIPConfig(**info["config"]) == TINY
+        assert CLIPConfig(**info["config"]) == TINY
         assert flat.keys() == expected.keys()
         for name, value in expected.items():
             np.testing.assert_array_equal(flat[name], value)
@@ -183,7 +183,7 @@ def test_workdir_to_openai_layout(tmp_path):
 
 
 def test_clip_inside_a_larger_model_is_found(tmp_path):
-    flat = clip.to_flat(clip.from_openai(random_arrays(TINY), TINY)[0])
+    flat = keys.to_flat(clip.from_openai(random_arrays(TINY), TINY)[0])
     info = {"config": {}, "collections": []}
     inner = {f"backbone/{k}": v for k, v in flat.items()} | {"head/w": np.ones(2, np.float32)}
     convert.weights.save_weights(tmp_path / "w", inner, info)
@@ -247,7 +247,7 @@ def test_wrong_and_truncated_files(tmp_path, openai, capsys):
 
 
 def test_fields_of_a_config_are_parsed():
-    assert convert.parse_fields(["vision_heads=4", "activation=gelu", "ln_eps=1e-6"]) == {
+    assert convert.parse_fields(["vision_heads=4", "activation=gelu", "ln_eps=1e-6"], layouts.CLIP) == {
         "vision_heads": 4,
         "activation": "gelu",
         "ln_eps": 1e-6,

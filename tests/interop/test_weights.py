@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxvl.core.errors import InputError
-from jaxvl.interop.weights import INFO, WEIGHTS, load_weights, merge_weights, save_weights
+from jaxvl.interop.weights import INFO, WEIGHTS, load_weights, merge_variables, merge_weights, save_weights
 
 FLAT = {"a/kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array(1.5, np.float32)}
 
@@ -68,3 +68,19 @@ def test_merge_allows_by_name_only():
     np.testing.assert_array_equal(merged["head"]["w"], 1)
     extra = FLAT | {"old/w": np.ones(1)}
     assert merge_weights(model(), extra, allow_unexpected=["old/w"]).keys() == {"a", "b"}
+
+
+def test_collections_are_merged_beside_the_parameters():
+    """Running statistics come with the weights; what only the fresh state has stays by permission alone."""
+    fresh = {
+        "params": {"bn": {"scale": np.zeros(2, np.float32)}},
+        "batch_stats": {"bn": {"mean": np.zeros(2, np.float32)}},
+        "queue": {"keys": np.ones(3, np.float32)},
+    }
+    flat = {"bn/scale": np.full(2, 4.0), "batch_stats/bn/mean": np.full(2, 5.0)}
+    with pytest.raises(InputError, match=r"in the model only \(1\): queue/keys"):
+        merge_variables(fresh, flat)
+    merged = merge_variables(fresh, flat, allow_missing=["queue/.*"])
+    assert merged["params"]["bn"]["scale"].tolist() == [4, 4]
+    assert merged["batch_stats"]["bn"]["mean"].tolist() == [5, 5]
+    assert merged["queue"]["keys"].tolist() == [1, 1, 1]

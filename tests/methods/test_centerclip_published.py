@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxvl.core.errors import InputError
-from jaxvl.interop import clip
+from jaxvl.interop import keys
 from jaxvl.interop.weights import merge_weights
 from jaxvl.methods.centerclip import published
 from jaxvl.methods.centerclip.model import CenterCLIP, CenterCLIPConfig
@@ -53,7 +53,7 @@ def test_weights_fit_the_model():
         np.ones((1, 4), bool),
         np.zeros((1, 8), np.int32),
     )
-    flat = clip.to_flat(published.from_published(arrays(), CLIP4)[0])
+    flat = keys.to_flat(published.from_published(arrays(), CLIP4)[0])
     merged = merge_weights(shapes["params"], flat)
     assert merged["visual"]["reduce_2"]["cluster_embed"].shape == (3, 24)
 

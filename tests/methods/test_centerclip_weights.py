@@ -10,6 +10,7 @@ import pytest
 
 from jaxvl import convert
 from jaxvl.core import session, sharding
+from jaxvl.core.checkpoint import Checkpoints
 from jaxvl.core.errors import InputError
 from jaxvl.core.state import flatten
 from jaxvl.interop.weights import load_weights, save_weights
@@ -103,8 +104,25 @@ def test_weights_that_do_not_fit_are_one_line(folder, overrides, words):
     config = config_of(folder, *overrides)
     params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), session.compile_method(config).target.params)
     with pytest.raises(InputError, match=words) as error:
-        weights.adopt(config, params, *load_weights(folder))
+        weights.adopt(config, {"params": params}, *load_weights(folder))
     assert "\n" not in str(error.value)
+
+
+def test_another_runs_workdir_is_a_start(folder, tmp_path):
+    first = session.compile_method(config_of(folder))
+    state = _first_state(first.config, first, tiny.quiet)
+    session.claim_workdir(tmp_path / "run", first.config, False, False, tiny.quiet)
+    checkpoints = Checkpoints(tmp_path / "run", first.config, tiny.quiet)
+    checkpoints.save(state, {}, {"step": 0})
+    checkpoints.close()
+    second = session.compile_method(config_of(tmp_path / "run", "seed=9"))
+    lines = []
+    got = _first_state(second.config, second, lines.append)
+    assert "(step 0 of centerclip)" in lines[-1]
+    jax.tree.map(np.testing.assert_array_equal, got.params, state.params)
+    other = session.compile_method(config_of(tmp_path / "run", "model.text_layers=3"))
+    with pytest.raises(InputError, match=r"do not fit the model; in the model only"):
+        _first_state(other.config, other, tiny.quiet)
 
 
 def test_no_folder_is_one_line(tmp_path):
@@ -116,7 +134,7 @@ def test_no_folder_is_one_line(tmp_path):
 def adopted(folder, *overrides):
     config = config_of(folder, *overrides)
     params = jax.tree.map(lambda x: np.full(x.shape, 7, x.dtype), session.compile_method(config).target.params)
-    return flatten(weights.adopt(config, params, *load_weights(folder)))
+    return flatten(weights.adopt(config, {"params": params}, *load_weights(folder))["params"])
 
 
 def test_heads_start_from_the_text_tower(folder):

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from jaxvl.core.errors import InputError
-from jaxvl.interop import clip, clip4clip, keys
+from jaxvl.interop import clip4clip, keys
 from jaxvl.interop.clip import Arrays
 from jaxvl.interop.keys import Dropped, KeyReport, Rule
-from jaxvl.interop.layouts import Layout, Source
+from jaxvl.interop.layouts import CLIP, Layout, Source
 from jaxvl.methods.centerclip.reduce import SHIFTS, reduction_plan
 from jaxvl.nn.clip import CLIPConfig
 
@@ -54,12 +54,12 @@ def from_published(arrays: Arrays, config: CLIPConfig) -> tuple[dict[str, Any], 
     arrays = clip4clip.plain_keys(arrays)
     rules = clip4clip.rules(config, set(arrays)) + cluster_rules(config, arrays)
     flat, report = keys.forward(rules, arrays, DROPPED)
-    return clip.to_variables(flat), report
+    return keys.to_variables(flat), report
 
 
 def to_published(variables: Mapping[str, Any], config: CLIPConfig) -> tuple[dict[str, np.ndarray], KeyReport]:
     """The inverse, with `module.` before every key and the buffer `position_ids` that the published code expects."""
-    flat = clip.to_flat(variables)
+    flat = keys.to_flat(variables)
     arrays, report = keys.backward(clip4clip.rules(config, set(flat)) + cluster_rules(config, flat), flat)
     if not config.vision_blocks:
         arrays["clip.visual.position_ids"] = np.arange(config.patches + 1, dtype=np.int64)[None]
@@ -130,6 +130,7 @@ def facts(source: Source, config: CLIPConfig) -> dict[str, Any]:
 
 LAYOUTS = {
     "centerclip": Layout(
+        CLIP,
         lambda source, given: clip4clip.infer_config(clip4clip.plain_keys(source.arrays), {**source.stated, **given}),
         from_published,
         to_published,

@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxvl.core.errors import InputError
-from jaxvl.interop.weights import merge_weights
+from jaxvl.interop.weights import merge_variables
 from jaxvl.methods.centerclip.method import model_config
 from jaxvl.methods.centerclip.model import init_cluster_embed
 from jaxvl.nn.video_heads import init_from_text_tower
@@ -17,8 +17,10 @@ from jaxvl.nn.video_heads import init_from_text_tower
 SEMANTICS = ("activation", "ln_eps", "image_size", "eos_token_id")  # what keys and shapes cannot show
 
 
-def adopt(config: ConfigDict, params: Mapping[str, Any], flat: Mapping[str, np.ndarray], info: Mapping[str, Any]):
-    """`params` with the weights `flat` laid in. What a plain CLIP lacks is started as published: the head from the
+def adopt(
+    config: ConfigDict, variables: Mapping[str, Any], flat: Mapping[str, np.ndarray], info: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The variables with the weights `flat` laid in. What a plain CLIP lacks is started as published: the head from the
     text tower, the cluster embedding from CLIP's positions. Anything else that is missing or left over is an error,
     and so are weights made for another activation, norm epsilon or resolution."""
     own, theirs = model_config(config).clip, info.get("config", {})
@@ -33,9 +35,10 @@ def adopt(config: ConfigDict, params: Mapping[str, Any], flat: Mapping[str, np.n
     allow = ([] if has_head else [r"head/.*"]) + ([] if has_embed else [r"visual/reduce_\d+/cluster_embed"])
     # a head that this model does not use is left behind; published seqLSTM files hold positions that it never reads
     unexpected = {"meanP": [r"head/.*"], "seqLSTM": [r"head/frame_position_embeddings"]}.get(config.model.head, [])
-    merged = merge_weights(
-        params, flat, allow_missing=allow, allow_unexpected=unexpected, source=str(config.init.weights)
+    merged = merge_variables(
+        variables, flat, allow_missing=allow, allow_unexpected=unexpected, source=str(config.init.weights)
     )
-    if not has_head and "head" in merged:
-        merged["head"] = init_from_text_tower(merged["head"], merged["text"])
-    return merged if has_embed else init_cluster_embed(merged)
+    params = merged["params"]
+    if not has_head and "head" in params:
+        params["head"] = init_from_text_tower(params["head"], params["text"])
+    return merged if has_embed else {**merged, "params": init_cluster_embed(params)}
