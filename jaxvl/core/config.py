@@ -58,13 +58,19 @@ def base() -> ConfigDict:
     )
 
 
+RARE = {
+    "stiefel": "",  # sgd: regex on paths of square kernels that stay orthogonal (`jaxvl.core.stiefel`)
+}
+"""Fields of an optimiser that only some methods have a use for, with their neutral values."""
+
+
 def optimizer(**fields: Any) -> ConfigDict:
-    """One entry of `config.optim`; see `jaxvl.core.optim.build`."""
+    """One entry of `config.optim`; see `jaxvl.core.optim.build`. Fields of `RARE` are there only if given."""
     cfg = ConfigDict(
         {
             "name": "adamw",  # adamw, bert_adam, adam, sgd, lars
             "lr": 1e-3,
-            "schedule": "cosine",  # constant, cosine, cosine_unshifted, linear, step
+            "schedule": "cosine",  # constant, cosine, cosine_unshifted, linear, step, inverse_decay
             "warmup": 0.0,  # share of all steps if < 1, else steps
             "end_lr": 0.0,
             "floor": 0.0,  # lowest rate at any step
@@ -82,9 +88,10 @@ def optimizer(**fields: Any) -> ConfigDict:
             "clip_leaf_norm": 0.0,  # per-parameter gradient norm
         }
     )
-    unknown = set(fields) - set(cfg)
+    unknown = sorted(set(fields) - set(cfg) - set(RARE))
     if unknown:
-        raise InputError(f"optimizer(): unknown field {sorted(unknown)[0]!r}{_nearest(sorted(unknown)[0], list(cfg))}")
+        raise InputError(f"optimizer(): unknown field {unknown[0]!r}{_nearest(unknown[0], [*cfg, *RARE])}")
+    cfg.update({name: RARE[name] for name in fields if name in RARE})
     cfg.update(fields)
     return cfg
 

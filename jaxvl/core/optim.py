@@ -1,8 +1,9 @@
 """Optimisers and learning-rate schedules from config, on optax parts.
 
-A transformation here gives the *direction* of the update; the step multiplies it by `-lr(step) * multiplier`.
-Rate and multiplier stay outside, so that one schedule over the global step drives every parameter group and the
-rate can be logged without opening the optimiser state.
+A transformation here gives the *direction* of the update; `Optimizer.updates` multiplies it by
+`-lr(step) * multiplier`. Rate and multiplier stay outside, so that one schedule over the global step drives every
+parameter group and the rate can be logged without opening the optimiser state. Where the update is no multiple of the
+rate (parameters on a manifold), the transformation is given the rates and returns the update itself.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from jaxvl.core import stiefel
 from jaxvl.core.errors import InputError
 
 Schedule = Callable[[jax.Array], jax.Array]
@@ -25,17 +27,40 @@ FlatParams = Mapping[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """A named optimiser: `direction` (an optax transformation on flat `{path: leaf}` dicts), `rate(step)` and
-    `multiplier(path)`."""
+    """A named optimiser.
 
-    direction: optax.GradientTransformation
+    direction: an optax transformation on flat `{path: leaf}` dicts, called with `rates={path: scalar}`.
+    rate: learning rate by step. multiplier: factor of the rate by path.
+    moves: whether `direction` gives the update itself for this path, the rate already in it.
+    """
+
+    direction: optax.GradientTransformationExtraArgs
     rate: Schedule
     multiplier: Callable[[str], float]
+    moves: Callable[[str], bool] = lambda path: False
+
+    def updates(
+        self, grads: FlatParams, state: optax.OptState, params: FlatParams, step: jax.Array
+    ) -> tuple[FlatParams, optax.OptState, jax.Array]:
+        """`(what to add to params, new optax state, rate)` of one update."""
+        rate = self.rate(step)
+        rates = {path: rate * self.multiplier(path) for path in grads}
+        direction, state = self.direction.update(grads, state, params, rates=rates)
+        moves = {p: d if self.moves(p) else -rate * self.multiplier(p) * d for p, d in direction.items()}
+        return moves, state, rate
 
 
 def build(cfg: ConfigDict, total_steps: int, name: str = "main") -> Optimizer:
     """The optimiser of one `config.optim` entry; `total_steps` is the length of the schedule in updates."""
-    return Optimizer(_direction(cfg, name), schedule(cfg, total_steps, name), _multiplier(cfg))
+    direction, on_manifold = _direction(cfg, name), cfg.get("stiefel", "")
+    moves = lambda path: bool(on_manifold) and re.search(on_manifold, path) is not None  # noqa: E731
+    if on_manifold:
+        if cfg.name != "sgd":
+            raise InputError(f"config.optim.{name}.stiefel: only sgd has a manifold form, name is {cfg.name!r}")
+        parts = {"flat": direction, "stiefel": stiefel.riemannian_sgd(cfg.momentum, cfg.nesterov, cfg.weight_decay)}
+        direction = optax.partition(parts, lambda params: {p: "stiefel" if moves(p) else "flat" for p in params})
+    direction = optax.with_extra_args_support(direction)
+    return Optimizer(direction, schedule(cfg, total_steps, name), _multiplier(cfg), moves)
 
 
 def schedule(cfg: ConfigDict, total_steps: int, name: str = "main") -> Schedule:
@@ -44,13 +69,14 @@ def schedule(cfg: ConfigDict, total_steps: int, name: str = "main") -> Schedule:
     warm-up: `f + (lr - f) t / w` for `t <= w`, then
     cosine: `end + (lr - end)/2 (1 + cos(pi (t - w)/(total - w)))`;
     cosine_unshifted: the same with `t/total`, the warm-up being cut out of the cosine;
-    linear: from lr to end; step: `lr * decay_factor^(boundaries passed)`; constant.
+    linear: from lr to end; step: `lr * decay_factor^(boundaries passed)`; constant;
+    inverse_decay: `lr (1 + 10 (t + 1)/total)^-0.75` (Ganin & Lempitsky, ICML 2015, whose updates count from 1).
     Never below `f`.
     """
     lr, end, floor = float(cfg.lr), float(cfg.end_lr), float(cfg.floor)
     warm = cfg.warmup * total_steps if cfg.warmup < 1 else float(cfg.warmup)
     span = max(total_steps - warm, 1e-9)
-    kinds = ("constant", "cosine", "cosine_unshifted", "linear", "step")
+    kinds = ("constant", "cosine", "cosine_unshifted", "linear", "step", "inverse_decay")
     if cfg.schedule not in kinds:
         raise InputError(f"config.optim.{name}.schedule: {cfg.schedule!r} is none of {', '.join(kinds)}")
     boundaries = [b * total_steps for b in cfg.boundaries]
@@ -66,6 +92,8 @@ def schedule(cfg: ConfigDict, total_steps: int, name: str = "main") -> Schedule:
         elif cfg.schedule == "step":
             passed = sum((t >= b).astype(jnp.float32) for b in boundaries) if boundaries else 0.0
             main = lr * cfg.decay_factor**passed
+        elif cfg.schedule == "inverse_decay":
+            main = lr * (1 + 10 * (t + 1) / total_steps) ** -0.75
         else:
             main = jnp.full((), lr)
         if warm > 0:

@@ -49,13 +49,11 @@ def build_update(method: Method, name: str, config: ConfigDict, cells: Cells) ->
         scalars = {"loss": loss, "grad_norm": norm, **aux.scalars}
         for cell in own:
             optimizer = cells.optimizer(cell)
-            rate = optimizer.rate(state.step)
             part = {p: trained[p] for p in cells.members[cell]}
-            direction, opt_state[cell] = optimizer.direction.update(
-                {p: grads[p] for p in part}, state.opt_state[cell], part
+            moves, opt_state[cell], rate = optimizer.updates(
+                {p: grads[p] for p in part}, state.opt_state[cell], part, state.step
             )
-            scaled = {p: -rate * optimizer.multiplier(p) * d for p, d in direction.items()}
-            new.update(optax.apply_updates(part, scaled))
+            new.update(optax.apply_updates(part, moves))
             scalars["lr" if objective.optimizer == "main" else f"lr_{objective.optimizer}"] = rate
 
         params = merge(new, frozen)

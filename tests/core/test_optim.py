@@ -26,6 +26,13 @@ def test_step_schedule_counts_boundaries():
     assert [float(rate(t)) for t in (0, 59, 60, 79, 80, 99)] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
 
 
+def test_inverse_decay_counts_updates_from_one():
+    rate = optim.schedule(configs.optimizer(lr=3e-4, schedule="inverse_decay"), 20_000)
+    assert float(rate(19_999)) == pytest.approx(4.967e-5, rel=1e-3)  # 3e-4 * 11^-0.75
+    assert float(rate(0)) == pytest.approx(3e-4 * 1.0005**-0.75, rel=1e-6)
+    assert float(rate(9_999)) == pytest.approx(3e-4 * 6**-0.75, rel=1e-6)
+
+
 def test_bert_adam_first_step_has_no_bias_correction():
     cfg = configs.optimizer(name="bert_adam", b1=0.9, b2=0.98, eps=1e-6, weight_decay=0.2)
     opt = optim.build(cfg, 10)

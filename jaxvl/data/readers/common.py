@@ -174,7 +174,7 @@ def walk_media(folder: str | os.PathLike) -> Iterator[tuple[str, str]]:
             yield stem if end.lower() in VIDEO_ENDINGS else key, os.path.join(top, key)
         return
     if not os.path.isdir(top):
-        raise InputError(f"{top}: no such folder of videos{_near(top)}")
+        raise InputError(f"{top}: no such folder of videos{near(top)}")
     seen: set[str] = set()
     for here, folders, files in os.walk(top, followlinks=True):
         if (real := os.path.realpath(here)) in seen:  # a link to a folder above would never end
@@ -197,7 +197,7 @@ def media_from_paths(videos: str | os.PathLike, paths: Mapping[str, str]) -> dic
     """
     top = os.fspath(videos)
     if not os.path.isdir(top):
-        raise InputError(f"{top}: no such folder of videos{_near(top)}")
+        raise InputError(f"{top}: no such folder of videos{near(top)}")
     found = {}
     for video_id, relative in paths.items():
         path = os.path.join(top, relative)
@@ -293,7 +293,7 @@ def require_file(path: str | os.PathLike, what: str) -> str:
     """The path as a string. Raises InputError, with the nearest name in the folder, where there is no such file."""
     name = os.fspath(path)
     if not os.path.isfile(name):
-        raise InputError(f"{name}: no such file ({what}){_near(name)}")
+        raise InputError(f"{name}: no such file ({what}){near(name)}")
     return name
 
 
@@ -303,7 +303,7 @@ def repeated(names: Iterable[str]) -> list[str]:
     return [name for name in names if name in seen or seen.add(name)]
 
 
-def _near(path: str) -> str:
+def near(path: str) -> str:
     """`; there is X beside it` for the nearest name in the same folder, or which folder does not exist."""
     folder, name = os.path.split(path.rstrip(os.sep))
     if not os.path.isdir(folder or "."):
