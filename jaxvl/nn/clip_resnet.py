@@ -12,6 +12,8 @@ import jax.numpy as jnp
 
 from jaxvl.core.errors import InputError
 from jaxvl.nn.attention import dot_product_attention
+from jaxvl.nn.batch_norm import BatchNorm
+from jaxvl.nn.slimmable import convolve
 
 STRIDE = 32
 """Pixels a cell of the final map covers along one side."""
@@ -34,20 +36,7 @@ class Conv(nn.Module):
             return jax.random.uniform(key, shape, dtype, -bound, bound)
 
         kernel = self.param("kernel", init, (self.size, self.size, x.shape[-1], self.features))
-        return jax.lax.conv_general_dilated(
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
-            (self.stride, self.stride),
-            [(self.size // 2, self.size // 2)] * 2,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-
-
-def batch_norm(train: bool, dtype: jnp.dtype, name: str, scale_init=nn.initializers.ones) -> nn.BatchNorm:
-    """BatchNorm with eps 1e-5 and PyTorch's momentum 0.1 (flax: 0.9); running statistics unless `train`."""
-    return nn.BatchNorm(
-        use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, scale_init=scale_init, name=name
-    )
+        return convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
 
 
 def average_pool(x: jax.Array, stride: int) -> jax.Array:
@@ -66,13 +55,13 @@ class Bottleneck(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """One block."""
         out, dtype = 4 * self.planes, self.dtype
-        y = nn.relu(batch_norm(train, dtype, "bn1")(Conv(self.planes, 1, dtype=dtype, name="conv1")(x)))
-        y = nn.relu(batch_norm(train, dtype, "bn2")(Conv(self.planes, 3, dtype=dtype, name="conv2")(y)))
+        y = nn.relu(BatchNorm(dtype=dtype, name="bn1")(Conv(self.planes, 1, dtype=dtype, name="conv1")(x), train))
+        y = nn.relu(BatchNorm(dtype=dtype, name="bn2")(Conv(self.planes, 3, dtype=dtype, name="conv2")(y), train))
         y = Conv(out, 1, dtype=dtype, name="conv3")(average_pool(y, self.stride))
-        y = batch_norm(train, dtype, "bn3", nn.initializers.zeros)(y)
+        y = BatchNorm(scale_init=nn.initializers.zeros, dtype=dtype, name="bn3")(y, train)
         if self.stride > 1 or x.shape[-1] != out:
             x = Conv(out, 1, dtype=dtype, name="downsample_conv")(average_pool(x, self.stride))
-            x = batch_norm(train, dtype, "downsample_bn")(x)
+            x = BatchNorm(dtype=dtype, name="downsample_bn")(x, train)
         return nn.relu(x + y)
 
 
@@ -128,7 +117,7 @@ class ModifiedResNet(nn.Module):
         x, dtype = pixels, self.dtype
         for n, (features, stride) in enumerate(((self.width // 2, 2), (self.width // 2, 1), (self.width, 1)), 1):
             x = Conv(features, 3, stride, dtype, name=f"stem_conv{n}")(x)
-            x = nn.relu(batch_norm(train, dtype, f"stem_bn{n}")(x))
+            x = nn.relu(BatchNorm(dtype=dtype, name=f"stem_bn{n}")(x, train))
         x = average_pool(x, 2)
         for stage, blocks in enumerate(self.blocks):
             for b in range(blocks):
