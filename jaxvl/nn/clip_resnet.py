@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxvl.core.errors import InputError
 from jaxvl.nn.attention import dot_product_attention
 from jaxvl.nn.batch_norm import BatchNorm
-from jaxvl.nn.slimmable import convolve
+from jaxvl.nn.convolution import convolve
 
 STRIDE = 32
 """Pixels a cell of the final map covers along one side."""

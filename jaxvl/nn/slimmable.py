@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from jaxvl.core.errors import InputError
 from jaxvl.nn.batch_norm import BatchNorm
+from jaxvl.nn.convolution import convolve, convolve_blocks
 
 FULL = (1.0,)
 kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -80,40 +81,6 @@ class SlimConv(nn.Module):
         kernel = kernel[:, :, rows, channels(self.features, self.widths, index, self.overlap)]
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         return convolve_blocks(x, kernel) if self.blocks else convolve(x, kernel, self.stride, self.dilation)
-
-
-def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, dilation: int = 1) -> jax.Array:
-    """NHWC convolution of an odd kernel, centred: output i looks at inputs around `i·stride`.
-
-    Never "SAME", which for even sizes and stride 2 pads (0, 1) where PyTorch pads (1, 1).
-    """
-    pads = [(dilation * (k // 2), dilation * (k // 2)) for k in kernel.shape[:2]]
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        (stride, stride),
-        pads,
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-
-
-def convolve_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`convolve(x, kernel, stride=2)` for 7x7 kernels on 2x2 blocks of pixels: four times the input channels, which
-    fill a matrix unit better where there are three. Raises InputError for odd image sizes."""
-    batch, height, width, features = x.shape
-    if height % 2 or width % 2 or kernel.shape[:2] != (7, 7):
-        raise InputError(f"space_to_depth: takes even images and 7x7 kernels, not {height}x{width}, {kernel.shape[:2]}")
-    x = x.reshape(batch, height // 2, 2, width // 2, 2, features).transpose(0, 1, 3, 2, 4, 5)
-    kernel = jnp.pad(kernel, ((1, 0), (1, 0), (0, 0), (0, 0)))
-    kernel = kernel.reshape(4, 2, 4, 2, features, -1).transpose(0, 2, 1, 3, 4, 5)
-    return jax.lax.conv_general_dilated(
-        x.reshape(batch, height // 2, width // 2, 4 * features),
-        kernel.reshape(4, 4, 4 * features, -1),
-        (1, 1),
-        [(2, 1), (2, 1)],
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
 
 
 class SlimDense(nn.Module):

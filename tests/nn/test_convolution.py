@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from jaxvl.core.errors import InputError
+from jaxvl.nn.convolution import SMALL_MAP, convolve, convolve_blocks
+
+
+def by_hand(x, kernel, stride, dilation):
+    """The sum over windows, one output position at a time, in float64."""
+    k = kernel.shape[0]
+    reach = dilation * (k // 2)
+    padded = np.pad(x.astype(np.float64), ((0, 0), (reach, reach), (reach, reach), (0, 0)))
+    size = [-(-n // stride) for n in x.shape[1:3]]
+    out = np.zeros((x.shape[0], *size, kernel.shape[-1]))
+    for i in range(size[0]):
+        for j in range(size[1]):
+            top, left = i * stride, j * stride
+            window = padded[
+                :, top : top + dilation * (k - 1) + 1 : dilation, left : left + dilation * (k - 1) + 1 : dilation
+            ]
+            out[:, i, j] = np.einsum("bhwi,hwio->bo", window, kernel)
+    return out
+
+
+CASES = [
+    *((size, 3, stride, 1) for size in ((2, 2), (3, 4), (4, 5), (7, 6), (1, 1)) for stride in (1, 2)),
+    ((5, 4), 3, 1, 2),
+    ((9, 8), 3, 1, 2),
+    ((5, 6), 1, 1, 1),
+    ((5, 6), 1, 2, 1),
+    ((9, 7), 7, 2, 1),
+    ((6, 7), 5, 2, 1),
+]
+
+
+@pytest.mark.parametrize(("size", "k", "stride", "dilation"), CASES)
+def test_every_form_is_the_same_convolution(size, k, stride, dilation):
+    """Small maps (windows gathered on CPUs), large ones (native) and 1x1 kernels, against the sum over windows."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, *size, 3)).astype(np.float32)
+    kernel = rng.normal(size=(k, k, 3, 5)).astype(np.float32)
+    got = jax.jit(convolve, static_argnums=(2, 3))(x, kernel, stride, dilation)
+    np.testing.assert_allclose(got, by_hand(x, kernel, stride, dilation), atol=2e-5)
+
+
+@pytest.mark.parametrize("size", [(4, 4), (6, 6)])
+def test_gradients_are_those_of_the_sum(size):
+    """Finite differences would be as slow as weak: the convolution is linear in either argument, so the gradient of
+    `<y, t>` must give back `<y, t>` against the argument itself."""
+    rng = np.random.default_rng(1)
+    x, t = rng.normal(size=(2, *size, 3)).astype(np.float32), rng.normal(size=(2, 2, 2, 4)).astype(np.float32)
+    t = rng.normal(size=(2, size[0] // 2, size[1] // 2, 4)).astype(np.float32)
+    kernel = rng.normal(size=(3, 3, 3, 4)).astype(np.float32)
+    value, grads = jax.jit(jax.value_and_grad(lambda x, k: (convolve(x, k, 2) * t).sum(), (0, 1)))(x, kernel)
+    other = rng.normal(size=x.shape).astype(np.float32)
+    np.testing.assert_allclose((grads[1] * kernel).sum(), value, rtol=1e-4)
+    np.testing.assert_allclose((grads[0] * other).sum(), (by_hand(other, kernel, 2, 1) * t).sum(), rtol=1e-4)
+
+
+def test_form_depends_on_platform_and_size():
+    """Few cells: no convolution is left on a CPU, while a TPU still gets its own. Many cells: native everywhere."""
+    kernel = jax.ShapeDtypeStruct((3, 3, 8, 8), np.float32)
+    for side, convolutions in ((4, {"cpu": 0, "tpu": 1}), (5, {"cpu": 1, "tpu": 1})):
+        assert (side**2 <= SMALL_MAP) == (convolutions["cpu"] == 0)
+        traced = jax.jit(convolve).trace(jax.ShapeDtypeStruct((2, side, side, 8), np.float32), kernel)
+        for platform, count in convolutions.items():
+            text = traced.lower(lowering_platforms=(platform,)).as_text()
+            assert text.count("stablehlo.convolution") == count
+
+
+def test_blocks_refuse_what_they_cannot_cut():
+    kernel = np.zeros((7, 7, 3, 4), np.float32)
+    with pytest.raises(InputError, match="takes even images and 7x7 kernels, not 9x8"):
+        convolve_blocks(np.zeros((1, 9, 8, 3), np.float32), kernel)
