@@ -174,6 +174,7 @@ def test_config_fields_named_in_the_text_exist(page, tmp_path):
     moons = tmp_path / "moons.py"
     moons.write_text(files_of_new_method()["configs/moons/quickstart.py"])
     known = [name for path in (QUICKSTART, moons) for name, _ in configs.dotted(configs.load(path))]
+    known += [f"optim.main.{name}" for name in configs.RARE]
     text = BLOCK.sub("", page.read_text())
     for name in re.findall(r"`(?:--)?config\.((?:\w+\.)*\w+)(?:=[^`]*)?`", text):
         assert any(k == name or k.startswith(f"{name}.") for k in known), f"{relative(page)}: config.{name}"

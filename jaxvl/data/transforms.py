@@ -32,7 +32,7 @@ def random_crop_box(
     """`(left, top, width, height)` of a random crop (Szegedy et al., CVPR 2015; torchvision's RandomResizedCrop).
 
     Up to 10 times: area = W H U(scale), aspect = exp(U(ln ratio)), both sides rounded; the first pair that fits is put
-    at a uniform place. A share above 1 (DRDR draws from 0.8 to 1.25) often does not fit. Fallback: the largest central
+    at a uniform place. A share above 1, as in a scale of (0.8, 1.25), often does not fit. Fallback: the largest central
     crop whose aspect lies within `ratio`.
     """
     for _ in range(TRIES):

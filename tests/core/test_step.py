@@ -43,7 +43,9 @@ def test_eight_devices_equal_one_after_five_steps(mesh):
 
 @pytest.mark.parametrize("parts", [2, 4])
 def test_accumulated_contrastive_gradient_equals_the_large_batch(parts):
+    """Under plain SGD of rate 1, where parameters differ by just what the gradients do (Adam divides by their size)."""
     config = toys.toy_config()
+    config.optim.main.update({"name": "sgd", "momentum": 0.0, "weight_decay": 0.0, "lr": 1.0})
     whole, losses, _ = run(toys.contrastive(), config, toys.host_batches(3))
     config.train.accumulate = parts
     pieces, micro_losses, _ = run(toys.contrastive(), config, toys.host_batches(3))
