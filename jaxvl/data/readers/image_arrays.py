@@ -10,9 +10,21 @@ import numpy as np
 from jaxvl.core.errors import InputError
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
+class ArrayPicture:
+    """One picture that is in memory. pixels: `[H, W, C]` uint8, C 1 or 3. label: class index."""
+
+    pixels: np.ndarray
+    label: int
+    image_id: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class ImageArrays:
-    """A whole set. images: `[N, H, W, C]` uint8, C 1 or 3. labels: `[N]` int32 class indices. classes: their names."""
+    """A whole set, an `ArrayPicture` by index.
+
+    images: `[N, H, W, C]` uint8, C 1 or 3. labels: `[N]` int32 class indices. classes: their names.
+    """
 
     name: str
     images: np.ndarray
@@ -32,6 +44,10 @@ class ImageArrays:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def __getitem__(self, index: int) -> ArrayPicture:
+        i = range(len(self))[int(index)]  # raises IndexError past the end
+        return ArrayPicture(self.images[i], int(self.labels[i]), f"{self.name}#{i}")
 
     def take(self, indices: Sequence[int] | np.ndarray, name: str = "") -> ImageArrays:
         """The pictures at `indices`, in that order, as a set of its own."""
