@@ -11,7 +11,7 @@ import difflib
 import hashlib
 import importlib.util
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,16 @@ def optimizer(**fields: Any) -> ConfigDict:
     cfg.update({name: RARE[name] for name in fields if name in RARE})
     cfg.update(fields)
     return cfg
+
+
+def one_of(name: str, known: Iterable[str]) -> str:
+    """`name`, or InputError with the nearest of the `known` names of a config file's experiments."""
+    known = list(known)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 2, 0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
+        raise InputError(f"experiment {name!r}: is not in this file; {hint}")
+    return name
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:

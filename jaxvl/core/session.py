@@ -29,7 +29,8 @@ Say = Callable[[str], None]
 
 RUN_FILES = (
     *("config.json", "env.json", "metrics.jsonl", "checkpoints", "integrity", "damaged", "tensorboard"),
-    *("report.html", "pictures", "eval", "bad_inputs.jsonl", "vocabulary.json", "ids", "index", "search.png"),
+    *("report.html", "pictures", "eval", "bad_inputs.jsonl", "vocabulary.json", "classes.json", "ids"),
+    *("index", "search.png"),
 )
 """What a run leaves in its workdir; `data/`, which may be a rendered world, is not among it."""
 

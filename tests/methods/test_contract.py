@@ -244,6 +244,7 @@ def test_accumulated_batches_and_frozen_parts(bench):
             base = bench.config(*variant)
             opt = base.optim[session.build_method(base).objectives[name].optimizer]
             opt.update(configs.optimizer(name="sgd", lr=1.0, schedule="constant", momentum=0.0))
+            opt.update({name: neutral for name, neutral in configs.RARE.items() if name in opt})
             base.train.update({"clip_norm": 0.0, "accumulate": 2})
             if not all(o.loss is None or o.per_example for o in session.build_method(base).objectives.values()):
                 with pytest.raises(InputError, match="accumulate"):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxvl.core import config as configs
 from tests import tiny
 
 Batch = Mapping[str, Mapping[str, np.ndarray]]
@@ -77,4 +78,39 @@ def centerclip() -> Tiny:
     )
 
 
-TINY: dict[str, Callable[[], Tiny]] = {"centerclip": centerclip}
+def drdr() -> Tiny:
+    """Stripes of four directions, thick in the source and thin in the target; every term of the loss is on."""
+    config = configs.load(
+        tiny.ROOT / "configs" / "drdr" / "quickstart.py",
+        ("precision.matmul=highest", "train.steps=100", "optim.main.schedule=constant", "optim.main.lr=1e-3",
+         "mesh.data=-1", "model.classes=4", "model.channels=(4,8)", "model.bottleneck_dim=8", "model.burn_in=0.0",
+         "model.weights.transport=0.01", "model.weights.consensus=0.1", "model.ot.threshold=1e-5",
+         "data.image_size=8", "data.batch_size=8", "data.eval_batch_size=8"),
+    )  # fmt: skip
+    rows = np.arange(8) % 4
+
+    def images(rng, wide):
+        y, x = np.mgrid[:8, :8]
+        along = np.stack([x, y, x + y, x - y])[rows] + rng.integers(0, 6, (8, 1, 1))
+        clean = np.where(along % (6 if wide else 4) < 2 + wide, 220, 30)
+        return (clean + rng.integers(-25, 26, clean.shape)).astype(np.uint8)[..., None]
+
+    def batch(seed):
+        rng = np.random.default_rng(seed)
+        source = {"images": images(rng, True), "label": rows.astype(np.int32)}
+        return {"source": source, "target": {"images": images(rng, False)}}
+
+    def predict(seed):
+        return [{"optdigits": {"images": images(np.random.default_rng(seed), False)}}]
+
+    return Tiny(
+        config=config,
+        batch=batch,
+        predict=predict,
+        zero_gradient="",
+        overfit=(150, 0.5),
+        variants=(("model.freeze_classifier=true",),),
+    )
+
+
+TINY: dict[str, Callable[[], Tiny]] = {"centerclip": centerclip, "drdr": drdr}

@@ -1,0 +1,187 @@
+"""Domains to DRDR's batches: labelled source images, unlabelled target images, one test stream a domain."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image
+
+from jaxvl.core.errors import InputError
+from jaxvl.core.method import Data, Examples
+from jaxvl.core.session import write_text
+from jaxvl.data import transforms
+from jaxvl.data.images import read_image, to_rgb
+from jaxvl.data.readers import digits
+from jaxvl.data.readers.domain_sets import SETS, read_domain
+from jaxvl.data.readers.image_folder import ImageReading, LabelledImage, require_same_classes
+from jaxvl.methods.drdr import task as tasks
+from jaxvl.methods.drdr.task import Task
+
+DIGIT_BORDER = {"mnist5k": 4, "optdigits": 0}
+"""Pixels cut off each side, so that the digits of both sets fill their pictures (specification 9b)."""
+READERS = (*SETS, "digits")
+CLASSES = "classes.json"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ArrayImage:
+    """A picture in memory, uint8 `[H, W, C]`; `label` and `image_id` as in `LabelledImage`."""
+
+    pixels: np.ndarray
+    label: int
+    image_id: str
+
+    def open(self) -> Image.Image:
+        """As a Pillow picture, grey or RGB."""
+        return Image.fromarray(self.pixels[..., 0] if self.pixels.shape[-1] == 1 else self.pixels)
+
+
+Record = LabelledImage | ArrayImage
+
+
+def opened(record: Record, channels: int) -> Image.Image:
+    """The decoded picture in RGB, or grey for one channel. Raises BadMedia."""
+    image = record.open() if isinstance(record, ArrayImage) else read_image(record.path)
+    return to_rgb(image) if channels == 3 else image.convert("L")
+
+
+@dataclasses.dataclass(frozen=True)
+class MakeImage:
+    """`record -> {images uint8 [R, R, C]}`, with `label` int32 if asked for, and `_label`.
+
+    augment: random crop and flips as the fields say (section 2.3), in the order crop, flips, affine jitter; else resize
+    to `test_resize` squared without keeping the aspect and crop the centre (0: resize to R directly).
+    """
+
+    size: int
+    channels: int
+    augment: bool = False
+    labelled: bool = False
+    crop_scale: tuple[float, float] = (0.8, 1.25)
+    hflip: bool = True
+    vflip: bool = False
+    affine_jitter: float = 0.0
+    test_resize: int = 0
+
+    def __call__(self, record: Record, rng: np.random.Generator) -> dict[str, Any]:
+        """Decodes one picture; raises BadMedia."""
+        image = opened(record, self.channels)
+        if self.augment:
+            image = transforms.random_resized_crop(image, self.size, rng, self.crop_scale)
+            image = transforms.random_flip(image, rng) if self.hflip else image
+            image = transforms.random_flip(image, rng, vertical=True) if self.vflip else image
+            image = transforms.affine_jitter(image, rng, self.affine_jitter)
+        elif self.test_resize:
+            image = transforms.resize(image, self.test_resize, self.test_resize)
+            image = transforms.center_crop(image, self.size)
+        else:
+            image = transforms.resize(image, self.size, self.size)
+        pixels = np.asarray(image, np.uint8).reshape(self.size, self.size, self.channels)
+        out: dict[str, Any] = {"images": pixels, "_label": record.label}
+        return out | {"label": np.int32(record.label)} if self.labelled else out
+
+
+def image_id(record: Record) -> str:
+    """What logs call an image."""
+    return record.image_id
+
+
+def evaluation_maker(config: ConfigDict) -> MakeImage:
+    """How a picture is prepared for evaluation and prediction."""
+    return MakeImage(config.data.image_size, len(config.model.mean), test_resize=config.data.test_resize)
+
+
+def build_data(config: ConfigDict, workdir: Path, say) -> Data:
+    """Reads every domain of `config.data.task` and checks that all have the same classes."""
+    del say
+    d, task = config.data, tasks.parse(config.data.task, config.data.external)
+    train = {domain: read(config, domain, "train") for domain in task.sources + task.targets}
+    tested = {domain: read(config, domain, "test") for domain in task.sources + task.tested}
+    classes = require_same_classes(train | {f"{k} (test)": v for k, v in tested.items()})
+    if len(classes) != config.model.classes:
+        raise InputError(f"config.model.classes: {config.model.classes}, but the data has {len(classes)} classes")
+    write_classes(workdir, classes)
+    make = MakeImage(
+        d.image_size,
+        len(config.model.mean),
+        augment=d.augment,
+        crop_scale=tuple(d.crop_scale),
+        hflip=d.hflip,
+        vflip=d.vflip,
+        affine_jitter=d.affine_jitter,
+        test_resize=0 if d.augment else d.test_resize,
+    )
+    streams = {"source": side(train, task.sources, dataclasses.replace(make, labelled=True), d.batch_size)}
+    if task.targets:
+        streams["target"] = side(train, task.targets, make, d.batch_size)
+    test = evaluation_maker(config)
+    splits = {
+        name: {domain: Examples(tested[domain].images, test, image_id, d.eval_batch_size) for domain in domains}
+        for name, domains in (("test", task.tested), ("source", task.sources))
+    }
+    reports = [reading.line() for reading in train.values()]
+    reports += [f"test {r.line()}" for d, r in tested.items() if d not in train or r.images != train[d].images]
+    return Data(streams, splits, [*reports, protocol(task, train, tested)])
+
+
+def write_classes(workdir: Path, classes: Sequence[str]) -> None:
+    """`WORKDIR/classes.json`, the names in order of their labels: what predictions are called."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_text(workdir / CLASSES, json.dumps(list(classes)) + "\n")
+
+
+def class_names(workdir: Path) -> list[str]:
+    """The names that `write_classes` kept. Raises InputError."""
+    try:
+        return [str(name) for name in json.loads((workdir / CLASSES).read_text(encoding="utf-8"))]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{workdir / CLASSES}: cannot be read ({error}); train in this workdir again") from None
+
+
+def side(readings: dict[str, ImageReading], domains: Sequence[str], make: MakeImage, batch: int) -> Examples:
+    """One stream of all domains of a side, each with its rows of every batch."""
+    images = [image for domain in domains for image in readings[domain].images]
+    rows = tasks.rows_of(len(domains), batch)
+    blocks = tuple((len(readings[d].images), n) for d, n in zip(domains, rows)) if len(domains) > 1 else ()
+    return Examples(images, make, image_id, batch, blocks)
+
+
+def protocol(task: Task, train: dict[str, ImageReading], tested: dict[str, ImageReading]) -> str:
+    """What the test is a test of, in one line."""
+    same = [d for d in task.targets if [i.image_id for i in train[d].images] == [i.image_id for i in tested[d].images]]
+    line = f"setting {task.setting}"
+    if same:
+        line += f"; transductive: the images of {', '.join(same)} train without labels and are the test"
+    if task.external:
+        line += f"; {', '.join(task.external)} is never trained on"
+    return line
+
+
+def read(config: ConfigDict, domain: str, part: str) -> ImageReading:
+    """One domain by the reader that `config.data.reader` names."""
+    d = config.data
+    if d.reader not in READERS:
+        raise InputError(f"config.data.reader: {d.reader!r} is none of {', '.join(READERS)}")
+    classes = tuple(d.classes) or None
+    if d.reader == "digits":
+        return read_digits(domain)
+    if not d.root:
+        raise InputError("config.data.root: is empty; name the folder that holds the domains")
+    return read_domain(d.reader, d.root, domain, part, classes)
+
+
+def read_digits(domain: str) -> ImageReading:
+    """Digits that lie inside installed packages, border cut off, full ink at 255."""
+    if domain not in digits.READERS:
+        raise InputError(f"config.data.task: {domain!r} is no set of digits; there are {', '.join(digits.READERS)}")
+    found, border = digits.READERS[domain](), DIGIT_BORDER[domain]
+    pixels = found.images[:, border : found.images.shape[1] - border, border : found.images.shape[2] - border]
+    scaled = np.rint(pixels * (255.0 / digits.PIXEL_MAX[domain])).astype(np.uint8)
+    images = [ArrayImage(x, int(y), f"{domain}/{i}") for i, (x, y) in enumerate(zip(scaled, found.labels))]
+    return ImageReading(domain, images, found.classes)
