@@ -18,14 +18,9 @@ from jaxvl.core.errors import InputError
 from jaxvl.core.loop import CompileCounter
 from jaxvl.core.step import build_update
 from tests import golden_update as golden
-from tests.methods.tiny import TINY, Tiny
+from tests.methods.tiny import MESHES, TINY, Tiny
 
 ONE = {"data": 1, "fsdp": 1, "tensor": 1}
-MESHES = {
-    "data": {"data": 8, "fsdp": 1, "tensor": 1},
-    "fsdp": {"data": 1, "fsdp": 8, "tensor": 1},
-    "mixed": {"data": 2, "fsdp": 4, "tensor": 1},
-}
 
 
 class Bench:
@@ -197,9 +192,10 @@ def test_one_batch_is_learned(bench):
     assert losses[-1] < bound
 
 
-@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize(("name", "mesh"), [(name, mesh) for name in TINY for mesh in TINY[name]().meshes])
 @pytest.mark.usefixtures("small_leaves_are_sharded")
-def test_eight_devices_train_like_one(bench, mesh):
+def test_eight_devices_train_like_one(name, mesh):
+    bench = bench_of(name)
     one, losses = bench.train(bench.compiled, bench.fresh(), 5)
     compiled = session.compile_method(bench.config(mesh=MESHES[mesh]))
     state, sharded_losses = bench.train(compiled, bench.fresh(compiled.shardings), 5)

@@ -27,6 +27,8 @@ class Tiny:
     zero_gradient: regex of parameters whose gradient vanishes by construction, and why (in a comment).
     variants: overrides under which `trains` is checked once more (frozen parts).
     overfit: (steps, loss): one batch, repeated, is learned to below this loss in so many updates.
+    meshes: on which of `MESHES` eight devices are compared with one; all of them for one method and for the toys of
+        `tests/core`, the mixed one, which shards batch and parameters alike, for the rest.
     """
 
     config: ConfigDict
@@ -35,6 +37,14 @@ class Tiny:
     zero_gradient: str
     overfit: tuple[int, float]
     variants: tuple[tuple[str, ...], ...] = ()
+    meshes: tuple[str, ...] = ("mixed",)
+
+
+MESHES = {
+    "data": {"data": 8, "fsdp": 1, "tensor": 1},
+    "fsdp": {"data": 1, "fsdp": 8, "tensor": 1},
+    "mixed": {"data": 2, "fsdp": 4, "tensor": 1},
+}
 
 
 def centerclip() -> Tiny:
@@ -75,6 +85,7 @@ def centerclip() -> Tiny:
         zero_gradient=r"attn/key/bias$",
         overfit=(60, 0.2),
         variants=(("model.freeze_layer_num=1",),),
+        meshes=tuple(MESHES),
     )
 
 
