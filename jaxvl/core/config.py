@@ -60,6 +60,8 @@ def base() -> ConfigDict:
 
 RARE = {
     "stiefel": "",  # sgd: regex on paths of square kernels that stay orthogonal (`jaxvl.core.stiefel`)
+    "late_lr": 0.0,  # replaces lr from `late_from` on, the phase of the schedule going on; 0: never
+    "late_from": 0.5,  # share of all steps
 }
 """Fields of an optimiser that only some methods have a use for, with their neutral values."""
 

@@ -7,6 +7,7 @@ of the weights, which has one minimum, found by L-BFGS. So two representations a
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -27,19 +28,22 @@ def probe_scores(
         raise ValueError("a linear probe without training rows")
     train, test = np.asarray(train, np.float32), np.asarray(test, np.float32)
     mean, sd = train.mean(0), train.std(0) + 1e-6
-    weights = _fit(jnp.asarray((train - mean) / sd), jnp.asarray(labels, jnp.int32), classes, l2, steps)
+    weights = _fit((jnp.asarray((train - mean) / sd),), jnp.asarray(labels, jnp.int32), classes, l2, steps)
     return (test - mean) / sd @ np.asarray(weights["w"]) + np.asarray(weights["b"])
 
 
 @functools.partial(jax.jit, static_argnames=("classes", "steps"))
-def _fit(x: jax.Array, y: jax.Array, classes: int, l2: float, steps: int) -> dict[str, jax.Array]:
+def _fit(xs: tuple[jax.Array, ...], y: jax.Array, classes: int, l2: float, steps: int) -> dict[str, jax.Array]:
+    def nll(weights, x):
+        logits = x @ weights["w"][: x.shape[1]] + weights["b"]
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+
     def loss(weights):
-        nll = optax.softmax_cross_entropy_with_integer_labels(x @ weights["w"] + weights["b"], y).mean()
-        return nll + 0.5 * l2 * jnp.square(weights["w"]).sum()
+        return sum(nll(weights, x) for x in xs) + 0.5 * l2 * jnp.square(weights["w"]).sum()
 
     optimizer = optax.lbfgs()
     value_and_grad = optax.value_and_grad_from_state(loss)
-    weights = {"w": jnp.zeros((x.shape[1], classes)), "b": jnp.zeros(classes)}
+    weights = {"w": jnp.zeros((max(x.shape[1] for x in xs), classes)), "b": jnp.zeros(classes)}
 
     def step(carry, _):
         weights, state = carry
@@ -48,3 +52,28 @@ def _fit(x: jax.Array, y: jax.Array, classes: int, l2: float, steps: int) -> dic
         return (optax.apply_updates(weights, updates), state), None
 
     return jax.lax.scan(step, (weights, optimizer.init(weights)), None, length=steps)[0][0]
+
+
+def shared_probe_scores(
+    features: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    labels: np.ndarray,
+    classes: int,
+    l2: float = 1e-3,
+    steps: int = STEPS,
+) -> dict[str, np.ndarray]:
+    """Logits `{name: [N, classes]}` of one classifier for networks whose features are nested in size.
+
+    features: `{name: (train [M, D_i], test [N, D_i])}`; network i uses the leading `D_i` rows of the one weight matrix,
+    and all share its bias. The sum of their losses is minimised; each is standardised on its own. ValueError without
+    training rows.
+    """
+    trains, tests = [], []
+    for train, test in features.values():
+        if len(train) == 0:
+            raise ValueError("a linear probe without training rows")
+        mean, sd = train.mean(0), train.std(0) + 1e-6
+        trains.append(jnp.asarray((train - mean) / sd, jnp.float32))
+        tests.append((test - mean) / sd)
+    weights = _fit(tuple(trains), jnp.asarray(labels, jnp.int32), classes, l2, steps)
+    w, b = np.asarray(weights["w"]), np.asarray(weights["b"])
+    return {name: test @ w[: test.shape[1]] + b for name, test in zip(features, tests, strict=True)}
