@@ -21,7 +21,7 @@ EXPERIMENTS = {
 
 
 def get_config(name="slim"):
-    name = recipe.one_of(name, EXPERIMENTS)
+    name = configs.one_of(name, EXPERIMENTS)
     c = recipe.base()
     c.seed = 0
     epoch = 50_000 // 512

@@ -7,6 +7,7 @@ dataset-fashion-mnist puts them into /usr/share/datasets/fashion-mnist). Develop
 training pictures.
 """
 
+from jaxvl.core import config as configs
 from jaxvl.methods.slimclr import recipe
 
 EXPERIMENTS = {
@@ -19,7 +20,7 @@ EXPERIMENTS = {
 
 
 def get_config(name="slim"):
-    name = recipe.one_of(name, EXPERIMENTS)
+    name = configs.one_of(name, EXPERIMENTS)
     c = recipe.small(recipe.base(), steps=600, size=28)
     c.eval.update({"split": "test", "knn_k": 20})
     c.train.eval_split = "val"

@@ -7,6 +7,7 @@ val.txt). The published top-1 (top-5) of self-supervised rows is that of a linea
 configs/slimclr/imagenet_probe.py, run afterwards; None: not published.
 """
 
+from jaxvl.core import config as configs
 from jaxvl.methods.slimclr import recipe
 from jaxvl.methods.slimclr.recipe import Published
 
@@ -43,7 +44,7 @@ EXPERIMENTS = {
 
 
 def get_config(name="mocov2_200"):
-    framework, _, what = recipe.one_of(name, EXPERIMENTS).partition("_")
+    framework, _, what = configs.one_of(name, EXPERIMENTS).partition("_")
     epochs = int(what) if what.isdigit() else {"mocov2": 200, "mocov3": 300}.get(framework, 100)
     c = getattr(recipe, framework)(epochs)
     if what.startswith("alone_"):

@@ -9,6 +9,7 @@ slimmable classifier for all widths, which the paper shows to be worse), or alon
 network).
 """
 
+from jaxvl.core import config as configs
 from jaxvl.methods.slimclr import recipe
 
 EXPERIMENTS = {
@@ -23,7 +24,7 @@ EXPERIMENTS = {
 
 
 def get_config(name="mocov2"):
-    name = recipe.one_of(name, EXPERIMENTS)
+    name = configs.one_of(name, EXPERIMENTS)
     c = recipe.probe("mocov3" if name == "mocov3" else "mocov2")
     if name == "shared":
         c.model.head = "supervised"

@@ -5,6 +5,7 @@
 NAME is a key of EXPERIMENTS; without one it is slim. benchmarks/claims/slimclr.py runs them all on three seeds.
 """
 
+from jaxvl.core import config as configs
 from jaxvl.methods.slimclr import recipe
 
 EXPERIMENTS = {
@@ -20,7 +21,7 @@ EXPERIMENTS = {
 
 
 def get_config(name="slim"):
-    name = recipe.one_of(name, EXPERIMENTS)
+    name = configs.one_of(name, EXPERIMENTS)
     c = recipe.small(recipe.base(), steps=400, size=16)
     c.eval.update({"split": "test", "monitors": ("knn", "linear", "shared"), "knn_k": 20})
     c.train.eval_split = "test"

@@ -5,14 +5,11 @@ The files under `configs/slimclr/` start from here.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
 from jaxvl.core import config as configs
-from jaxvl.core.errors import InputError
 
 FOUR = (1.0, 0.75, 0.5, 0.25)
 STEPS_PER_EPOCH = 1251
@@ -182,13 +179,3 @@ def small(c: ConfigDict, steps: int, size: int = 32) -> ConfigDict:
     c.data.update({"image_size": size, "eval_resize": size, "batch_size": 256, "eval_batch_size": 256, "bank": 0})
     c.precision.compute = "float32"
     return c
-
-
-def one_of(name: str, known: Iterable[str]) -> str:
-    """`name`, or InputError with the nearest of the `known` names."""
-    known = list(known)
-    if name not in known:
-        near = difflib.get_close_matches(name, known, 2, 0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
-        raise InputError(f"experiment {name!r}: is not in this file; {hint}")
-    return name
