@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from jaxvl.core.errors import InputError
+from jaxvl.data.readers.tfds_images import read_tfds_images
 from jaxvl.data.tfds_source import open_tfds
 
 
@@ -50,6 +51,22 @@ def test_reads_pictures_and_labels(prepared):
     half = open_tfds(prepared, "train[50%:]")
     assert len(half) == 5
     assert half[0]["image"][0, 0, 0] == 100
+
+
+def test_labelled_pictures_are_read_one_at_a_time(prepared, tmp_path):
+    folder = tmp_path / "digits" / "1.0.0"
+    shutil.copytree(prepared, folder)
+    (folder / "label.labels.txt").unlink()
+    with pytest.raises(InputError, match=r"label.labels.txt is not there, so the classes have no names"):
+        read_tfds_images(tmp_path, "digits", "train")
+    (folder / "label.labels.txt").write_text("even\nodd\n")
+    reading = read_tfds_images(tmp_path, "digits", "train")  # the only version
+    assert reading.classes == ("even", "odd")
+    assert reading.line() == "digits: 10 images of 2 classes (TFDS)"
+    pixels, label = pickle.loads(pickle.dumps(reading.images))[7].load()
+    assert (pixels.shape, int(pixels[0, 0, 0]), label) == ((4, 5, 3), 140, 1)
+    with pytest.raises(InputError, match=r"mnist: no such TFDS data set"):
+        read_tfds_images(tmp_path, "mnist", "train")
 
 
 def edit(folder, **changes):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,17 @@ from jaxvl.core.method import Data, Examples
 from jaxvl.core.session import write_text
 from jaxvl.data import transforms
 from jaxvl.data.images import read_image, to_rgb
-from jaxvl.data.readers import digits
+from jaxvl.data.readers import digits, emoji
 from jaxvl.data.readers.domain_sets import SETS, read_domain
+from jaxvl.data.readers.emoji import read_emoji
 from jaxvl.data.readers.image_folder import ImageReading, LabelledImage, require_same_classes
+from jaxvl.data.readers.tfds_images import TfdsImage, read_tfds_images
 from jaxvl.methods.drdr import task as tasks
 from jaxvl.methods.drdr.task import Task
 
 DIGIT_BORDER = {"mnist5k": 4, "optdigits": 0}
 """Pixels cut off each side, so that the digits of both sets fill their pictures (specification 9b)."""
-READERS = (*SETS, "digits")
+READERS = (*SETS, "digits", "emoji", "emoji_packages", "tfds", "features")
 CLASSES = "classes.json"
 
 
@@ -37,18 +40,22 @@ class ArrayImage:
     label: int
     image_id: str
 
-    def open(self) -> Image.Image:
-        """As a Pillow picture, grey or RGB."""
-        return Image.fromarray(self.pixels[..., 0] if self.pixels.shape[-1] == 1 else self.pixels)
+    def load(self) -> tuple[np.ndarray, int]:
+        """`(uint8 [H, W, C], label)`."""
+        return self.pixels, self.label
 
 
-Record = LabelledImage | ArrayImage
+Record = LabelledImage | ArrayImage | TfdsImage
 
 
-def opened(record: Record, channels: int) -> Image.Image:
-    """The decoded picture in RGB, or grey for one channel. Raises BadMedia."""
-    image = record.open() if isinstance(record, ArrayImage) else read_image(record.path)
-    return to_rgb(image) if channels == 3 else image.convert("L")
+def opened(record: Record, channels: int) -> tuple[Image.Image, int]:
+    """The decoded picture in RGB, or grey for one channel, and its label. Raises BadMedia."""
+    if isinstance(record, LabelledImage):
+        image, label = read_image(record.path), record.label
+    else:
+        pixels, label = record.load()
+        image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    return (to_rgb(image) if channels == 3 else image.convert("L")), label
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +78,7 @@ class MakeImage:
 
     def __call__(self, record: Record, rng: np.random.Generator) -> dict[str, Any]:
         """Decodes one picture; raises BadMedia."""
-        image = opened(record, self.channels)
+        image, label = opened(record, self.channels)
         if self.augment:
             image = transforms.random_resized_crop(image, self.size, rng, self.crop_scale)
             image = transforms.random_flip(image, rng) if self.hflip else image
@@ -83,7 +90,29 @@ class MakeImage:
         else:
             image = transforms.resize(image, self.size, self.size)
         pixels = np.asarray(image, np.uint8).reshape(self.size, self.size, self.channels)
-        out: dict[str, Any] = {"images": pixels, "_label": record.label}
+        out: dict[str, Any] = {"images": pixels, "_label": label}
+        return out | {"label": np.int32(label)} if self.labelled else out
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Vector:
+    """A feature vector `[F]` float32 in the place of a picture, for `config.model.trunk` 'none'."""
+
+    values: np.ndarray
+    label: int
+    image_id: str
+
+
+@dataclasses.dataclass(frozen=True)
+class MakeVector:
+    """`Vector -> {images float32 [F]}`, with `label` if asked for, and `_label`."""
+
+    labelled: bool = False
+
+    def __call__(self, record: Vector, rng: np.random.Generator) -> dict[str, Any]:
+        """As it is; nothing is augmented."""
+        del rng
+        out: dict[str, Any] = {"images": record.values, "_label": record.label}
         return out | {"label": np.int32(record.label)} if self.labelled else out
 
 
@@ -92,8 +121,27 @@ def image_id(record: Record) -> str:
     return record.image_id
 
 
-def evaluation_maker(config: ConfigDict) -> MakeImage:
+def training_maker(config: ConfigDict) -> MakeImage | MakeVector:
+    """How a picture is prepared for training, without its label."""
+    if config.model.trunk == "none":
+        return MakeVector()
+    d = config.data
+    return MakeImage(
+        d.image_size,
+        len(config.model.mean),
+        augment=d.augment,
+        crop_scale=tuple(d.crop_scale),
+        hflip=d.hflip,
+        vflip=d.vflip,
+        affine_jitter=d.affine_jitter,
+        test_resize=d.test_resize,
+    )
+
+
+def evaluation_maker(config: ConfigDict) -> MakeImage | MakeVector:
     """How a picture is prepared for evaluation and prediction."""
+    if config.model.trunk == "none":
+        return MakeVector()
     return MakeImage(config.data.image_size, len(config.model.mean), test_resize=config.data.test_resize)
 
 
@@ -107,16 +155,7 @@ def build_data(config: ConfigDict, workdir: Path, say) -> Data:
     if len(classes) != config.model.classes:
         raise InputError(f"config.model.classes: {config.model.classes}, but the data has {len(classes)} classes")
     write_classes(workdir, classes)
-    make = MakeImage(
-        d.image_size,
-        len(config.model.mean),
-        augment=d.augment,
-        crop_scale=tuple(d.crop_scale),
-        hflip=d.hflip,
-        vflip=d.vflip,
-        affine_jitter=d.affine_jitter,
-        test_resize=0 if d.augment else d.test_resize,
-    )
+    make = training_maker(config)
     streams = {"source": side(train, task.sources, dataclasses.replace(make, labelled=True), d.batch_size)}
     if task.targets:
         streams["target"] = side(train, task.targets, make, d.batch_size)
@@ -144,7 +183,7 @@ def class_names(workdir: Path) -> list[str]:
         raise InputError(f"{workdir / CLASSES}: cannot be read ({error}); train in this workdir again") from None
 
 
-def side(readings: dict[str, ImageReading], domains: Sequence[str], make: MakeImage, batch: int) -> Examples:
+def side(readings: dict[str, ImageReading], domains: Sequence[str], make: Any, batch: int) -> Examples:
     """One stream of all domains of a side, each with its rows of every batch."""
     images = [image for domain in domains for image in readings[domain].images]
     rows = tasks.rows_of(len(domains), batch)
@@ -168,12 +207,71 @@ def read(config: ConfigDict, domain: str, part: str) -> ImageReading:
     d = config.data
     if d.reader not in READERS:
         raise InputError(f"config.data.reader: {d.reader!r} is none of {', '.join(READERS)}")
+    if (d.reader == "features") != (config.model.trunk == "none"):
+        raise InputError(
+            f"config.data.reader: {d.reader!r} does not go with config.model.trunk {config.model.trunk!r}; "
+            "'features' and 'none' go together"
+        )
     classes = tuple(d.classes) or None
     if d.reader == "digits":
         return read_digits(domain)
     if not d.root:
         raise InputError("config.data.root: is empty; name the folder that holds the domains")
+    if d.reader.startswith("emoji"):
+        # source and target must not show the same names in two styles
+        source = domain in tasks.parse(d.task, d.external).sources
+        half = None if d.shared_names else (0 if source else 1)
+        return read_emoji(d.root, domain, half) if d.reader == "emoji" else unpacked_emoji(d.root, domain, half)
+    if d.reader == "features":
+        return read_features(d.root, domain, d.feature_dim)
+    if d.reader == "tfds":
+        return read_tfds_images(d.root, domain, d.train_split if part == "train" else d.test_split)
     return read_domain(d.reader, d.root, domain, part, classes)
+
+
+def unpacked_emoji(root: str, style: str, half: int | None) -> ImageReading:
+    """One style of the emoji composed from the npm packages below `root`, without writing them first."""
+    packages = emoji.find_packages(root)
+    if style not in packages:
+        raise InputError(f"config.data.task: {style!r} is no style of emoji; there are {', '.join(emoji.STYLES)}")
+    found = emoji.list_emoji(packages)
+    classes = sorted({emoji.folder_name(e.label) for e in found})
+    images = [
+        ArrayImage(emoji.compose(packages, style, e), classes.index(emoji.folder_name(e.label)), f"{e.label}/{e.name}")
+        for e in found
+        if half is None or e.half == half
+    ]
+    return ImageReading(style, images, tuple(classes))
+
+
+def write_records(config: ConfigDict, data: Data, out: Path, splits: Sequence[str], say) -> None:
+    """`jaxvl prepare --out`: writes the four styles of the emoji packages as class folders. Raises InputError for other
+    readers, whose images are trained from as they lie."""
+    del data, splits
+    if config.data.reader != "emoji_packages":
+        raise InputError(
+            f"config.data.reader: {config.data.reader!r} is read as it lies and has no prepared form; leave out --out "
+            "to only check the data"
+        )
+    for line in emoji.write_emoji(config.data.root, out):
+        say(line)
+    say(f"train from it with --config.data.reader=emoji --config.data.root={out}")
+
+
+def read_features(root: str, domain: str, dim: int) -> ImageReading:
+    """`ROOT/<domain>.npz` with `features [N, F]`, `labels [N]` and `classes [K]` (texts). Raises InputError."""
+    path = Path(root) / f"{domain}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            values, labels, classes = (file[name] for name in ("features", "labels", "classes"))
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: needs the arrays features, labels and classes ({error})") from None
+    if values.ndim != 2 or len(values) != len(labels) or values.shape[1] != dim:
+        raise InputError(
+            f"{path}: features {list(values.shape)} and labels {list(labels.shape)}; config.data.feature_dim is {dim}"
+        )
+    rows = [Vector(v, int(y), f"{domain}/{i}") for i, (v, y) in enumerate(zip(values.astype(np.float32), labels))]
+    return ImageReading(domain, rows, tuple(map(str, classes)))
 
 
 def read_digits(domain: str) -> ImageReading:

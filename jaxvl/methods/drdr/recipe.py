@@ -73,6 +73,9 @@ def base() -> ConfigDict:
         "task": "amazon->webcam",  # SOURCE/SOURCE->TARGET/TARGET
         "external": "",  # domains that are only tested, joined by /
         "classes": (),  # class folders to use, in order of their labels; (): all, sorted
+        "shared_names": False,  # of emoji: source and target may show the same things
+        "train_split": "train",  # of TFDS data sets
+        "test_split": "test",
         "image_size": 224,
         "feature_dim": 0,  # of trunk 'none'
         "augment": True,  # random crops and flips in training
