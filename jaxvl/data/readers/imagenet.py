@@ -1,4 +1,4 @@
-"""ImageNet-1k (ILSVRC 2012): class folders as they are usually unpacked, Kaggle's tree, or TFDS without TensorFlow.
+"""ImageNet-1k (ILSVRC 2012): class folders as they are usually unpacked, or Kaggle's tree.
 
 ROOT/train/<wnid>/*.JPEG      1,281,167 pictures; the label is the rank of the wnid among the sorted folder names
 ROOT/val/<wnid>/*.JPEG        50,000; or flat, `val/ILSVRC2012_val_00000001.JPEG`, with one of
@@ -10,19 +10,13 @@ The devkit's `ILSVRC2012_validation_ground_truth.txt` counts classes in an order
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
 
 from jaxvl.core.errors import InputError
 from jaxvl.data.readers.common import near, read_csv
-from jaxvl.data.readers.image_arrays import ArrayPicture
 from jaxvl.data.readers.image_folder import ImageReading, LabelledImage, class_folders, is_image, read_image_folder
 from jaxvl.data.readers.image_list import parse_list
-from jaxvl.data.tfds_source import open_tfds
 
 TREES = ("", os.path.join("ILSVRC", "Data", "CLS-LOC"))
 DEVKIT = "ILSVRC2012_validation_ground_truth.txt"
@@ -93,45 +87,3 @@ def _flat_labels(root: str, folder: str, split: str, classes: Sequence[str]) -> 
         f"{folder}: pictures lie in it directly and {places[0]} is not there{also}; sort them into class folders, or "
         f"add {split}.txt with `name label` a line (labels from 0 by sorted wnid), or Kaggle's LOC_{split}_solution.csv"
     )
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class TfdsImages:
-    """A split of a prepared TFDS data set of labelled pictures: `len`, `[i] -> ArrayPicture`.
-
-    TFDS counts ImageNet's classes by sorted wnid, as the folders do. Picklable.
-    """
-
-    name: str
-    source: Sequence[dict[str, Any]]
-    classes: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> ArrayPicture:
-        item = self.source[int(index)]
-        name = item.get("file_name", f"{self.name}#{int(index)}")
-        image_id = name.decode() if isinstance(name, bytes) else str(name)
-        return ArrayPicture(np.asarray(item["image"]), int(item["label"]), image_id)
-
-    def line(self) -> str:
-        """What was read, in one line."""
-        return f"{self.name}: {len(self):,} images of {len(self.classes):,} classes"
-
-
-def read_tfds_images(folder: str | os.PathLike, split: str) -> TfdsImages:
-    """A split (`train`, `validation`, a slice) of a TFDS data set with `image` and `label`, without TensorFlow.
-
-    folder: `.../imagenet2012/5.1.0`. Raises InputError as `open_tfds`, and where a feature is absent.
-    """
-    source = open_tfds(folder, split)
-    path = os.path.join(os.fspath(folder), "label.labels.txt")
-    classes: tuple[str, ...] = ()
-    if os.path.isfile(path):
-        with open(path, encoding="utf-8") as file:
-            classes = tuple(line.strip() for line in file if line.strip())
-    if len(source) and not {"image", "label"} <= set(source[0]):
-        raise InputError(f"{os.fspath(folder)}: has the features {', '.join(source[0])}; needed are image and label")
-    name = os.path.basename(os.path.dirname(os.path.normpath(os.fspath(folder)))) or "tfds"
-    return TfdsImages(f"{name} {split}", source, classes)

@@ -17,12 +17,13 @@ from jaxvl.core.errors import InputError
 from jaxvl.core.method import Data, Examples
 from jaxvl.core.session import write_text
 from jaxvl.data import transforms
-from jaxvl.data.images import read_image, to_rgb
 from jaxvl.data.readers import digits, emoji
 from jaxvl.data.readers.domain_sets import SETS, read_domain
 from jaxvl.data.readers.emoji import read_emoji
+from jaxvl.data.readers.image_arrays import ArrayPicture
 from jaxvl.data.readers.image_folder import ImageReading, LabelledImage, require_same_classes
-from jaxvl.data.readers.tfds_images import TfdsImage, read_tfds_images
+from jaxvl.data.readers.image_records import load_picture
+from jaxvl.data.readers.tfds_images import TfdsImage, find_tfds, read_tfds_images
 from jaxvl.methods.drdr import task as tasks
 from jaxvl.methods.drdr.task import Task
 
@@ -32,30 +33,14 @@ READERS = (*SETS, "digits", "emoji", "emoji_packages", "tfds", "features")
 CLASSES = "classes.json"
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class ArrayImage:
-    """A picture in memory, uint8 `[H, W, C]`; `label` and `image_id` as in `LabelledImage`."""
-
-    pixels: np.ndarray
-    label: int
-    image_id: str
-
-    def load(self) -> tuple[np.ndarray, int]:
-        """`(uint8 [H, W, C], label)`."""
-        return self.pixels, self.label
-
-
-Record = LabelledImage | ArrayImage | TfdsImage
+Record = LabelledImage | ArrayPicture | TfdsImage
 
 
 def opened(record: Record, channels: int) -> tuple[Image.Image, int]:
     """The decoded picture in RGB, or grey for one channel, and its label. Raises BadMedia."""
-    if isinstance(record, LabelledImage):
-        image, label = read_image(record.path), record.label
-    else:
-        pixels, label = record.load()
-        image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-    return (to_rgb(image) if channels == 3 else image.convert("L")), label
+    picture = record.load() if isinstance(record, TfdsImage) else record
+    image = load_picture(picture)
+    return (image if channels == 3 else image.convert("L")), picture.label
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +150,7 @@ def build_data(config: ConfigDict, workdir: Path, say) -> Data:
         for name, domains in (("test", task.tested), ("source", task.sources))
     }
     reports = [reading.line() for reading in train.values()]
-    reports += [f"test {r.line()}" for d, r in tested.items() if d not in train or r.images != train[d].images]
+    reports += [f"test {r.line()}" for d, r in tested.items() if d not in train or not same_images(r, train[d])]
     return Data(streams, splits, [*reports, protocol(task, train, tested)])
 
 
@@ -191,9 +176,14 @@ def side(readings: dict[str, ImageReading], domains: Sequence[str], make: Any, b
     return Examples(images, make, image_id, batch, blocks)
 
 
+def same_images(a: ImageReading, b: ImageReading) -> bool:
+    """Whether two readings hold the same images in the same order."""
+    return [i.image_id for i in a.images] == [i.image_id for i in b.images]
+
+
 def protocol(task: Task, train: dict[str, ImageReading], tested: dict[str, ImageReading]) -> str:
     """What the test is a test of, in one line."""
-    same = [d for d in task.targets if [i.image_id for i in train[d].images] == [i.image_id for i in tested[d].images]]
+    same = [d for d in task.targets if same_images(train[d], tested[d])]
     line = f"setting {task.setting}"
     if same:
         line += f"; transductive: the images of {', '.join(same)} train without labels and are the test"
@@ -225,7 +215,7 @@ def read(config: ConfigDict, domain: str, part: str) -> ImageReading:
     if d.reader == "features":
         return read_features(d.root, domain, d.feature_dim)
     if d.reader == "tfds":
-        return read_tfds_images(d.root, domain, d.train_split if part == "train" else d.test_split)
+        return read_tfds_images(find_tfds(d.root, domain), d.train_split if part == "train" else d.test_split)
     return read_domain(d.reader, d.root, domain, part, classes)
 
 
@@ -236,8 +226,9 @@ def unpacked_emoji(root: str, style: str, half: int | None) -> ImageReading:
         raise InputError(f"config.data.task: {style!r} is no style of emoji; there are {', '.join(emoji.STYLES)}")
     found = emoji.list_emoji(packages)
     classes = sorted({emoji.folder_name(e.label) for e in found})
+    label_of = {name: i for i, name in enumerate(classes)}
     images = [
-        ArrayImage(emoji.compose(packages, style, e), classes.index(emoji.folder_name(e.label)), f"{e.label}/{e.name}")
+        ArrayPicture(emoji.compose(packages, style, e), label_of[emoji.folder_name(e.label)], f"{e.label}/{e.name}")
         for e in found
         if half is None or e.half == half
     ]
@@ -281,5 +272,5 @@ def read_digits(domain: str) -> ImageReading:
     found, border = digits.READERS[domain](), DIGIT_BORDER[domain]
     pixels = found.images[:, border : found.images.shape[1] - border, border : found.images.shape[2] - border]
     scaled = np.rint(pixels * (255.0 / digits.PIXEL_MAX[domain])).astype(np.uint8)
-    images = [ArrayImage(x, int(y), f"{domain}/{i}") for i, (x, y) in enumerate(zip(scaled, found.labels))]
+    images = [ArrayPicture(x, int(y), f"{domain}/{i}") for i, (x, y) in enumerate(zip(scaled, found.labels))]
     return ImageReading(domain, images, found.classes)
