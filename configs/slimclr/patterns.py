@@ -12,6 +12,7 @@ EXPERIMENTS = {
     "slim": "slow start, distillation as released, re-weighting",
     "scaled": "the same with distillation of scaled logits",
     "slow_start": "slow start alone",
+    "distill": "distillation alone",
     "reweight": "re-weighting alone",
     "naive": "none",
     "alone_100": "a separate network",
@@ -28,7 +29,7 @@ def get_config(name="slim"):
     c.model.analyse_every = 20
     c.data.update({"reader": "folder", "classes": 40, "augment": "patterns"})
     c.data.world = {"size": 16}
-    if name in ("naive", "slow_start", "reweight"):
+    if name in ("naive", "slow_start", "distill", "reweight"):
         full = c.model.to_dict()
         recipe.naive(c)
         if name != "naive":

@@ -138,7 +138,7 @@ def read_sets(config: ConfigDict, workdir: Path, say) -> dict[str, PictureSet]:
     if d.reader in digits.READERS:
         return _read_digits(d.reader)
     root = Path(d.root) if d.root else workdir / "data"
-    if d.world:
+    if d.world and d.reader != "records":  # records of a world hold its pictures
         _render(d, root, say)
     elif not d.root:
         raise InputError("config.data.root: is empty; name the folder of the data set")
