@@ -20,6 +20,10 @@ from jaxvl.core.writers import read_metrics
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART = ROOT / "configs" / "centerclip" / "quickstart.py"
+QUICKSTARTS = sorted((ROOT / "configs").glob("*/quickstart.py"))
+DOCUMENTED = [
+    path.parent.name for path in QUICKSTARTS if (ROOT / "docs" / "methods" / f"{path.parent.name}.md").is_file()
+]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 NEW_METHOD = ROOT / "docs" / "howto" / "new_method.md"
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
@@ -161,12 +165,13 @@ def test_architecture_explains_every_field_of_the_house():
     assert fields - explained(ROOT / "docs" / "architecture.md") == set()
 
 
-def test_centerclip_page_explains_every_field_of_the_method():
-    cfg = configs.load(QUICKSTART)
-    house = {name for name, _ in configs.dotted(configs.base())}
+@pytest.mark.parametrize("method", DOCUMENTED)
+def test_page_of_a_method_explains_every_field_of_it(method):
+    cfg = configs.load(ROOT / "configs" / method / "quickstart.py")
+    house = {name for name, _ in configs.dotted(configs.base())} | {f"optim.main.{name}" for name in configs.RARE}
     fields = {name for name, _ in configs.dotted(cfg)} - house
-    fields = {n for n in fields if not n.startswith("data.world.")} | {"data.world"}
-    assert fields - explained(ROOT / "docs" / "methods" / "centerclip.md") == set()
+    fields = {"data.world" if n.startswith("data.world.") else n for n in fields}
+    assert fields - explained(ROOT / "docs" / "methods" / f"{method}.md") == set()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=relative)
@@ -174,7 +179,7 @@ def test_config_fields_named_in_the_text_exist(page, tmp_path):
     """`config.a.b` and `--config.a.b=...` in running text."""
     moons = tmp_path / "moons.py"
     moons.write_text(files_of_new_method()["configs/moons/quickstart.py"])
-    known = [name for path in (QUICKSTART, moons) for name, _ in configs.dotted(configs.load(path))]
+    known = [name for path in (*QUICKSTARTS, moons) for name, _ in configs.dotted(configs.load(path))]
     known += [f"optim.main.{name}" for name in configs.RARE]
     text = BLOCK.sub("", page.read_text())
     for name in re.findall(r"`(?:--)?config\.((?:\w+\.)*\w+)(?:=[^`]*)?`", text):

@@ -34,6 +34,9 @@ ARMS = {
     "no global translation": ("model.weights.translation=0.0",),
     "anchors of absent classes kept": ("model.absent_class=keep",),
     "classifier never trained, as in the code": ("model.freeze_classifier=true",),
+    "source only, batch statistics of both": (
+        *("model.weights.translation=1e-9", "model.weights.distance=0.0", "model.weights.angular=0.0"),
+    ),
 }
 SPECIFIED = {
     "source only": (66.5, 73.8, 69.9),
@@ -98,12 +101,15 @@ def main() -> None:
     mean = {arm: sum(v) / len(v) for arm, v in found.items()}
     full, plain = found["DRDR (global, Stiefel, local)"], found["source only"]
     gains = [a - b for a, b in zip(full, plain, strict=True)]
+    over = [a - b for a, b in zip(full, found["source only, batch statistics of both"], strict=True)]
     lost = mean["DRDR (global, Stiefel, local)"] - mean["no angular term"]
+    low = ", ".join(f"{g:+.1f}" for g in over)
     said = {
         f"DRDR at least 8 points above source only with every seed ({', '.join(f'{g:+.1f}' for g in gains)})": min(
             gains
         )
         >= 8,
+        f"and above source only that sees the target in its batch statistics ({low})": min(over) >= 8,
         f"without the angular term at least 8 points worse on the mean ({lost:.1f})": lost >= 8,
         f"without translation below source only ({mean['no global translation']:.1f})": mean["no global translation"]
         < mean["source only"],
@@ -111,11 +117,11 @@ def main() -> None:
     claims = " ".join(f"{'Holds' if ok else 'FAILS'}: {text}." for text, ok in said.items())
     note = (
         f"Top-1 in percent on all 1,797 target digits after {args.steps} updates of 64 + 64, seeds {args.seeds} "
-        f"(weights and order), mean ± sample sd. {claims} The fourth column is an independent implementation's mean; "
-        "the last the mean cosine of matched spokes of the anchors at the last logged step. Transductive: target "
-        "images train without labels and are the test."
+        f"(weights and order), mean ± sample sd. {claims} The fourth column is the mean of an independent "
+        "implementation over seeds of its own; the last the mean cosine of matched spokes of the anchors at the last "
+        "logged step. Transductive: target images train without labels and are the test."
     )
-    columns = ["arm", "target accuracy", "by seed", "specification", "matched cosine"]
+    columns = ["arm", "target accuracy", "by seed", "reference", "matched cosine"]
     results.save("drdr_digits", "DRDR from MNIST to optdigits", columns, rows, note, raw)
 
 
