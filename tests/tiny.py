@@ -28,6 +28,11 @@ def quickstart(*overrides: str):
     return configs.load(QUICKSTART, (*OVERRIDES, *overrides))
 
 
+def load(name: str, *overrides: str):
+    """The config `configs/NAME` with `a.b=value` overrides."""
+    return configs.load(ROOT / "configs" / name, overrides)
+
+
 def flags(*overrides: str) -> list[str]:
     """The same overrides as words of the command line."""
     return [f"--config.{item}" for item in (*OVERRIDES, *overrides)]

@@ -11,7 +11,7 @@ import difflib
 import hashlib
 import importlib.util
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,8 @@ def base() -> ConfigDict:
 
 RARE = {
     "stiefel": "",  # sgd: regex on paths of square kernels that stay orthogonal (`jaxvl.core.stiefel`)
+    "late_lr": 0.0,  # replaces lr from `late_from` on, the phase of the schedule going on; 0: never
+    "late_from": 0.5,  # share of all steps
 }
 """Fields of an optimiser that only some methods have a use for, with their neutral values."""
 
@@ -94,6 +96,16 @@ def optimizer(**fields: Any) -> ConfigDict:
     cfg.update({name: RARE[name] for name in fields if name in RARE})
     cfg.update(fields)
     return cfg
+
+
+def one_of(name: str, known: Iterable[str]) -> str:
+    """`name`, or InputError with the nearest of the `known` names of a config file's experiments."""
+    known = list(known)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 2, 0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
+        raise InputError(f"experiment {name!r}: is not in this file; {hint}")
+    return name
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:

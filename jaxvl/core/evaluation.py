@@ -54,7 +54,7 @@ def evaluate(
     for name in chosen:
         evaluator: Evaluator = method.evaluators[name]
         acc = evaluator.init()
-        for stream in evaluator.streams:
+        for stream in evaluator.streams or tuple(streams):
             if stream not in streams:
                 raise InputError(f"split {split!r}: evaluator {name!r} reads stream {stream!r}, which the data lacks")
             if stream not in cache:

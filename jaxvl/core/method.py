@@ -86,7 +86,8 @@ Ask = Callable[[Batch], Mapping[str, np.ndarray]]
 
 
 class Evaluator:
-    """A streaming metric on the host, in numpy. `streams` are read one after the other, in full."""
+    """A streaming metric on the host, in numpy. `streams` are read one after the other, in full; empty stands for
+    every stream of the split, whatever it is called (domains, cameras)."""
 
     streams: tuple[str, ...] = ()
 
@@ -156,12 +157,15 @@ class Examples:
         Fields whose name starts with `_` stay on the host (ids, captions, file names).
     id_of: `record -> str`, what logs and errors call this example.
     batch_size: global batch size.
+    blocks: `(records, rows)` of consecutive parts of `source`, where every training batch shall hold `rows` rows of
+        each, in this order; each part is shuffled and repeated on its own. Empty: one part, shuffled as a whole.
     """
 
     source: Sequence[Any]
     make: Callable[[Any, np.random.Generator], dict[str, Any]]
     id_of: Callable[[Any], str]
     batch_size: int
+    blocks: tuple[tuple[int, int], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

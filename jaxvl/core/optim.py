@@ -71,9 +71,10 @@ def schedule(cfg: ConfigDict, total_steps: int, name: str = "main") -> Schedule:
     cosine_unshifted: the same with `t/total`, the warm-up being cut out of the cosine;
     linear: from lr to end; step: `lr * decay_factor^(boundaries passed)`; constant;
     inverse_decay: `lr (1 + 10 (t + 1)/total)^-0.75` (Ganin & Lempitsky, ICML 2015, whose updates count from 1).
-    Never below `f`.
+    Never below `f`. With `late_lr`, that is the `lr` of every formula from the share `late_from` of all steps on.
     """
-    lr, end, floor = float(cfg.lr), float(cfg.end_lr), float(cfg.floor)
+    late_lr, late_from = float(cfg.get("late_lr", 0.0)), float(cfg.get("late_from", 0.5)) * total_steps
+    first, end, floor = float(cfg.lr), float(cfg.end_lr), float(cfg.floor)
     warm = cfg.warmup * total_steps if cfg.warmup < 1 else float(cfg.warmup)
     span = max(total_steps - warm, 1e-9)
     kinds = ("constant", "cosine", "cosine_unshifted", "linear", "step", "inverse_decay")
@@ -83,6 +84,7 @@ def schedule(cfg: ConfigDict, total_steps: int, name: str = "main") -> Schedule:
 
     def rate(step: jax.Array) -> jax.Array:
         t = jnp.asarray(step, jnp.float32)
+        lr = jnp.where(t >= late_from, late_lr, first) if late_lr else first
         if cfg.schedule == "cosine":
             main = end + 0.5 * (lr - end) * (1 + jnp.cos(jnp.pi * jnp.clip((t - warm) / span, 0, 1)))
         elif cfg.schedule == "cosine_unshifted":

@@ -29,7 +29,8 @@ Say = Callable[[str], None]
 
 RUN_FILES = (
     *("config.json", "env.json", "metrics.jsonl", "checkpoints", "integrity", "damaged", "tensorboard"),
-    *("report.html", "pictures", "eval", "bad_inputs.jsonl", "vocabulary.json", "ids", "index", "search.png"),
+    *("report.html", "pictures", "eval", "bad_inputs.jsonl", "vocabulary.json", "classes.json", "ids"),
+    *("index", "search.png"),
 )
 """What a run leaves in its workdir; `data/`, which may be a rendered world, is not among it."""
 
@@ -50,7 +51,8 @@ class Compiled:
     def fresh_state(self) -> states.TrainState:
         """Initialises the state where it lives; no device ever holds it whole."""
         make = lambda: states.create(self.method, self.config, states.dummy_batch(self.method), self.cells)  # noqa: E731
-        return jax.jit(make, out_shardings=self.shardings)()
+        options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}  # runs once
+        return jax.jit(make, out_shardings=self.shardings, compiler_options=options)()
 
 
 def build_method(config: ConfigDict) -> Method:

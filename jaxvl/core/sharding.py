@@ -60,6 +60,14 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
+def on_every_device(tree: Any) -> Any:
+    """Inside the compiled step: the arrays gathered whole on every device, for what every device shall compute alike
+    (an iteration over all pairs of a batch, which would otherwise communicate in every turn). Else, as they are."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return tree
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, P()), tree)
+
+
 def leaf_spec(path: str, shape: Sequence[int], mesh: Mesh, rules: Rules = ()) -> P:
     """Where one array of the state lives: first the method's rule, then FSDP on the largest divisible dimension."""
     rule = next((spec for pattern, spec in rules if re.search(pattern, path)), P())

@@ -85,8 +85,13 @@ def build_update(method: Method, name: str, config: ConfigDict, cells: Cells) ->
 
 def jit_update(update: StepFn, mesh: Mesh, shardings: Any) -> Callable:
     """Compiles an update for the mesh: state donated and kept where it is, batch over the batch axes."""
+
+    def on_mesh(state: TrainState, batch: Batch):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return update(state, batch)
+
     return jax.jit(
-        update,
+        on_mesh,
         donate_argnums=0,
         in_shardings=(shardings, batch_sharding(mesh)),
         out_shardings=(shardings, replicated(mesh)),

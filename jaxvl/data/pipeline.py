@@ -3,12 +3,13 @@
 The order of training examples is a pure function of (seed, number of records): global batch `b` holds the
 global positions `[b*B, (b+1)*B)`, and process p of P owns the rows `[p*B/P, (p+1)*B/P)` of each. So one
 integer, the number of global batches consumed, resumes a stream exactly, on any number of processes,
-workers or threads. Position `i` belongs to epoch `i // N`; each epoch is shuffled anew.
+workers or threads. Position `i` belongs to epoch `i // N`; each epoch is shuffled anew. With `blocks`, every
+batch has fixed rows for each part of the source, and each part its own order and epochs.
 
 A batch is `{field: array [B/P, ...]}`. Fields whose name starts with `_` are lists, one item a row. The
 pipeline adds `_id` and, in training, `_replaced`; in evaluation, `_valid` and `_bad`.
 
-`examples` is a `jaxvl.core.method.Examples` or anything with its four attributes. grain, which imports
+`examples` is a `jaxvl.core.method.Examples` or anything with its first four attributes. grain, which imports
 jax, is imported when a stream is opened; nothing else here needs it.
 """
 
@@ -18,7 +19,7 @@ import dataclasses
 import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -68,14 +69,18 @@ def train_batches(
     import grain
 
     make_row = _TrainRow(_Maker(examples, on_error, bad_log), seed)
-    batches = (
-        grain.MapDataset.range(len(examples.source))
-        .seed(_seed32(seed))
-        .shuffle()
-        .repeat()
-        .map_with_index(make_row)
-        .batch(rows, drop_remainder=True, batch_fn=_collate_train)[process_index::process_count][start:]
+    order = lambda first, end, key: (  # noqa: E731
+        grain.MapDataset.range(first, end).seed(_seed32(seed, *key)).shuffle().repeat()
     )
+    blocks = _blocks(examples)
+    if blocks:
+        orders = [order(b.first, b.end, (j,)) for j, b in enumerate(blocks)]
+        make_row = _BlockRow(make_row, examples.batch_size, blocks, orders)
+        positions = grain.MapDataset.range(examples.batch_size).repeat()
+    else:
+        positions = order(0, len(examples.source), ())
+    batches = positions.map_with_index(make_row).batch(rows, drop_remainder=True, batch_fn=_collate_train)
+    batches = batches[process_index::process_count][start:]
     return _iterate(batches, num_workers, num_threads, prefetch)
 
 
@@ -123,6 +128,30 @@ def _check(examples: ExamplesLike, process_index: int, process_count: int, on_er
     if rest or rows < 1:
         raise InputError(f"batch size {examples.batch_size} cannot be shared by {process_count} processes evenly")
     return rows
+
+
+class _Block(NamedTuple):
+    """Records `[first, end)` of the source, of which a batch holds the rows `[row, row + rows)`."""
+
+    first: int
+    end: int
+    row: int
+    rows: int
+
+
+def _blocks(examples: ExamplesLike) -> list[_Block]:
+    """The parts of `examples.blocks`; raises ValueError where they are not the whole source and the whole batch."""
+    sizes = getattr(examples, "blocks", ())
+    found, first, row = [], 0, 0
+    for records, rows in sizes:
+        if records < 1 or rows < 1:
+            raise InputError("a part of the data set has no examples, or no row in the batch")
+        found.append(_Block(first, first + records, row, rows))
+        first, row = first + records, row + rows
+    if sizes and (first, row) != (len(examples.source), examples.batch_size):
+        total = f"{len(examples.source)} records and a batch of {examples.batch_size}"
+        raise ValueError(f"blocks of {first} records and {row} rows for {total}")
+    return found
 
 
 def _iterate(batches, num_workers: int, num_threads: int, prefetch: int) -> Iterator[dict[str, Any]]:
@@ -209,8 +238,11 @@ class _TrainRow:
 
     def __call__(self, position: int, index: int) -> _Made:
         total = len(self.maker.source)
-        epoch = int(position) // total
-        index = first = int(index)
+        return self.row(int(index), int(position) // total, 0, total)
+
+    def row(self, index: int, epoch: int, low: int, total: int) -> _Made:
+        """Record `index` in its `epoch`, or in its place another one of the `total` from `low` on."""
+        first = index
         for attempt in range(MAX_TRIES + 1):
             try:
                 made = self.maker(index, _generator(self.seed, _TRAIN, epoch, index, attempt))
@@ -221,11 +253,26 @@ class _TrainRow:
                 break
             # Any record but the bad one itself.
             step = _generator(self.seed, _REPLACE, epoch, first, attempt).integers(1, total)
-            index = (first + int(step)) % total
+            index = low + (first - low + int(step)) % total
         raise InputError(
             f"example {last.example_id}: {last.bad}; and no other record in {attempt} tries could be decoded: "
             "is the media folder intact?"
         )
+
+
+class _BlockRow:
+    """`(global position, row of the batch) -> _Made`, each row from the block that it belongs to."""
+
+    def __init__(self, make_row: _TrainRow, batch_size: int, blocks: Sequence[_Block], orders: Sequence[Any]):
+        self.make_row, self.batch_size, self.blocks, self.orders = make_row, batch_size, blocks, orders
+
+    def __call__(self, position: int, row: int) -> _Made:
+        batch, row = int(position) // self.batch_size, int(row)
+        j = next(j for j, b in enumerate(self.blocks) if row < b.row + b.rows)
+        block = self.blocks[j]
+        place = batch * block.rows + row - block.row
+        size = block.end - block.first
+        return self.make_row.row(int(self.orders[j][place]), place // size, block.first, size)
 
 
 class _EvalRow:
@@ -305,9 +352,9 @@ def _generator(seed: int, *key: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(int(seed), spawn_key=tuple(int(k) for k in key)))
 
 
-def _seed32(seed: int) -> int:
+def _seed32(seed: int, *key: int) -> int:
     """grain takes 32 bits; mixing keeps large seeds apart."""
-    return int(np.random.SeedSequence(int(seed)).generate_state(1)[0])
+    return int(np.random.SeedSequence(int(seed), spawn_key=key).generate_state(1)[0])
 
 
 def _survives_pickling(error: Exception) -> bool:

@@ -124,7 +124,8 @@ class Projection(nn.Module):
 class ResNet(nn.Module):
     """The trunk. Parameters `stem/...`, `layer{s}_{j}/...`, `fc/{kernel,bias}`; statistics in `batch_stats`.
 
-    depth: 18, 34 (basic blocks), 50, 101, 152 (bottlenecks); blocks, bottleneck: another shape than the depth's.
+    depth: 18, 34 (basic blocks), 50, 101, 152 (bottlenecks); blocks, bottleneck: another shape than the depth's (one to
+        four stages).
     num_classes: adds the tap `logits`. taps: what the call returns, of `TAPS`; all after the last ReLU of their part.
     norm: 'bn' (over the global batch, or in `bn_groups`) or 'frozen' (constants, also in training).
     frozen_stages: n >= 0 normalises stem and layers 1..n by running statistics also in training; leave their
@@ -161,8 +162,13 @@ class ResNet(nn.Module):
 
     @property
     def features(self) -> int:
-        """Channels of layer4 and of the pooled features at the full width."""
-        return self.width * 8 * (4 if self.is_bottleneck else 1)
+        """Channels of the last stage and of the pooled features at the full width."""
+        return self.width * 2 ** (self.stage_count - 1) * (4 if self.is_bottleneck else 1)
+
+    @property
+    def stage_count(self) -> int:
+        """Number of stages; 4 unless `blocks` has fewer entries."""
+        return len(self.blocks or BLOCKS[self.depth])
 
     def setup(self):
         """Builds all blocks; raises InputError for fields that do not fit."""
@@ -218,6 +224,11 @@ class ResNet(nn.Module):
         unknown = set(self.taps) - set(TAPS)
         if unknown:
             raise InputError(f"taps: {', '.join(sorted(unknown))} is none of {', '.join(TAPS)}")
+        if not 1 <= self.stage_count <= 4:
+            raise InputError(f"blocks: {self.blocks} has {self.stage_count} stages, not one to four")
+        beyond = [t for t in self.taps if t.startswith("layer") and int(t[5:]) > self.stage_count]
+        if beyond:
+            raise InputError(f"taps: {', '.join(beyond)} lies beyond the {self.stage_count} stages of blocks")
         if "logits" in self.taps and self.num_classes is None:
             raise InputError("taps: 'logits' needs num_classes")
         check_widths(self.widths)

@@ -295,3 +295,45 @@ def test_errors_in_a_worker_arrive_with_their_type_and_example(videos):
     examples = Rows(videos, make_clip, os.path.basename, 3)
     with pytest.raises(InputError, match=r"example v3\.mp4: .*v3\.mp4: truncated"):
         list(eval_batches(examples, num_workers=1, on_error="raise"))
+
+
+class Blocks:
+    """Ten records of one part, three of another; eight rows of the first and four of the second in every batch."""
+
+    source, batch_size, blocks = list(range(13)), 12, ((10, 8), (3, 4))
+    id_of = staticmethod(str)
+
+    @staticmethod
+    def make(record, rng):
+        return {"x": np.int32(record), "draw": rng.random()}
+
+
+def test_blocks_have_fixed_rows_and_epochs_of_their_own():
+    stream = train_batches(Blocks(), seed=1)
+    batches = [next(stream)["x"] for _ in range(15)]
+    first, second = (np.concatenate([b[s] for b in batches]) for s in (slice(8), slice(8, None)))
+    assert (first < 10).all()
+    assert (second >= 10).all()
+    assert all(set(first[i : i + 10]) == set(range(10)) for i in range(0, 120, 10))  # each epoch has every record once
+    assert all(set(second[i : i + 3]) == {10, 11, 12} for i in range(0, 60, 3))
+    assert len({tuple(first[i : i + 10]) for i in range(0, 120, 10)}) > 6  # and is shuffled anew
+
+
+def test_blocks_resume_and_are_shared_by_processes():
+    whole = train_batches(Blocks(), seed=1)
+    batches = [next(whole) for _ in range(6)]
+    later = train_batches(Blocks(), seed=1, start=4)
+    np.testing.assert_array_equal(next(later)["draw"], batches[4]["draw"])
+    shares = [train_batches(Blocks(), seed=1, process_index=p, process_count=3) for p in range(3)]
+    for batch in batches:
+        np.testing.assert_array_equal(np.concatenate([next(s)["x"] for s in shares]), batch["x"])
+
+
+def test_blocks_that_are_not_the_whole_are_refused():
+    wrong = Blocks()
+    wrong.blocks = ((10, 8), (3, 3))
+    with pytest.raises(ValueError, match="13 records and 11 rows for 13 records and a batch of 12"):
+        next(train_batches(wrong, seed=1))
+    wrong.blocks = ((10, 8), (0, 4))
+    with pytest.raises(InputError, match="no examples"):
+        next(train_batches(wrong, seed=1))

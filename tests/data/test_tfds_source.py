@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from jaxvl.core.errors import InputError
+from jaxvl.data.readers.tfds_images import find_tfds, read_tfds_images
 from jaxvl.data.tfds_source import open_tfds
 
 
@@ -50,6 +51,27 @@ def test_reads_pictures_and_labels(prepared):
     half = open_tfds(prepared, "train[50%:]")
     assert len(half) == 5
     assert half[0]["image"][0, 0, 0] == 100
+
+
+def test_labelled_pictures_are_read_one_at_a_time(prepared, tmp_path):
+    folder = tmp_path / "digits" / "1.0.0"
+    shutil.copytree(prepared, folder)
+    (folder / "label.labels.txt").unlink()
+    assert find_tfds(tmp_path, "digits") == str(folder)  # the only version
+    with pytest.raises(InputError, match=r"label.labels.txt is not there, so the classes have no names"):
+        read_tfds_images(folder, "train")
+    (folder / "label.labels.txt").write_text("even\nodd\n")
+    reading = read_tfds_images(folder, "train")
+    assert reading.classes == ("even", "odd")
+    assert reading.line() == "digits train: 10 images of 2 classes (TFDS)"
+    picture = pickle.loads(pickle.dumps(reading.images))[7].load()
+    assert (picture.pixels.shape, int(picture.pixels[0, 0, 0]), picture.label) == ((4, 5, 3), 140, 1)
+    assert picture.image_id == reading.images[7].image_id
+    shutil.copytree(folder, tmp_path / "digits" / "2.0.0")
+    with pytest.raises(InputError, match=r"has the versions 1.0.0, 2.0.0; name one of them, as digits/2.0.0"):
+        find_tfds(tmp_path, "digits")
+    with pytest.raises(InputError, match=r"mnist: no such TFDS data set"):
+        find_tfds(tmp_path, "mnist")
 
 
 def edit(folder, **changes):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxvl.core import config as configs
 from tests import tiny
 
 Batch = Mapping[str, Mapping[str, np.ndarray]]
@@ -26,6 +27,8 @@ class Tiny:
     zero_gradient: regex of parameters whose gradient vanishes by construction, and why (in a comment).
     variants: overrides under which `trains` is checked once more (frozen parts).
     overfit: (steps, loss): one batch, repeated, is learned to below this loss in so many updates.
+    meshes: on which of `MESHES` eight devices are compared with one; all of them for one method and for the toys of
+        `tests/core`, the mixed one, which shards batch and parameters alike, for the rest.
     """
 
     config: ConfigDict
@@ -34,6 +37,14 @@ class Tiny:
     zero_gradient: str
     overfit: tuple[int, float]
     variants: tuple[tuple[str, ...], ...] = ()
+    meshes: tuple[str, ...] = ("mixed",)
+
+
+MESHES = {
+    "data": {"data": 8, "fsdp": 1, "tensor": 1},
+    "fsdp": {"data": 1, "fsdp": 8, "tensor": 1},
+    "mixed": {"data": 2, "fsdp": 4, "tensor": 1},
+}
 
 
 def centerclip() -> Tiny:
@@ -74,7 +85,81 @@ def centerclip() -> Tiny:
         zero_gradient=r"attn/key/bias$",
         overfit=(60, 0.2),
         variants=(("model.freeze_layer_num=1",),),
+        meshes=tuple(MESHES),
     )
 
 
-TINY: dict[str, Callable[[], Tiny]] = {"centerclip": centerclip}
+def drdr() -> Tiny:
+    """Stripes of four directions, thick in the source and thin in the target; every term of the loss is on."""
+    config = configs.load(
+        tiny.ROOT / "configs" / "drdr" / "quickstart.py",
+        ("precision.matmul=highest", "train.steps=100", "optim.main.schedule=constant", "optim.main.lr=1e-3",
+         "mesh.data=-1", "model.classes=4", "model.channels=(4,8)", "model.bottleneck_dim=8", "model.burn_in=0.0",
+         "model.weights.transport=0.01", "model.weights.consensus=0.1", "model.ot.threshold=1e-5",
+         "data.image_size=8", "data.batch_size=8", "data.eval_batch_size=8"),
+    )  # fmt: skip
+    rows = np.arange(8) % 4
+
+    def images(rng, wide):
+        y, x = np.mgrid[:8, :8]
+        along = np.stack([x, y, x + y, x - y])[rows] + rng.integers(0, 6, (8, 1, 1))
+        clean = np.where(along % (6 if wide else 4) < 2 + wide, 220, 30)
+        return (clean + rng.integers(-25, 26, clean.shape)).astype(np.uint8)[..., None]
+
+    def batch(seed):
+        rng = np.random.default_rng(seed)
+        source = {"images": images(rng, True), "label": rows.astype(np.int32)}
+        return {"source": source, "target": {"images": images(rng, False)}}
+
+    def predict(seed):
+        return [{"optdigits": {"images": images(np.random.default_rng(seed), False)}}]
+
+    return Tiny(
+        config=config,
+        batch=batch,
+        predict=predict,
+        zero_gradient="",
+        overfit=(150, 0.5),
+        variants=(("model.freeze_classifier=true",),),
+    )
+
+
+def slimclr() -> Tiny:
+    """MoCo v3 at two widths of a net of two convolutions on 8x8 pictures; the slow start lasts longer than the tests.
+    (MoCo v2 starts at its lowest loss: queries equal their keys, and the queue is noise.)"""
+    config = tiny.load(
+        "slimclr/quickstart.py",
+        "precision.matmul=highest", "train.steps=1000", "optim.main.schedule=constant", "optim.main.warmup=0.0",
+        "optim.main.lr=0.05", "mesh.data=-1", "model.framework=mocov3", "model.head=mocov3_slim",
+        "model.conv_channels=(8,16)", "model.strides=(1,2)", "model.widths=(1.0,0.5)", "model.hidden=16",
+        "model.dim=8", "model.momentum=0.9", "model.init_sd=0.5", "model.distill_logits=scaled",
+        "model.analyse_every=0", "data.image_size=8", "data.eval_resize=8", "data.batch_size=8",
+        "data.eval_batch_size=8",
+    )  # fmt: skip
+    rows, size = 8, 8
+
+    def pictures(rng, base):
+        return (base + rng.integers(-20, 21, (rows, size, size, 3))).clip(0, 255).astype(np.uint8)
+
+    def coarse(rng):
+        return rng.integers(40, 216, (rows, 2, 2, 3)).repeat(size // 2, 1).repeat(size // 2, 2)
+
+    def batch(seed):
+        rng = np.random.default_rng(seed)
+        base = coarse(rng)
+        return {"train": {"view_a": pictures(rng, base), "view_b": pictures(rng, base)}}
+
+    def predict(seed):
+        rng = np.random.default_rng(seed)
+        return [{"query": {"image": pictures(rng, coarse(rng))}}]
+
+    return Tiny(
+        config=config,
+        batch=batch,
+        predict=predict,
+        zero_gradient="",
+        overfit=(60, 0.8),
+    )
+
+
+TINY: dict[str, Callable[[], Tiny]] = {"centerclip": centerclip, "drdr": drdr, "slimclr": slimclr}

@@ -71,7 +71,10 @@ def test_form_depends_on_platform_and_size():
             assert text.count("stablehlo.convolution") == count
 
 
-def test_blocks_refuse_what_they_cannot_cut():
-    kernel = np.zeros((7, 7, 3, 4), np.float32)
-    with pytest.raises(InputError, match="takes even images and 7x7 kernels, not 9x8"):
-        convolve_blocks(np.zeros((1, 9, 8, 3), np.float32), kernel)
+def test_convolution_on_blocks_of_pixels_is_the_same():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 16, 12, 3)).astype(np.float32)
+    kernel = rng.normal(size=(7, 7, 3, 8)).astype(np.float32)
+    np.testing.assert_allclose(jax.jit(convolve_blocks)(x, kernel), by_hand(x, kernel, 2, 1), atol=5e-5)
+    with pytest.raises(InputError, match="takes even images and 7x7 kernels, not 15x12"):
+        convolve_blocks(x[:, :15], kernel)

@@ -5,14 +5,13 @@ The files under `configs/centerclip/` start from here.
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
 from jaxvl.core import config as configs
+from jaxvl.core.config import one_of
 from jaxvl.core.errors import InputError
 
 BATCH = 128
@@ -174,13 +173,3 @@ def experiment(row: str, pairs: int, epochs: int = 5, lr: float = 5e-3) -> Confi
     if what == "spectral":
         c.model.reduce.graph = "knn"  # as in the public runs, with the paper's rule for the number of neighbours
     return c
-
-
-def one_of(name: str, known: Iterable[str]) -> str:
-    """`name`, or InputError with the nearest of the `known` names."""
-    known = list(known)
-    if name not in known:
-        near = difflib.get_close_matches(name, known, 2, 0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
-        raise InputError(f"experiment {name!r}: is not in this file; {hint}")
-    return name

@@ -1,0 +1,181 @@
+"""SlimCLR's config fields, the published recipes, and the small networks of the quickstart.
+
+The files under `configs/slimclr/` start from here.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+from jaxvl.core import config as configs
+
+FOUR = (1.0, 0.75, 0.5, 0.25)
+STEPS_PER_EPOCH = 1251
+"""1,281,167 pictures at batch 1024, the last batch dropped."""
+
+
+class Published(NamedTuple):
+    """A row of a published table: top-1, and top-5 where given, in percent, by width in descending order."""
+
+    top1: tuple[float, ...]
+    top5: tuple[float, ...] = ()
+
+
+def base() -> ConfigDict:
+    """Every field of the method with its default: SlimCLR-MoCo v2 on ImageNet."""
+    c = configs.base()
+    c.method = "slimclr"
+    c.eval.update({"split": "val", "use_ema": False})
+    with c.unlocked():
+        c.eval.monitors = ("knn", "linear")  # of frozen features: knn, linear (one classifier a width), shared
+        c.eval.features = "trunk"  # or 'head': what the monitors see
+        c.eval.knn_k = 200
+        c.eval.knn_temperature = 0.1
+        c.eval.probe_l2 = 1e-3
+    c.model = {
+        "framework": "mocov2",  # mocov3, simclr, supervised, probe
+        "trunk": "resnet",  # cifar (depth 6k + 2), conv
+        "depth": 50,
+        "width": 64,  # channels of the stem
+        "conv_channels": (16, 32, 64, 64),  # of the trunk 'conv'
+        "strides": (1, 2, 2, 1),
+        "widths": FOUR,  # descending from 1.0
+        "alone": 0.0,  # one of the widths: train the ordinary network of that size, which shares nothing
+        "overlap": True,  # False: narrower widths use disjoint channels (ablation)
+        "zero_init": True,
+        "head": "mocov2_slim",  # mocov2_switch, mocov3_slim, simclr_slim, supervised, supervised_switch
+        "hidden": 2048,
+        "dim": 128,  # of the outputs; the number of classes of supervised heads
+        "init_sd": 0.01,  # of dense layers; 0: PyTorch's uniform by fan-in
+        "bn_groups": 4,  # runs of rows with statistics of their own (replicas); 1: the global batch
+        "mean": (0.485, 0.456, 0.406),
+        "std": (0.229, 0.224, 0.225),
+        "slow_start": 0.5,  # share of all steps in which the full width trains alone; 0: off
+        "distill": "ce",  # none, mse, mse_features, kd_features, dkd, atkd
+        "distill_weight": 0.5,  # alpha
+        "distill_temperature": 5.0,
+        "distill_logits": "cosine",  # as released; 'scaled': divided by the temperature
+        "full_distill": False,  # every width learns from all larger ones
+        "reweight": 5,  # mode of the loss weights; 0: all ones
+        "temperature": 0.2,
+        "queue": 65536,
+        "momentum": 0.999,  # of the key encoder
+        "momentum_schedule": "constant",  # or 'cosine', up to 1
+        "inplace": "none",  # of classifiers: distill, mixed
+        "analyse_every": 0,  # steps between measurements of the gradients of all widths; 0: never
+    }
+    c.data = {
+        "reader": "imagenet",  # folder, tfds, records, mnist, fashion_mnist, cifar10, cifar100, mnist5k, optdigits
+        "root": "",  # the data set's folder
+        "world": {},  # fields of jaxvl.data.synthetic.patterns.PatternWorld: render this world into root first
+        "classes": 1000,
+        "holdout": 0,  # training pictures kept out as split 'val', where the data set has no such split
+        "bank": 50000,  # training pictures whose features label the others; 0: all
+        "image_size": 224,
+        "eval_resize": 256,  # short side before the central crop
+        "augment": "mocov2",  # a name of jaxvl.methods.slimclr.augment.VIEWS
+        "view": {},  # fields of both views, replaced
+        "batch_size": 1024,
+        "eval_batch_size": 256,
+        "records": {"short_side": 256, "quality": 95, "shards": 16},  # of `jaxvl prepare`
+    }
+    return c
+
+
+def mocov2(epochs: int = 200) -> ConfigDict:
+    """Section 5.1: SGD 0.2, decay 1e-4 on all but biases, 10 epochs of warm-up, cosine, batch 1024 in 4 replicas."""
+    c = base()
+    _length(c, epochs)
+    c.optim.main = configs.optimizer(
+        name="sgd", lr=0.2, momentum=0.9, weight_decay=1e-4, no_decay="bias$", warmup=10 / epochs, floor=1e-8
+    )
+    return c
+
+
+def mocov3(epochs: int = 300) -> ConfigDict:
+    """Section 5.1: LARS, rate 1.2 and from the end of the slow start 3.2, synchronised norms, T 1, momentum to 1."""
+    c = base()
+    _length(c, epochs)
+    c.optim.main = configs.optimizer(
+        name="lars", lr=1.2, late_lr=3.2, late_from=0.5, momentum=0.9, weight_decay=1e-6, no_decay="bias$",
+        warmup=10 / epochs, floor=1e-8,
+    )  # fmt: skip
+    c.model.update({"framework": "mocov3", "head": "mocov3_slim", "hidden": 4096, "dim": 256, "bn_groups": 1})
+    c.model.update({"temperature": 1.0, "momentum": 0.99, "momentum_schedule": "cosine"})
+    c.model.update({"distill_temperature": 1.0, "distill_logits": "scaled"})
+    c.data.augment = "mocov3"
+    return c
+
+
+def simclr(epochs: int = 100) -> ConfigDict:
+    """Section 5.1: LARS 0.075 sqrt(batch), a tenth of warm-up, T 0.1."""
+    c = base()
+    _length(c, epochs)
+    c.optim.main = configs.optimizer(
+        name="lars", lr=2.4, momentum=0.9, weight_decay=1e-6, no_decay="bias$", warmup=0.1, floor=1e-8
+    )
+    c.model.update({"framework": "simclr", "head": "simclr_slim", "bn_groups": 1, "temperature": 0.1})
+    c.data.augment = "simclr"
+    return c
+
+
+def supervised(epochs: int = 100) -> ConfigDict:
+    """Section 5.1: slimmable training with labels, batch 512 in 4 replicas."""
+    c = base()
+    c.data.batch_size = 512
+    _length(c, epochs, steps_per_epoch=2502)
+    c.optim.main = configs.optimizer(
+        name="sgd", lr=0.2, momentum=0.9, weight_decay=1e-4, no_decay="bias$", warmup=0.05, floor=1e-8
+    )
+    c.model.update({"framework": "supervised", "head": "supervised", "dim": 1000, "slow_start": 0.0, "reweight": 0})
+    c.checkpoint.best_metric = "top1/w100"
+    c.data.augment = "slim"
+    return c
+
+
+def probe(kind: str) -> ConfigDict:
+    """Section 5.2: classifiers of all widths on a frozen trunk; `kind` 'mocov2' (rate 60, steps) or 'mocov3'."""
+    c = base()
+    _length(c, 100 if kind == "mocov2" else 90)
+    c.train.eval_every = 2 * STEPS_PER_EPOCH
+    if kind == "mocov2":
+        schedule = {"lr": 60.0, "schedule": "step", "boundaries": (0.6, 0.8), "decay_factor": 0.1}
+    else:
+        schedule = {"lr": 0.4, "schedule": "cosine"}
+    c.optim.main = configs.optimizer(name="sgd", momentum=0.9, floor=1e-8, **schedule)
+    c.model.update({"framework": "probe", "head": "supervised_switch", "dim": 1000, "inplace": "mixed"})
+    c.model.update({"bn_groups": 1, "slow_start": 0.0, "distill": "none"})
+    c.checkpoint.best_metric = "top1/w100"
+    c.precision.compute = "float32"
+    c.init.required = True
+    c.data.augment = "normal"
+    return c
+
+
+def _length(c: ConfigDict, epochs: int, steps_per_epoch: int = STEPS_PER_EPOCH) -> None:
+    c.seed = 3407
+    c.train.update({"steps": epochs * steps_per_epoch, "log_every": 50, "eval_split": "val"})
+    c.train.update({"eval_every": 0, "checkpoint_every": steps_per_epoch})
+    c.precision.compute = "bfloat16"
+
+
+def naive(c: ConfigDict) -> ConfigDict:
+    """Without the three techniques: all widths from the first step, equal weights, no distillation."""
+    c.model.update({"slow_start": 0.0, "reweight": 0, "distill": "none"})
+    return c
+
+
+def small(c: ConfigDict, steps: int, size: int = 32) -> ConfigDict:
+    """The four-convolution net on small pictures, seconds to minutes on two cores (section 9b)."""
+    c.train.update({"steps": steps, "log_every": 20, "checkpoint_every": steps})
+    c.model.update({"trunk": "conv", "widths": (1.0, 0.5, 0.25), "hidden": 64, "dim": 64, "init_sd": 0.0})
+    c.model.update({"queue": 2048, "momentum": 0.99, "bn_groups": 1, "zero_init": False})
+    c.model.update({"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)})
+    c.optim.main = configs.optimizer(
+        name="sgd", lr=0.2, momentum=0.9, weight_decay=1e-4, no_decay="bias$", warmup=0.05, floor=1e-8
+    )
+    c.data.update({"image_size": size, "eval_resize": size, "batch_size": 256, "eval_batch_size": 256, "bank": 0})
+    c.precision.compute = "float32"
+    return c

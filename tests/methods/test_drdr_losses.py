@@ -1,0 +1,191 @@
+"""The known answers and invariants of DRDR's objective (specification, section 9a)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxvl.core import config as configs
+from jaxvl.core import optim, stiefel
+from jaxvl.methods.drdr import losses, recipe, structure
+from jaxvl.methods.drdr.structure import Structure
+
+RNG = np.random.default_rng(0)
+
+
+def random_structure(k=5, d=8, seed=0):
+    rng = np.random.default_rng(seed)
+    return Structure(jnp.asarray(rng.normal(size=d)), jnp.asarray(rng.normal(size=(k, d))))
+
+
+def rotation(d, seed=0):
+    q, r = np.linalg.qr(np.random.default_rng(seed).normal(size=(d, d)))
+    return jnp.asarray(q * np.sign(np.diag(r)), jnp.float32)
+
+
+def test_ramp_and_rate_at_their_ends():
+    assert float(losses.ramp(jnp.int32(0), 20_000)) == 0
+    assert float(losses.ramp(jnp.int32(20_000), 20_000)) == pytest.approx(0.99990920, abs=1e-7)
+    assert float(losses.ramp(jnp.int32(10_000), 20_000)) == pytest.approx(0.98661430, abs=1e-7)
+    rate = optim.build(recipe.optimizer(3e-4, 0.0), 20_000).rate
+    assert float(rate(jnp.int32(19_999))) == pytest.approx(4.967e-5, rel=1e-4)
+
+
+def test_class_means_by_hand():
+    features = jnp.array([[1.0, 0.0], [3.0, 0.0], [0.0, 2.0]])
+    means, counts = structure.class_means(features, jnp.array([0, 0, 2]), 3)
+    np.testing.assert_allclose(means, [[2, 0], [0, 0], [0, 2]])
+    np.testing.assert_allclose(counts, [2, 0, 1])
+
+
+def test_anchors_start_at_zero_and_shrink_where_a_class_is_absent():
+    features, labels = jnp.array([[1.0, 0.0], [3.0, 0.0], [0.0, 2.0]]), jnp.array([0, 0, 2])
+    nothing = Structure(jnp.zeros(2), jnp.zeros((3, 2)))
+    first = structure.momentum(nothing, features, labels)
+    np.testing.assert_allclose(first.local, 0.3 * jnp.array([[2, 0], [0, 0], [0, 2]]), rtol=1e-6)
+    np.testing.assert_allclose(first.centre, 0.3 * features.mean(0), rtol=1e-6)
+    second = structure.momentum(first, features[:2], labels[:2])
+    np.testing.assert_allclose(second.local[2], 0.7 * first.local[2], rtol=1e-6)
+    kept = structure.momentum(first, features[:2], labels[:2], absent="keep")
+    np.testing.assert_allclose(kept.local[2], first.local[2])
+    np.testing.assert_allclose(kept.local[0], second.local[0])
+
+
+@pytest.mark.parametrize("absent", ["zero", "keep"])
+def test_the_gradient_reaches_the_batch_and_not_the_old_anchors(absent):
+    labels = jnp.array([0, 1, 1])
+
+    def value(old, features):
+        now = structure.momentum(old, features, labels, absent=absent)
+        return now.local.sum() + now.centre.sum()
+
+    old, features = random_structure(3, 2), jnp.ones((3, 2))
+    through_old, through_batch = jax.grad(value, argnums=(0, 1))(old, features)
+    assert all(float(jnp.abs(g).max()) == 0 for g in through_old)
+    np.testing.assert_allclose(through_batch[:, 0], [0.3 + 0.1, 0.15 + 0.1, 0.15 + 0.1], rtol=1e-5)
+
+
+def test_student_assignment_by_hand():
+    q = losses.assignment(jnp.array([[0.0]]), jnp.array([[0.0], [1.0]]))
+    np.testing.assert_allclose(q, [[2 / 3, 1 / 3]], rtol=1e-6)
+
+
+def test_angular_term_knows_directions_only():
+    a = random_structure()
+    scaled = Structure(a.centre, a.centre + 5 * (a.local - a.centre))
+    opposite = Structure(a.centre, a.centre - (a.local - a.centre))
+    assert float(losses.angular(a, scaled)) == pytest.approx(0, abs=1e-6)
+    assert float(losses.angular(a, opposite)) == pytest.approx(2, abs=1e-6)
+    assert float(losses.distance(a, opposite)) == pytest.approx(float(4 * jnp.square(a.spokes).mean()), rel=1e-5)
+
+
+def test_terms_do_not_change_when_both_domains_are_turned():
+    a, b, q = random_structure(seed=1), random_structure(seed=2), rotation(8)
+    turned = [Structure(s.centre @ q, s.local @ q) for s in (a, b)]
+    for term in (losses.translation, losses.distance, losses.angular):
+        assert float(term(*turned)) == pytest.approx(float(term(a, b)), rel=1e-5)
+        only_one = float(term(turned[0], b))
+        assert only_one != pytest.approx(float(term(a, b)), rel=1e-2)
+
+
+def test_spokes_without_length_have_no_say_and_no_gradient():
+    """Specification 8.2: a class anchor that equals the global one up to rounding."""
+    a, b = random_structure(seed=1), random_structure(seed=2)
+    short = b.local.at[3].set(b.centre + 1e-8)
+
+    def value(local):
+        return losses.angular(a, Structure(b.centre, local))
+
+    gradient = jax.grad(value)(short)
+    assert float(jnp.abs(gradient[3]).max()) == 0
+    assert 1e-3 < float(jnp.abs(gradient).max()) < 10
+    others = np.array([0, 1, 2, 4])
+    without = losses.angular(*(Structure(s.centre, s.local[others]) for s in (a, b)))
+    assert float(value(short)) == pytest.approx(float(without), rel=1e-5)
+    zeros = Structure(jnp.zeros(8), jnp.zeros((5, 8)))
+    assert np.isfinite(jax.grad(lambda x: losses.angular(zeros, Structure(zeros.centre, x)))(zeros.local)).all()
+
+
+def test_consensus_vanishes_where_geometry_and_classifier_are_sure_and_agree():
+    sure = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+    agree, differ = 50 * sure, 50 * sure[::-1]
+    assert float(losses.consensus(sure, agree)) == pytest.approx(0, abs=1e-5)
+    assert float(losses.consensus(sure, differ)) == pytest.approx(50, rel=1e-4)
+    even = jnp.full((2, 2), 0.5)
+    assert float(losses.consensus(even, jnp.zeros((2, 2)))) == pytest.approx(np.log(2), rel=1e-5)  # only the entropy
+
+
+def test_consensus_of_the_code_sends_only_the_entropy_of_the_assignment_to_the_features():
+    anchors, kernel = jnp.asarray(RNG.normal(size=(3, 4))), jnp.asarray(RNG.normal(size=(4, 3)))
+    features = jnp.asarray(RNG.normal(size=(6, 4)))
+
+    def value(features, kernel):
+        q = losses.assignment(features, anchors)
+        return losses.consensus(q, jax.lax.stop_gradient(features) @ kernel, "code")
+
+    def entropy(features):
+        soft = jax.nn.softmax(losses.assignment(features, anchors), axis=1)
+        return -(soft * jnp.log(soft)).sum(1).mean()
+
+    of_features, of_kernel = jax.grad(value, argnums=(0, 1))(features, kernel)
+    np.testing.assert_allclose(of_features, jax.grad(entropy)(features), atol=1e-6)
+    assert float(jnp.abs(of_kernel).max()) > 1e-3
+
+
+def test_anchor_weights_are_class_shares_or_equal():
+    assert losses.anchor_weights(jnp.array([0, 0, 1, 0]), 3, "uniform") is None
+    got = losses.anchor_weights(jnp.array([0, 0, 1, 0]), 3, "pseudo")
+    np.testing.assert_allclose(got, np.array([0.751, 0.251, 0.001]) / 1.003, rtol=1e-5)
+
+
+@pytest.mark.parametrize("degrees", [30, 60, 90])
+def test_the_orthogonal_layer_recovers_a_rotation(degrees):
+    """The claim of section 4.3: nothing but W is trained, on the local terms, and it undoes the shift."""
+    rng = np.random.default_rng(7)
+    d, k = 8, 9
+    anchors = 2 * rng.normal(size=(k, d))
+    turn, basis = np.eye(d), np.linalg.qr(rng.normal(size=(d, d)))[0]
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    for i in range(0, d, 2):  # four random planes
+        turn[np.ix_([i, i + 1], [i, i + 1])] = [[c, -s], [s, c]]
+    turn = basis @ turn @ basis.T
+    source = Structure(jnp.zeros(d), jnp.asarray(anchors, jnp.float32))
+    moved = jnp.asarray(anchors @ turn.T, jnp.float32)
+    opt = optim.build(
+        configs.optimizer(name="sgd", lr=0.05, schedule="constant", momentum=0.9, nesterov=True, stiefel="^w$"), 100
+    )
+
+    def loss(params):
+        target = Structure(jnp.zeros(d), moved @ params["w"])
+        return 0.8 * losses.distance(source, target) + 2.5 * losses.angular(source, target)
+
+    @jax.jit
+    def step(params, state):
+        value, grads = jax.value_and_grad(loss)(params)
+        moves, state, _ = opt.updates(grads, state, params, jnp.int32(0))
+        return {"w": params["w"] + moves["w"]}, state, value
+
+    params = {"w": jnp.eye(d)}
+    state = opt.direction.init(params)
+    first = float(loss(params))
+    for i in range(100):
+        params, state, _ = step(params, state)
+        if i == 49:
+            assert float(loss(params)) < 1e-3 < first
+            assert float(structure.cosines(source.spokes, moved @ params["w"]).min()) > 0.9998
+            assert np.abs(params["w"].T @ turn - np.eye(d)).max() < 0.03
+    assert np.abs(params["w"].T @ turn - np.eye(d)).max() < 1e-3
+    assert float(stiefel.orthogonality_error(params["w"])) < 1e-5
+    assert np.linalg.det(params["w"]) == pytest.approx(1, abs=1e-4)
+    features = rng.normal(size=(5, d))
+    np.testing.assert_allclose(
+        np.linalg.norm(features @ params["w"], axis=1), np.linalg.norm(features, axis=1), rtol=1e-5
+    )
+
+
+def test_facts_of_equal_and_of_orthogonal_structures():
+    a = Structure(jnp.zeros(3), 2 * jnp.eye(3))
+    got = structure.facts(a, a)
+    assert {k: pytest.approx(float(v), abs=1e-5) for k, v in got.items()} == {
+        "spoke_length": 2.0, "matched_cosine": 1.0, "between_cosine": 0.0,
+    }  # fmt: skip

@@ -1,0 +1,181 @@
+"""DRDR's network and step: published counts, two passes of batch norm, what is left out of the compiled step."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxvl.core import config as configs
+from jaxvl.core import session
+from jaxvl.core import state as states
+from jaxvl.core.errors import InputError
+from jaxvl.methods.drdr import recipe
+from jaxvl.methods.drdr.method import model_config
+from jaxvl.methods.drdr.model import DRDR, DRDRConfig
+from tests.methods.tiny import TINY
+
+
+def count(**fields):
+    model = DRDR(DRDRConfig(**fields))
+    image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.uint8)
+    params = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), image)["params"]
+    return sum(x.size for x in jax.tree.leaves(params))
+
+
+def test_published_counts():
+    assert count(classes=31) == 24_106_079
+    assert count(classes=65) == 24_114_817
+    assert count(classes=10) == 24_100_682
+    assert count(classes=345, features=512) == 24_996_249
+    assert count(classes=31) - count(classes=31, stiefel=False) == 256 * 256
+
+
+def test_xavier_start_zero_biases_and_the_identity():
+    model = DRDR(DRDRConfig(classes=10, trunk="none"))
+    params = model.init(jax.random.key(0), jnp.ones((1, 512)))["params"]
+    np.testing.assert_array_equal(params["stiefel"]["kernel"], np.eye(256))
+    for name, fans in (("bottleneck", 512 + 256), ("fc", 256 + 10)):
+        assert float(jnp.abs(params[name]["bias"]).max()) == 0
+        assert float(params[name]["kernel"].std()) == pytest.approx(np.sqrt(2 / fans), rel=0.05)
+    assert float(jnp.abs(params["bottleneck"]["kernel"]).max()) > 2.5 * np.sqrt(2 / 768)  # not truncated
+
+
+@pytest.fixture(scope="module")
+def bench():
+    """`(config, batch, variables)` of the tiny method."""
+    tiny = TINY["drdr"]()
+    method = session.build_method(tiny.config)
+    variables = jax.jit(method.init)(jax.random.key(0), tiny.batch(0))
+    return tiny.config, tiny.batch(0), jax.tree.map(np.asarray, variables)
+
+
+def loss_of(config, batch, variables, steps=(50,)):
+    """`(loss, aux, gradient)` at each of `steps`, compiled once; of the only one by itself."""
+    method = session.build_method(config)
+    objective = method.objectives["adapt"]
+    mutables = {k: v for k, v in variables.items() if k != "params"}
+
+    @jax.jit
+    def run(params, step):
+        return jax.value_and_grad(lambda p: objective.value(p, mutables, batch, jax.random.key(1), step), has_aux=True)(
+            params
+        )
+
+    found = [run(variables["params"], jnp.int32(step)) for step in steps]
+    found = [(float(loss), aux, grads) for (loss, aux), grads in found]
+    return found if len(found) > 1 else found[0]
+
+
+def changed(config, *overrides):
+    return configs.apply(configs.from_json(configs.to_json(config)), overrides)
+
+
+def test_total_is_the_weighted_sum_of_its_terms(bench):
+    config, batch, variables = bench
+    loss, aux, _ = loss_of(config, batch, variables)
+    s, w = {k: float(v) for k, v in aux.scalars.items()}, config.model.weights
+    q = 2 / (1 + np.exp(-10 * 51 / 100)) - 1
+    assert s["ramp"] == pytest.approx(q, rel=1e-6)
+    rest = sum(w[name] * s[name] for name in ("translation", "distance", "angular", "transport", "consensus"))
+    assert loss == pytest.approx(s["classification"] + q * rest, rel=1e-5)
+    assert s["transport_converged/source"] == s["transport_converged/target"] == 1
+    assert s["orthogonality_error"] == 0
+
+
+def test_burn_in_leaves_translation_alone(bench):
+    config, batch, variables = bench
+    early = changed(config, "model.burn_in=0.6", "model.weights.transport=0.0")
+    (loss, aux, _), (later, _, _) = loss_of(early, batch, variables, steps=(58, 59))  # updates 59 and 60 of 100
+    s = {k: float(v) for k, v in aux.scalars.items()}
+    only = s["classification"] + s["ramp"] * config.model.weights.translation * s["translation"]
+    assert loss == pytest.approx(only, rel=1e-5)
+    assert later > only * 1.01
+
+
+def test_anchors_and_batch_statistics_are_the_ones_of_two_passes(bench):
+    """Source first, then target with the source's running statistics; target features are turned before the anchors."""
+    config, batch, variables = bench
+    plain = changed(config, "model.weights.transport=0.0")
+    _, aux, _ = loss_of(plain, batch, variables)
+    model = DRDR(model_config(config))
+    stats, features = variables["batch_stats"], {}
+    for side in ("source", "target"):
+        z, new = model.apply(
+            {"params": variables["params"], "batch_stats": stats}, batch[side]["images"], train=True,
+            method=DRDR.encode, mutable=["batch_stats"],
+        )  # fmt: skip
+        stats, features[side] = new["batch_stats"], z
+    for got, want in zip(jax.tree.leaves(aux.mutables["batch_stats"]), jax.tree.leaves(stats), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5)
+    for i, side in enumerate(("source", "target")):
+        np.testing.assert_allclose(aux.mutables["radial"]["centre"][i], 0.3 * features[side].mean(0), atol=1e-6)
+    labels = batch["source"]["label"]
+    np.testing.assert_allclose(
+        aux.mutables["radial"]["local"][0, 2], 0.3 * features["source"][labels == 2].mean(0), atol=1e-6
+    )
+
+
+def test_terms_of_weight_zero_are_not_compiled(bench):
+    config, batch, variables = bench
+
+    def text(*overrides):
+        method = session.build_method(changed(config, *overrides))
+        mutables = {k: v for k, v in variables.items() if k != "params"}
+        loss = lambda p: method.objectives["adapt"].loss(p, mutables, batch, jax.random.key(0), jnp.int32(5))[0]  # noqa: E731
+        return jax.jit(loss).lower(variables["params"]).as_text()
+
+    assert "while" in text()
+    assert "while" not in text("model.weights.transport=0.0")
+
+
+def test_source_only_reads_no_target_and_leaves_the_layer_alone(bench):
+    config, batch, variables = bench
+    plain = recipe.source_only(changed(config))
+    method = session.build_method(plain)
+    assert list(method.batch_spec) == ["source"]
+    assert not method.objectives["adapt"].trains_path("stiefel/kernel")
+    loss, aux, grads = loss_of(plain, {"source": batch["source"]}, variables)
+    assert loss == pytest.approx(float(aux.scalars.get("classification", loss)))
+    assert float(jnp.abs(grads["stiefel"]["kernel"]).max()) == 0
+
+
+def test_annealed_transport_and_published_variant_run(bench):
+    config, batch, variables = bench
+    loss, aux, grads = loss_of(recipe.as_published(changed(config)), batch, variables)
+    assert np.isfinite(loss)
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+    assert "transport_converged/source" not in aux.scalars
+    method = session.build_method(recipe.as_published(changed(config)))
+    assert not method.objectives["adapt"].trains_path("fc/kernel")
+
+
+def test_leave_one_out_has_a_structure_a_domain_and_no_target(bench):
+    config, batch, variables = bench
+    config = changed(config, "data.task=a/b/c->", "data.external=d", "model.weights.transport=0.0",
+                     "model.weights.consensus=0.0")  # fmt: skip
+    method = session.build_method(config)
+    assert list(method.batch_spec) == ["source"]
+    state = states.abstract_state(method, config)
+    assert state.mutables["radial"]["local"].shape == (3, 4, 8)
+    variables = {**variables, "radial": {"centre": np.zeros((3, 8)), "local": np.zeros((3, 4, 8))}}
+    loss, aux, grads = loss_of(config, {"source": batch["source"]}, variables)
+    assert np.isfinite(loss)
+    assert float(jnp.abs(grads["stiefel"]["kernel"]).max()) > 0
+    centres = aux.mutables["radial"]["centre"]
+    assert len({round(float(c[0]), 5) for c in centres}) == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("model.consensus=papre", "config.model.consensus: 'papre' is none of paper, code"),
+        ("model.ot.mode=exact", "config.model.ot.mode: 'exact' is none of ott, annealed"),
+        ("model.trunk=vit", "config.model.trunk: 'vit' is none of resnet, conv, none"),
+        ("model.std=(0.5,0.5)", "config.model.mean: has 1 channels, config.model.std 2"),
+        ("data.task=mnist5k", "config.data.task: 'mnist5k' is not like SOURCE->TARGET"),
+    ],
+)
+def test_wrong_fields_are_named(bench, override, line):
+    with pytest.raises(InputError) as error:
+        session.build_method(changed(bench[0], override))
+    assert line in str(error.value)

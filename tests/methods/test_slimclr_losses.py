@@ -1,0 +1,127 @@
+"""SlimCLR's losses: the known answers of the specification's section 9."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxvl.core import optim
+from jaxvl.core.errors import InputError
+from jaxvl.methods.slimclr import losses, recipe
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(
+    ("mode", "weights"),
+    [(5, (2.1, 1, 1)), (3, (1.429, 1.143, 0.429)), (6, (1.432, 0.886, 0.682)), (7, (1.8, 1, 1)), (0, (1, 1, 1))],
+)
+def test_weights_of_widths(mode, weights):
+    assert losses.width_weights((1.0, 0.8, 0.3), mode) == pytest.approx(weights)
+
+
+def test_weights_of_the_paper_and_shares():
+    assert losses.width_weights((1.0, 0.75, 0.5, 0.25), 5) == (2.5, 1, 1, 1)
+    assert losses.width_weights((1.0, 0.5), 1) == (0.667, 0.333)
+    assert losses.width_weights((1.0, 0.5), 2) == (1.0, 0.5)
+    assert losses.width_weights((1.0,), 5) == (1.0,)
+    with pytest.raises(InputError, match=r"config.model.reweight: 4"):
+        losses.width_weights((1.0, 0.5), 4)
+
+
+def test_info_nce_by_hand():
+    q = k = jnp.eye(8)[:1]
+    s = losses.moco_logits(q, k, jnp.eye(8)[1:])
+    assert s.shape == (1, 8)
+    assert float(losses.info_nce(s, 1.0)) == pytest.approx(np.log(1 + 7 / np.e), rel=1e-6)  # 1.2741
+
+
+def test_batch_contrast_of_equal_rows_is_2t_log_b():
+    q = jnp.ones((6, 4)) / 2
+    assert float(losses.batch_contrast(q @ q.T, 0.3)) == pytest.approx(0.6 * np.log(6), rel=1e-6)
+
+
+def test_simclr_has_one_column_for_one_pair_and_labels_are_the_partners():
+    z = jnp.asarray(RNG.normal(size=(2, 3)), jnp.float32)
+    assert float(losses.cross_entropy(losses.without_diagonal(z @ z.T), losses.simclr_labels(2))) == 0
+    z = jnp.asarray(RNG.normal(size=(8, 3)))
+    full = np.asarray(z @ z.T)
+    kept, labels = losses.without_diagonal(jnp.asarray(full)), losses.simclr_labels(8)
+    for r in range(8):
+        np.testing.assert_array_equal(kept[r], np.delete(full[r], r))
+        assert kept[r, labels[r]] == full[r, (r + 4) % 8]
+
+
+def logits(rows=5, n=7):
+    return jnp.asarray(RNG.normal(size=(rows, n)), jnp.float32)
+
+
+@pytest.mark.parametrize("tau", [1.0, 5.0])
+def test_distillation_of_the_teacher_itself(tau):
+    s = logits()
+    entropy = optax.losses.safe_softmax_cross_entropy(s / tau, jax.nn.softmax(s / tau)).mean()
+    value, gradient = jax.value_and_grad(lambda x: losses.soft_cross_entropy(s, x, tau))(s)
+    assert float(value) == pytest.approx(tau**2 * float(entropy), rel=1e-5)
+    np.testing.assert_allclose(gradient, 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["ce", "dkd", "atkd"])
+def test_a_constant_in_the_student_s_logits_changes_nothing(kind):
+    t, s, labels = logits(), logits(), jnp.arange(5)
+    one, other = (losses.distillation(kind, t, x, labels, 3.0) for x in (s, s + 2.5))
+    assert float(one) == pytest.approx(float(other), rel=1e-4)
+
+
+def test_distillation_at_high_temperature_is_half_the_centred_square_difference():
+    t, s, tau = logits(n=50), logits(n=50), 100.0
+    target = jax.nn.softmax(t / tau)
+    value = tau**2 * float((target * (jnp.log(target) - jax.nn.log_softmax(s / tau))).sum(-1).mean())
+    centred = lambda x: x - x.mean(-1, keepdims=True)  # noqa: E731
+    wanted = 0.5 * float(jnp.square(centred(s) - centred(t)).mean())
+    assert value == pytest.approx(wanted, rel=0.05)
+
+
+@pytest.mark.parametrize("kind", ["mse", "mse_features", "kd_features", "dkd", "atkd", "ce"])
+def test_distillations_teach_the_student_and_never_the_teacher(kind):
+    t, s, labels = logits(), logits(), jnp.arange(5)
+    of_t, of_s = jax.grad(lambda t, s: losses.distillation(kind, t, s, labels, 2.0), argnums=(0, 1))(t, s)
+    np.testing.assert_array_equal(of_t, 0)
+    assert float(jnp.abs(of_s).max()) > 0
+    at_teacher = jax.grad(lambda s: losses.distillation(kind, t, s, labels, 2.0))(t)
+    np.testing.assert_allclose(at_teacher, 0, atol=1e-5)
+
+
+def test_decoupled_distillation_against_its_definition():
+    t, s, labels = np.asarray(logits(), np.float64), np.asarray(logits(), np.float64), np.array([0, 3, 6, 1, 1])
+    wanted = []
+    for row_t, row_s, y in zip(t, s, labels):
+        p, q = (np.exp(r) / np.exp(r).sum() for r in (row_t, row_s))
+        rest = np.arange(7) != y
+        two_p, two_q = np.array([p[y], p[rest].sum()]), np.array([q[y], q[rest].sum()])
+        within_p, within_q = p[rest] / p[rest].sum(), q[rest] / q[rest].sum()
+        wanted.append((two_p * np.log(two_p / two_q)).sum() + 0.5 * (within_p * np.log(within_p / within_q)).sum())
+    assert float(losses.decoupled(jnp.asarray(t), jnp.asarray(s), jnp.asarray(labels))) == pytest.approx(
+        np.mean(wanted), rel=1e-4
+    )
+
+
+def test_unit_rows_and_a_row_of_zeros():
+    x = jnp.array([[3.0, 4.0], [0.0, 0.0]])
+    np.testing.assert_allclose(losses.normalize(x), [[0.6, 0.8], [0, 0]])
+    assert np.isfinite(jax.grad(lambda x: losses.normalize(x).sum())(x)).all()
+
+
+def test_momentum_of_v3_rises_to_one():
+    values = [float(losses.ema_momentum(0.99, "cosine", jnp.float32(e))) for e in (0, 0.5, 1)]
+    assert values == pytest.approx([0.99, 0.995, 1.0], abs=1e-6)
+
+
+def test_rates_of_the_published_schedules():
+    rate = optim.schedule(recipe.configs.optimizer(lr=0.4, warmup=20, floor=1e-8), 200)
+    got = [float(rate(t)) for t in (0, 10, 20, 110, 199)]
+    assert got == pytest.approx([1e-8, 0.2, 0.4, 0.2, 3.05e-5], rel=1e-2)
+    c = recipe.mocov3(300)
+    rate, half = optim.schedule(c.optim.main, c.train.steps), c.train.steps // 2
+    assert float(rate(half - 1)) == pytest.approx(0.63, abs=0.01)
+    assert float(rate(half + 1)) == pytest.approx(1.69, abs=0.02)

@@ -1,0 +1,196 @@
+"""Official checkpoints of SlimCLR and MoCo: every key, both ways, and single widths as ordinary ResNets."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxvl import convert
+from jaxvl.core import session
+from jaxvl.core.errors import InputError
+from jaxvl.core.state import abstract_state
+from jaxvl.interop import keys, weights
+from jaxvl.interop.safetensors_file import read_safetensors
+from jaxvl.methods.slimclr import published
+from jaxvl.methods.slimclr.method import build, model_config
+from jaxvl.methods.slimclr.model import Encoder
+from jaxvl.methods.slimclr.published import SlimConfig
+from jaxvl.methods.slimclr.weights import adopt
+from jaxvl.nn.resnet import ResNet
+from tests.interop.torch_writer import save as write_torch
+from tests.methods import slimclr_small as small
+
+SMALL = (
+    "model.trunk=resnet", "model.width=8", "model.hidden=64", "model.dim=6", "model.queue=32",
+    "model.widths=(1.0,0.75,0.5,0.25)", "model.zero_init=false",
+)  # fmt: skip
+KINDS = {
+    "mocov2": SMALL,
+    "mocov3": (*SMALL, *small.V3),
+    "probe": (*SMALL, "model.framework=probe", "model.head=supervised_switch", "data.classes=6"),
+    "shared probe": (*SMALL, "model.framework=probe", "model.head=supervised", "data.classes=6"),
+}
+
+
+def tree(kind):
+    """Random variables of ours, flat."""
+    cfg = small.config(*KINDS[kind])
+    state = abstract_state(build(cfg), cfg)
+    rng = np.random.default_rng(0)
+    flat = keys.to_flat({"params": state.params, **state.mutables})
+    out = {p: rng.uniform(0.5, 1.5, x.shape).astype(np.float32) for p, x in flat.items()}
+    if "queue/pointer" in out:
+        out["queue/pointer"] = np.int32(16)
+    return out
+
+
+def variables(flat):
+    return keys.to_variables(flat, ("batch_stats", "key", "key_stats", "queue"))
+
+
+@pytest.mark.parametrize(
+    ("config", "entries"),
+    [
+        (SlimConfig(), 2 * 1117 + 2),
+        (SlimConfig("mocov3", hidden=4096, dim=256), 2 * 1147 + 22),
+        (SlimConfig("probe", dim=1000), 1121),
+    ],
+    ids=["v2", "v3", "probe"],
+)
+def test_official_files_have_the_published_numbers_of_entries(config, entries):
+    found = published.rules(config, 65536)
+    counters = sum(r.key.endswith("running_var") for r in found)
+    assert len(found) + counters == entries
+
+
+def test_names_of_the_specification_are_among_them():
+    shapes = {r.key: r.shape for r in published.rules(SlimConfig(), 65536)}
+    assert shapes["module.encoder_q.conv1.weight"] == (64, 3, 7, 7)
+    assert shapes["module.encoder_k.bn1.bn.3.running_var"] == (16,)
+    assert shapes["module.encoder_q.features.13.shortcut.1.bn.1.weight"] == (1536,)
+    assert shapes["module.encoder_q.features.7.conv2.weight"] == (256, 256, 3, 3)
+    assert shapes["module.encoder_q.fc.2.weight"] == (128, 2048)
+    assert shapes["module.queue"] == (128, 65536)
+    v3 = {r.key: r.shape for r in published.rules(SlimConfig("mocov3", hidden=4096, dim=256), 0)}
+    assert v3["module.base_encoder.fc.4.bn.2.running_mean"] == (256,)
+    assert "module.base_encoder.fc.4.bn.2.weight" not in v3
+    assert v3["module.predictor.0.weight"] == (4096, 256)
+    probe = {r.key: r.shape for r in published.rules(SlimConfig("probe", dim=1000), 0)}
+    assert probe["module.fc.linears.2.weight"] == (1000, 1024)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_there_and_back_is_the_identity_and_no_leaf_is_left(kind):
+    flat = tree(kind)
+    config = published.config_of_params(flat)
+    arrays, report = published.to_official(variables(flat), config)
+    assert report.missing == report.unused == report.wrong_shape == ()
+    again, report = published.from_official(arrays, published.infer_config(arrays, {}))
+    assert report.missing == report.unused == ()
+    assert all(k.endswith("num_batches_tracked") for k, _ in report.dropped)
+    got = keys.to_flat(again)
+    assert got.keys() == flat.keys()
+    for path, value in flat.items():
+        np.testing.assert_array_equal(got[path], value, err_msg=path)
+
+
+def test_official_file_converts_starts_a_probe_and_goes_back(tmp_path):
+    flat = tree("mocov2")
+    arrays, _ = published.to_official(variables(flat), published.config_of_params(flat))
+    write_torch(tmp_path / "slim.pth.tar", {"epoch": 200, "state_dict": arrays})
+    lines = []
+    convert.convert("slimclr", tmp_path / "slim.pth.tar", tmp_path / "w", say=lines.append)
+    assert "slimmable ResNet-50" in "\n".join(lines)
+    convert.reverse("slimclr", tmp_path / "w", tmp_path / "back", say=lines.append)
+    got, _ = read_safetensors(tmp_path / "back" / "model.safetensors")
+    assert got.keys() == arrays.keys()
+    np.testing.assert_array_equal(got["module.queue"], arrays["module.queue"])
+
+    cfg = small.config(*KINDS["probe"], f"init.weights={tmp_path / 'w'}")
+    read, info = weights.load_weights(tmp_path / "w")
+    for name in info["collections"]:
+        read |= {f"{name}/{p}": x for p, x in weights.load_weights(tmp_path / "w", name)[0].items()}
+    fresh = {p: np.zeros(x.shape, x.dtype) for p, x in tree("probe").items()}
+    merged = keys.to_flat(adopt(cfg, keys.to_variables(fresh), read, info))
+    np.testing.assert_array_equal(
+        merged["encoder/trunk/layer2_1/conv2/kernel"], flat["encoder/trunk/layer2_1/conv2/kernel"]
+    )
+    assert not merged["encoder/head/fc_w050/kernel"].any()
+    other = small.config(*KINDS["probe"], "model.widths=(1.0,0.5)")
+    state = abstract_state(build(other), other)
+    wrong = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), {"params": state.params, **state.mutables})
+    with pytest.raises(InputError, match=r"in the weights only .*w075"):
+        adopt(other, wrong, read, info)
+
+
+@pytest.mark.parametrize("index", [0, 1, 3])
+def test_an_exported_width_computes_what_the_slimmable_network_does(index):
+    flat = tree("probe")
+    config = published.config_of_params(flat)
+    cfg = model_config(small.config(*KINDS["probe"]))
+    images = np.random.default_rng(1).integers(0, 256, (2, 40, 40, 3), dtype=np.uint8)
+    own = variables(flat)
+    own = {"params": own["params"]["encoder"], "batch_stats": own["batch_stats"]["encoder"]}
+    wanted = jax.jit(lambda x: Encoder(cfg).apply(own, x, False, index))(images)[1]
+    arrays, report = published.to_torchvision(config.widths[index])(variables(flat), config)
+    assert report.missing == report.unused == ()
+    assert arrays["conv1.weight"].shape == ((8, 6, 4, 2)[index], 3, 7, 7)
+    assert arrays["layer4.0.downsample.1.running_var"].shape == ((256, 192, 128, 64)[index],)
+    assert len(arrays) == 320  # of torchvision's ResNet-50
+    plain = keys.to_variables(published.one_width(flat, config, index))
+    net = ResNet(50, 6, ("logits",), width=(8, 6, 4, 2)[index])
+    x = (images.astype(np.float32) / 255 - np.array(cfg.mean, np.float32)) / np.array(cfg.std, np.float32)
+    got = jax.jit(lambda v, x: net.apply(v, x)["logits"])(plain, jnp.asarray(x))
+    np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-4)
+
+
+def test_every_width_is_written_with_torchvision_s_keys(tmp_path):
+    flat = tree("mocov2")
+    weights.save_weights(
+        tmp_path / "w", flat, {"config": {}, "collections": ["batch_stats", "key", "key_stats", "queue"]}
+    )
+    lines = []
+    for name, width in (("w100", 8), ("w075", 6), ("w050", 4), ("w025", 2)):
+        convert.reverse(f"slimclr_{name}", tmp_path / "w", tmp_path / name, say=lines.append)
+        got, _ = read_safetensors(tmp_path / name / "model.safetensors")
+        assert got["conv1.weight"].shape == (width, 3, 7, 7)
+        assert len(got) == 318
+    with pytest.raises(InputError, match="written with --reverse only"):
+        published.LAYOUTS["slimclr_w050"].load({}, SlimConfig())
+
+
+def test_plain_moco_fills_the_full_width_and_says_what_stays(tmp_path):
+    flat = tree("mocov2")
+    config = published.config_of_params(flat)
+    plain, _ = published.to_torchvision(1.0)(variables(flat), config)
+    file = {f"module.encoder_q.{k}": v for k, v in plain.items()}
+    for k, path, bias in (("fc.0", "fc0", "bias"), ("fc.2", "fc2", "bias")):
+        file[f"module.encoder_q.{k}.weight"] = flat[f"encoder/head/{path}/kernel"].T.copy()
+        file[f"module.encoder_q.{k}.bias"] = flat[f"encoder/head/{path}/{bias}"]
+    file |= {k.replace("encoder_q", "encoder_k"): v for k, v in file.items()}
+    file |= {"module.queue": np.zeros((6, 8), np.float32), "module.queue_ptr": np.zeros(1, np.int64)}
+    write_torch(tmp_path / "moco.pth.tar", {"state_dict": file})
+    lines = []
+    convert.convert("moco", tmp_path / "moco.pth.tar", tmp_path / "w", say=lines.append)
+    text = "\n".join(lines)
+    assert "encoder/trunk/layer1_0/bn1_w025  (not in the file: stays as initialised)" in text
+    assert "module.queue  (the queue starts anew)" in text
+    read, info = weights.load_weights(tmp_path / "w")
+    for name in info["collections"]:
+        read |= {f"{name}/{p}": x for p, x in weights.load_weights(tmp_path / "w", name)[0].items()}
+    cfg = small.config(*KINDS["mocov2"], f"init.weights={tmp_path / 'w'}")
+    fresh = variables({p: np.zeros(np.shape(x), np.asarray(x).dtype) for p, x in flat.items()})
+    got = keys.to_flat(adopt(cfg, fresh, read, info))
+    np.testing.assert_array_equal(got["encoder/trunk/stem/bn_w100/scale"], flat["encoder/trunk/stem/bn_w100/scale"])
+    np.testing.assert_array_equal(got["key/head/fc2/kernel"], flat["encoder/head/fc2/kernel"])
+    assert not got["encoder/trunk/stem/bn_w050/scale"].any()
+    assert session.build_method(cfg).name == "slimclr"
+    with pytest.raises(InputError, match="is read only"):
+        published.LAYOUTS["moco"].store({}, config)
+
+
+def test_foreign_files_are_refused():
+    with pytest.raises(InputError, match="looks like plain MoCo, --from moco"):
+        published.infer_config({"module.encoder_q.layer1.0.conv1.weight": np.zeros(1)}, {})
+    with pytest.raises(InputError, match="holds no slimmable encoder"):
+        published.infer_config({"conv1.weight": np.zeros((64, 3, 7, 7))}, {})
