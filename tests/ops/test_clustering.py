@@ -13,7 +13,6 @@ from scipy.spatial.distance import cdist
 from jaxvl.core.errors import InputError
 from jaxvl.ops import clustering as C
 
-
 OPTIONS = ("metric", "pre_norm", "max_iters", "fixed_iters", "max_bytes")
 kmedoids = jax.jit(C.kmedoids, static_argnums=1, static_argnames=OPTIONS)
 spectral_kmedoids = jax.jit(C.spectral_kmedoids, static_argnums=1, static_argnames=("sigma", "graph"))
