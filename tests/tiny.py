@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+
+import jax
+import numpy as np
 
 from jaxvl.core import config as configs
 
@@ -36,3 +40,26 @@ def flags(*overrides: str) -> list[str]:
 
 def quiet(line: str) -> None:
     """A `say` that says nothing."""
+
+
+def read_world(root: Path) -> list[dict]:
+    """The records of a rendered sprite world, in the order train, val, test."""
+    return [json.loads(line) for line in (root / "world.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def drawn(init, *inputs, seed: int = 0):
+    """The variables that `init(*inputs)` would give, with values drawn by numpy: nothing is compiled.
+
+    Kernels and embeddings N(0, 1/fan-in) with the last axis as output, scales and variances near 1, biases and means
+    near 0.
+    """
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        name = path[-1].key
+        if name in ("scale", "var"):
+            return (1 + 0.1 * rng.normal(size=leaf.shape)).clip(0.5).astype(leaf.dtype)
+        fan_in = leaf.size // leaf.shape[-1] if leaf.ndim > 1 else 100
+        return (rng.normal(size=leaf.shape) * fan_in**-0.5).astype(leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(init, *inputs))

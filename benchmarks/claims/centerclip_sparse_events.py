@@ -8,11 +8,16 @@ segment's 36 patch tokens are cut to 12 by the reducer under test; only the redu
 Claims checked after 300 steps, text to video over the 220 captions: k-medoids++ at least 95 R@1 with every seed;
 `sparse_sampling` with the same number of tokens and `pooling` at least 30 points lower on the mean over seeds (the
 class token, which sees its frame in block 1, carries part of an event past any reduction, and how much depends on the
-seed); no reduction not better in the same number of steps. The first claim is the fragile one: from some
-initialisations this tiny model stops where it maps two or more items to one embedding, although the reduction still
-keeps every event; such a run scores far below 95, and the verdict then says so.
+seed); no reduction not better in the same number of steps.
+
+The model has eight heads of four channels. With two heads of sixteen, one constant query each, softmax attention of
+the second block starves items: those that both heads happen to attend to least at the start get no gradient, their
+attention falls to 0 while the others' rises to 1, and all starved items of a run share one embedding, although the
+reduction keeps every event. More steps, another rate, initialisation or world do not cure it; more queries do. The
+arm `kmedoids++, 2 heads` shows it on the reported seeds, `--heads 2 8` on development seeds, where it was found.
 
     python -m benchmarks.claims.centerclip_sparse_events
+    python -m benchmarks.claims.centerclip_sparse_events --heads 2 8
 """
 
 from __future__ import annotations
@@ -46,6 +51,8 @@ FRAMES, SEGMENTS, GRID, PATCH, ITEMS, CENTERS = 12, 3, 3, 4, 12, 12
 CELLS, PER_SEGMENT, VALUES = GRID * GRID, FRAMES // SEGMENTS, PATCH * PATCH * 3
 CAPTIONS = tuple(itertools.combinations(range(ITEMS), SEGMENTS))
 ARMS = ("kmedoids++", "sparse_sampling", "pooling", "none")
+TWO_HEADS = "kmedoids++, 2 heads"
+DEVELOPMENT = tuple(range(100, 106))  # seeds on which the number of heads was chosen, among others
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +68,7 @@ class SparseEventsConfig:
     weight_decay: float = 0.02
     clip_norm: float = 1.0
     width: int = 32
-    heads: int = 2
+    heads: int = 8
     cluster_iters: int | None = None
 
 
@@ -272,12 +279,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=SparseEventsConfig.steps)
+    parser.add_argument("--heads", type=int, nargs="+", help="k-medoids++ alone with so many heads, development seeds")
     args = parser.parse_args(argv)
-    recall: dict[str, list[float]] = {arm: [] for arm in ARMS}
-    with tempfile.TemporaryDirectory() as folder:
-        for arm, seed in itertools.product(ARMS, args.seeds):
-            config = SparseEventsConfig(arm=arm, seed=seed, steps=args.steps)
-            recall[arm].append(run_arm(config, Path(folder) / f"{arm}-{seed}")["t2v/R@1"])
+    if args.heads:
+        return compare_heads(args.heads, args.steps)
+    arms = {arm: SparseEventsConfig(arm=arm, steps=args.steps) for arm in ARMS}
+    arms[TWO_HEADS] = dataclasses.replace(arms["kmedoids++"], heads=2)
+    recall = recalls(arms, args.seeds)
     claims = verdicts(recall)
     kept = events_kept(make_world(0), 256, np.random.default_rng(0))
     rows = [
@@ -285,15 +293,42 @@ def main(argv: Sequence[str] | None = None) -> int:
         for arm, values in recall.items()
     ]
     note = (
-        f"Text to video among 220 captions (chance 0.5), {args.steps} updates, seeds {args.seeds} (world and weights). "
+        f"Text to video among 220 captions (chance 0.5), {args.steps} updates, seeds {args.seeds} (world and weights), "
+        f"{SparseEventsConfig.heads} heads where the arm does not say otherwise. "
         + " ".join(f"{'Holds' if ok else 'FAILS'}: {claim}." for claim, ok in claims.items())
-        + " Runs of k-medoids++ below 95 keep every event too: what fails there is not the reduction but the tiny "
-        "model, which takes two of the twelve items for one another (a saddle that some starts leave late)."
     )
     columns = ["arm", "R@1, mean ± sd", "R@1 by seed", "event tokens kept on raw patches"]
     raw = {"t2v_R@1": recall, "events_kept": kept, "claims": claims}
     results.save("centerclip_sparse_events", "CenterCLIP on sparse events", columns, rows, note, raw)
     return 0 if all(claims.values()) else 1
+
+
+def recalls(arms: Mapping[str, SparseEventsConfig], seeds: Sequence[int]) -> dict[str, list[float]]:
+    """Text-to-video R@1 (percent) of every arm, one number a seed."""
+    with tempfile.TemporaryDirectory() as folder:
+        return {
+            name: [run_arm(dataclasses.replace(c, seed=s), Path(folder) / f"{i}-{s}")["t2v/R@1"] for s in seeds]
+            for i, (name, c) in enumerate(arms.items())
+        }
+
+
+def compare_heads(heads: Sequence[int], steps: int) -> int:
+    """k-medoids++ with each number of heads on the development seeds."""
+    recall = recalls({str(h): SparseEventsConfig(heads=h, steps=steps) for h in heads}, DEVELOPMENT)
+    rows = [
+        [h, f"{sum(v >= 95 for v in values)} of {len(values)}", f"{min(values):.1f}", results.mean_sd(values)]
+        for h, values in recall.items()
+    ]
+    results.save(
+        "centerclip_sparse_events_heads",
+        "Sparse events: heads of attention",
+        ["heads", "seeds with R@1 of at least 95", "lowest R@1", "R@1, mean ± sd"],
+        rows,
+        f"k-medoids++, text to video among 220 captions, {steps} updates, width 32 in all, development seeds "
+        f"{DEVELOPMENT[0]} to {DEVELOPMENT[-1]} (world and weights), none of which is in the table of the claim.",
+        {"t2v_R@1": recall},
+    )
+    return 0
 
 
 def _kept(share: float | None) -> str:

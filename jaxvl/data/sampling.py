@@ -1,6 +1,6 @@
-"""Which frames of a video a clip takes: index rules over `n` frames, and rules over seconds.
+"""Which frames of a video a clip takes: index rules over `n` frames.
 
-Index rules have one signature, `(num_samples, num_frames, rng) -> [T] int64`, and are found by name in
+They have one signature, `(num_samples, num_frames, rng) -> [T] int64`, and are found by name in
 `SAMPLERS`. A video shorter than the clip repeats its last frame; `valid_mask` tells those rows apart.
 """
 
@@ -83,16 +83,6 @@ def get_sampler(name: str) -> Sampler:
 def valid_mask(num_samples: int, num_frames: int) -> np.ndarray:
     """`[T]` bool, True for the first `min(n, T)` rows: repeats of the last frame are not valid."""
     return np.arange(num_samples) < num_frames
-
-
-def uniform_times(num_samples: int, duration: float, start: float = 0.0) -> np.ndarray:
-    """Middles of T equal parts of `[start, start + duration]`, `[T]` float64 seconds."""
-    return start + (np.arange(num_samples) + 0.5) * (duration / num_samples)
-
-
-def segment_times(num_samples: int, duration: float, rng: np.random.Generator, start: float = 0.0) -> np.ndarray:
-    """One random time in each of T equal parts of `[start, start + duration]`, `[T]` float64 seconds."""
-    return start + (np.arange(num_samples) + rng.random(num_samples)) * (duration / num_samples)
 
 
 def _check(num_samples: int, num_frames: int) -> None:

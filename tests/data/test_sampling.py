@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxvl.core.errors import InputError
-from jaxvl.data import sampling
 from jaxvl.data.sampling import SAMPLERS, get_sampler, multi_segment, stratified, uniform, valid_mask
 
 
@@ -55,14 +54,6 @@ def test_every_rule_is_ordered_in_range_and_seeded(name, count, frames, seed):
     assert len(valid) == min(count, frames)
     assert (np.diff(valid) > 0).all()
     assert (picks[len(valid) :] == frames - 1).all()
-
-
-def test_times():
-    np.testing.assert_allclose(sampling.uniform_times(4, 8.0), [1, 3, 5, 7])
-    np.testing.assert_allclose(sampling.uniform_times(2, 4.0, start=10.0), [11, 13])
-    drawn = np.stack([sampling.segment_times(4, 8.0, np.random.default_rng(s), start=1.0) for s in range(100)])
-    assert ((drawn - 1) // 2 == np.arange(4)).all()
-    assert drawn.std(0).min() > 0.3
 
 
 def test_unknown_rule_names_the_nearest():

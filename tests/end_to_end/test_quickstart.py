@@ -11,7 +11,6 @@ from jaxvl import cli, train
 from jaxvl.core import session
 from jaxvl.core.writers import read_metrics
 from jaxvl.data.readers.msrvtt import read_msrvtt
-from jaxvl.data.synthetic.layouts import read_world
 from jaxvl.evaluate import evaluate
 from tests import tiny
 
@@ -33,7 +32,7 @@ def run(tmp_path_factory):
 
 def test_the_world_is_rendered_and_read_by_the_public_reader(run):
     workdir, lines, _ = run
-    world = read_world(workdir / "data")
+    world = tiny.read_world(workdir / "data")
     reading = read_msrvtt(workdir / "data", "train")
     assert len(reading.ids) == 24
     of_video = {r["video"]: r["captions"] for r in world}

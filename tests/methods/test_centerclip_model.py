@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 
 from jaxvl.core.errors import InputError
 from jaxvl.methods.centerclip import losses
+from jaxvl.methods.centerclip.files import kept_in_segments
 from jaxvl.methods.centerclip.model import CenterCLIP, CenterCLIPConfig, init_cluster_embed, segment_mask
 from jaxvl.methods.centerclip.reduce import (
     ReduceConfig,
@@ -23,12 +25,13 @@ from jaxvl.nn.clip import CLIP, CLIP_PRESETS, CLIPConfig
 from jaxvl.nn.transformer import SAVED_INDICES
 from jaxvl.ops.clustering import kmedoids
 from jaxvl.ops.token_reduction import patch_shift, token_shift
+from tests.tiny import drawn
 
 CLIP_TINY = CLIPConfig(
     image_size=12,
     patch_size=4,
     vision_width=16,
-    vision_layers=3,
+    vision_layers=2,
     vision_heads=2,
     vocab_size=30,
     context_length=8,
@@ -37,6 +40,7 @@ CLIP_TINY = CLIPConfig(
     text_heads=2,
     embed_dim=8,
 )
+CLIP_DEEP = dataclasses.replace(CLIP_TINY, vision_layers=3)
 FRAMES = 6
 
 
@@ -52,16 +56,26 @@ def videos(b=2, seed=0):
 
 @pytest.fixture(scope="module")
 def params():
-    ids = np.array([[1, 5, 29, 0]])
-    return jax.jit(make().init)(jax.random.key(0), *videos(1), ids)["params"]
+    """Of three blocks: models of two read the first two."""
+    return drawn(make(clip=CLIP_DEEP).init, jax.random.key(0), *videos(1), np.array([[1, 5, 29, 0]]))["params"]
 
 
-def encode(model, params, frames, mask, train=False, seed=0):
-    def run(params, frames, mask):
-        rngs = {"reduce": jax.random.key(seed)}
-        return model.apply({"params": params}, frames, mask, train, rngs=rngs, method=CenterCLIP.encode_video)
+@functools.partial(jax.jit, static_argnums=0)
+def encode(model, params, frames, mask):
+    return model.apply({"params": params}, frames, mask, method=CenterCLIP.encode_video)
 
-    return jax.jit(run)(params, frames, mask)
+
+@functools.partial(jax.jit, static_argnames=("clip", "algorithm"))
+def plain_clip(params, frames, clip=CLIP_TINY, algorithm=None):
+    """Features of CLIP's own tower for `[B, T, ...]` frames, with the stream shifted as `algorithm` says."""
+    shift = {None: None, "temporal_shift": patch_shift, "token_shift": token_shift}[algorithm]
+
+    def hook(_, x):
+        return shift(x.reshape(-1, FRAMES, *x.shape[1:])).reshape(x.shape)
+
+    hooks = {"block_hook": hook if shift else None, "between_hook": hook if algorithm == "token_shift" else None}
+    flat = frames.reshape(-1, *frames.shape[2:])
+    return CLIP(clip).apply({"params": params}, flat, **hooks, method=CLIP.encode_image).features
 
 
 # where tokens are reduced
@@ -129,7 +143,7 @@ def test_plans_that_cannot_be_carried_out(frames, tokens, message):
 )
 def test_algorithms_that_do_not_fit(notation, reduce, message):
     with pytest.raises(InputError, match=message):
-        make(notation, **reduce)
+        make(notation, CLIP_DEEP, **reduce)
 
 
 def test_lists_go_together():
@@ -141,10 +155,12 @@ def test_lists_go_together():
 
 
 def reduce_once(x, point, train=False, rng=0, **config):
-    module = TokenReducer(ReduceConfig(**config), point)
-    rngs = {"params": jax.random.key(0), "reduce": jax.random.key(rng)}
-    out, variables = module.init_with_output(rngs, x, train)
-    return out, variables
+    return reduce_jitted(TokenReducer(ReduceConfig(**config), point), x, train, rng)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def reduce_jitted(module, x, train, rng):
+    return module.init_with_output({"params": jax.random.key(0), "reduce": jax.random.key(rng)}, x, train)
 
 
 POINT = Reduction(1, 6, 3, 9, 5)
@@ -166,9 +182,10 @@ def test_medoid_tokens_behind_the_mean_class_token():
     tokens, cls = segments_of(x)
     out = np.asarray(out).reshape(2, 3, 6, 16)
     np.testing.assert_allclose(out[:, :, 0], cls.mean(2), atol=1e-6)
+    each = jax.jit(lambda x: kmedoids(x, 5))
     for b in range(2):
         for s in range(3):
-            expected = kmedoids(tokens[b, s], 5)
+            expected = each(tokens[b, s])
             np.testing.assert_array_equal(facts["medoids"][b, s], expected.medoids)
             np.testing.assert_array_equal(facts["assign"][b, s], expected.assign)
             np.testing.assert_array_equal(out[b, s, 1:], tokens[b, s][np.asarray(expected.medoids)])
@@ -243,7 +260,8 @@ def test_distance_options_reach_the_clustering(options):
     x = stream(seed=3)
     (_, facts), _ = reduce_once(x, POINT, **options)
     tokens, _ = segments_of(x)
-    np.testing.assert_array_equal(facts["medoids"], kmedoids(tokens, 5, **options).medoids)
+    expected = jax.jit(lambda x: kmedoids(x, 5, **options).medoids)(tokens)
+    np.testing.assert_array_equal(facts["medoids"], expected)
     (_, plain), _ = reduce_once(x, POINT)
     assert not np.array_equal(plain["medoids"], facts["medoids"])
 
@@ -267,8 +285,10 @@ def test_fixed_passes_equal_the_loop():
 
 
 def test_selection_is_saved_under_remat():
+    module, keys = TokenReducer(ReduceConfig(), POINT), {"params": jax.random.key(0)}
+
     def f(x):
-        return reduce_once(x, POINT)[0][0].sum()
+        return module.init_with_output(keys, x)[0][0].sum()
 
     names = [e.params["name"] for e in jax.make_jaxpr(f)(stream()).eqns if e.primitive.name == "name"]
     assert SAVED_INDICES in names
@@ -283,30 +303,29 @@ def test_selection_is_saved_under_remat():
 
 
 def test_no_new_parameters(params):
-    plain = jax.eval_shape(CLIP(CLIP_TINY).init, jax.random.key(0), videos()[0][0], np.zeros((1, 4), int))["params"]
+    plain = jax.eval_shape(CLIP(CLIP_DEEP).init, jax.random.key(0), videos()[0][0], np.zeros((1, 4), int))["params"]
     assert jax.tree.map(jnp.shape, plain) == jax.tree.map(jnp.shape, params)
 
 
 def test_cluster_embedding_starts_from_the_positions(params):
     model = make(cluster_embedding=True)
-    with_embed = jax.jit(model.init)(jax.random.key(0), *videos(1), np.zeros((1, 4), int))["params"]
-    assert with_embed["visual"]["reduce_1"]["cluster_embed"].shape == (5, 16)
-    with_embed = init_cluster_embed(with_embed)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), *videos(1), np.zeros((1, 4), int))["params"]
+    assert shapes["visual"]["reduce_1"]["cluster_embed"].shape == (5, 16)
+    visual = {**params["visual"], "reduce_1": {"cluster_embed": jnp.ones((5, 16))}}
+    with_embed = init_cluster_embed({**params, "visual": visual})
     np.testing.assert_array_equal(
         with_embed["visual"]["reduce_1"]["cluster_embed"], with_embed["visual"]["positional_embedding"][1:6]
     )
     zero = {**with_embed, "visual": {**with_embed["visual"], "reduce_1": {"cluster_embed": jnp.zeros((5, 16))}}}
     a, b = (encode(model, p, *videos())[0] for p in (with_embed, zero))
     assert np.abs(a - b).max() > 1e-3
-    rest = {k: v for k, v in zero["visual"].items() if k != "reduce_1"}
-    np.testing.assert_allclose(b, encode(make(), {**zero, "visual": rest}, *videos())[0], atol=1e-6)
+    np.testing.assert_allclose(b, encode(make(), params, *videos())[0], atol=1e-6)
 
 
 def test_without_reduction_it_is_clip_frame_by_frame(params):
     frames, mask = videos()
     segments, valid, aux = encode(make("none"), params, frames, mask)
-    plain = CLIP(CLIP_TINY).apply({"params": params}, frames.reshape(-1, 12, 12, 3), method=CLIP.encode_image)
-    np.testing.assert_allclose(segments.reshape(12, 8), plain.features, atol=1e-5)
+    np.testing.assert_allclose(segments.reshape(12, 8), plain_clip(params, frames), atol=1e-5)
     np.testing.assert_array_equal(valid, mask)
     assert not aux
 
@@ -322,11 +341,12 @@ ALGORITHMS = [
 
 @pytest.mark.parametrize("options", ALGORITHMS)
 def test_videos_and_segments_are_independent(params, options):
-    model, (frames, mask) = make(**options), videos(3)
+    model, (frames, mask) = make(**options), videos()
     whole = encode(model, params, frames, mask)
-    assert whole[0].shape == (3, 3, 8)
-    alone = encode(model, params, frames[1:2], mask[1:2])
-    np.testing.assert_allclose(whole[0][1:2], alone[0], atol=1e-5)
+    assert whole[0].shape == (2, 3, 8)
+    beside = frames.copy()
+    beside[0] = 255 - beside[0]
+    np.testing.assert_allclose(whole[0][1], encode(model, params, beside, mask)[0][1], atol=1e-5)
     changed = frames.copy()
     changed[:, 2:4] = 255 - changed[:, 2:4]
     other = encode(model, params, changed, mask)[0]
@@ -335,7 +355,7 @@ def test_videos_and_segments_are_independent(params, options):
 
 
 def test_two_reductions_and_where_tokens_come_from(params):
-    model, (frames, mask) = make("B1-3,7;B2-1,4"), videos()
+    model, (frames, mask) = make("B1-3,7;B2-1,4", CLIP_DEEP), videos()
     segments, valid, aux = encode(model, params, frames, mask)
     assert segments.shape == (2, 1, 8)
     assert valid.shape == (2, 1)
@@ -348,6 +368,9 @@ def test_two_reductions_and_where_tokens_come_from(params):
             segment, slot = divmod(second[b, 0, k], 7)
             in_segment, cell = divmod(first[b, segment, slot], 9)
             assert (frame[b, 0, k], y[b, 0, k], x[b, 0, k]) == (segment * 2 + in_segment, cell // 3, cell % 3)
+    # the report draws the whole plan: one segment of six frames, so its index is that of the video
+    left = kept_in_segments(aux, model.config.plan, 3)
+    np.testing.assert_array_equal(left, (frame * 3 + y) * 3 + x)
     with pytest.raises(InputError, match="selects no tokens"):
         token_positions({}, (), 3)
 
@@ -361,26 +384,16 @@ def test_positions_name_the_pixels(params):
     _, _, aux = encode(model, params, frames, mask)
     frame, y, x = (np.asarray(a)[0] for a in token_positions(aux, model.config.plan, 3))
     assert (3, 2, 1) in set(zip(frame[1].tolist(), y[1].tolist(), x[1].tolist()))
+    np.testing.assert_array_equal(kept_in_segments(aux, model.config.plan, 3)[0], aux["medoids_block0"][0])
 
 
-@pytest.mark.parametrize(("algorithm", "shift"), [("temporal_shift", patch_shift), ("token_shift", token_shift)])
-def test_shifts_replace_the_stream_in_every_block(params, algorithm, shift):
+@pytest.mark.parametrize("algorithm", ["temporal_shift", "token_shift"])
+def test_shifts_replace_the_stream_in_every_block(params, algorithm):
     frames, mask = videos()
     segments, _, _ = encode(make("none", algorithm=algorithm), params, frames, mask)
-
-    def shifted(i, x):
-        return shift(x.reshape(2, FRAMES, *x.shape[1:])).reshape(x.shape)
-
-    plain = CLIP(CLIP_TINY).apply(
-        {"params": params},
-        frames.reshape(-1, 12, 12, 3),
-        block_hook=shifted,
-        between_hook=shifted if algorithm == "token_shift" else None,
-        method=CLIP.encode_image,
-    )
-    np.testing.assert_allclose(segments.reshape(12, 8), plain.features, atol=1e-5)
-    untouched, _, _ = encode(make("none"), params, frames, mask)
-    assert np.abs(segments - untouched).max() > 1e-3
+    shifted = plain_clip(params, frames, algorithm=algorithm)
+    np.testing.assert_allclose(segments.reshape(12, 8), shifted, atol=1e-5)
+    assert np.abs(shifted - plain_clip(params, frames)).max() > 1e-3
 
 
 def test_segment_mask():
@@ -442,9 +455,11 @@ def test_videos_over_devices_need_no_communication_with_fixed_passes(params, clu
 
 def test_whole_model_and_input_errors(params):
     model, (frames, mask) = make(), videos()
-    out = model.apply({"params": params}, frames, mask, np.array([[1, 29, 0]] * 2))
+    out = jax.jit(lambda p, *inputs: model.apply({"params": p}, *inputs))(
+        {**params, "logit_scale": jnp.float32(2.5)}, frames, mask, np.array([[1, 29, 0]] * 2)
+    )
     assert out["text"].shape == (2, 8)
-    assert float(out["logit_scale"]) == pytest.approx(math.log(1 / 0.07))
+    assert float(out["logit_scale"]) == 2.5
     assert out["medoids_block1"].shape == (2, 3, 5)
     with pytest.raises(InputError, match="takes 6 frames"):
         encode(model, params, frames[:, :5], mask[:, :5])

@@ -6,6 +6,11 @@
                             MSRVTT_JSFUSION_test.csv, videos/videoN.mp4
     layout 'msvd'           raw-captions.pkl, {train,val,test}_list.txt, YouTubeClips/ID.avi
 
+A line of world.jsonl (order train, val, test) is a record: split, index, video (path under the root), image_size, fps,
+num_frames, seconds, captions, background {kind, tone, ...}, events [{verb, sprite, start, end}], sprites [{id, noun,
+colour, texture, size_name, size, depth, on_stage, event}], segment, twin, heldout, and tracks [{id, box_full,
+box_visible, visible_fraction, opacity}] with one entry a frame (see `sprite_render.Track`).
+
 No jax here: rendering runs in spawned processes.
 """
 
@@ -90,21 +95,6 @@ def ensure_world(
     if not finished:
         _finish(config, root, layout, stamp, items)
     return root
-
-
-def read_world(root: str | Path) -> list[dict]:
-    """The records of `ROOT/world.jsonl`, in the order train, val, test. Raises InputError if it is missing.
-
-    A record: split, index, video (path under the root), image_size, fps, num_frames, seconds, captions,
-    background {kind, tone, ...}, events [{verb, sprite, start, end}], sprites [{id, noun, colour, texture,
-    size_name, size, depth, on_stage, event}], segment, twin, heldout, and tracks [{id, box_full,
-    box_visible, visible_fraction, opacity}] with one entry a frame (see `sprite_render.Track`).
-    """
-    path = Path(root) / TRUTH
-    if not path.is_file():
-        raise InputError(f"{path} is missing: {root} holds no sprite world, render one with ensure_world")
-    with path.open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
 
 
 def make_stamp(config: WorldConfig, layout: str) -> dict:
@@ -236,7 +226,7 @@ def msrvtt_media(split: str, index: int, config: WorldConfig) -> str:
 
 
 def write_msrvtt(world: Sequence[dict], root: str | Path) -> None:
-    """Writes MSR-VTT's annotation files for the records `world` (see `read_world`) into `root`.
+    """Writes MSR-VTT's annotation files for the records `world` (lines of world.jsonl) into `root`.
 
     `MSRVTT_data.json` holds every caption of train and validate and the first one of every test clip;
     `MSRVTT_train.9k.csv` all training ids, `MSRVTT_train.7k.csv` the first 7,010 / 9,000 of them;

@@ -23,6 +23,7 @@ from jaxvl.data.video import Clip, load_clip, open_source
 from jaxvl.methods.centerclip import index as indexing
 from jaxvl.methods.centerclip.data import build_tokenizer
 from jaxvl.methods.centerclip.method import model_config
+from jaxvl.methods.centerclip.reduce import Reduction, token_positions
 from jaxvl.metrics import retrieval
 from jaxvl.viz.retrieval import Hit, retrieval_sheet
 from jaxvl.viz.tokens import kept_tokens
@@ -271,33 +272,34 @@ def pictures(loaded: Loaded, data: Any) -> Iterator[tuple[str, Image.Image, str]
         f"Queries spread evenly over split {split!r}, not chosen; five best clips of {len(arrays['video'])} each. "
         "The framed clip is the one the caption belongs to.",
     )
-    plan = first_reduction(loaded)
-    if plan is None:
+    cfg = model_config(loaded.config)
+    if not cfg.plan:
         return
-    point, grid = plan
     shown: list[VideoText] = [by_id[str(arrays["text_id"][q])] for q in picked[:3]]
     clips = [videos.make(r, np.random.default_rng(0)) for r in shown]
     size = loaded.config.data.eval_batch_size
     frames_, mask = (np.stack([clips[i % len(clips)][k] for i in range(size)]) for k in ("frames", "mask"))
     out = loaded.predict(loaded.variables, {"video": {"frames": frames_, "mask": mask}})
-    name = f"medoids_block{point.after}"
-    if name not in out:
+    if f"medoids_block{cfg.plan[0].after}" not in out:
         return
-    medoids = np.asarray(out[name])
+    grid, segments = cfg.clip.grid, cfg.plan[-1].frames_after
+    left = kept_in_segments(out, cfg.plan, grid)
+    points = " and ".join(str(point.after) for point in cfg.plan)
     for i, record in enumerate(shown):
         yield (
             f"Tokens kept: {record.caption}",
-            kept_tokens(clips[i]["frames"], medoids[i], grid, point.frames_after),
-            f"After block {point.after}, {point.tokens_after} of "
-            f"{point.frames_before // point.frames_after * point.tokens_before} patch tokens of each of "
-            f"{point.frames_after} segments go on; the darkened ones are dropped.",
+            kept_tokens(clips[i]["frames"], left[i], grid, segments),
+            f"After block {points}, {cfg.plan[-1].tokens_after} of {cfg.frames // segments * grid**2} patch tokens of "
+            f"each of {segments} segments are left; the darkened ones were dropped.",
         )
 
 
-def first_reduction(loaded: Loaded):
-    """`(first reduction point, patch grid)` of the model, or None where nothing is reduced."""
-    cfg = model_config(loaded.config)
-    return (cfg.plan[0], cfg.clip.grid) if cfg.plan else None
+def kept_in_segments(facts: dict[str, Any], plan: Sequence[Reduction], grid: int) -> np.ndarray:
+    """int `[B, S, K]` for `jaxvl.viz.tokens`: the tokens left after the whole plan as `frame·G² + y·G + x`, the frame
+    counted inside the last reduction's segment. `facts` as `video_hooks` fills them."""
+    frame, y, x = (np.asarray(a) for a in token_positions(facts, plan, grid))
+    per_segment = plan[0].frames_before // plan[-1].frames_after
+    return (frame % per_segment * grid + y) * grid + x
 
 
 def results_tables(metrics: dict[str, float]) -> list[tuple[str, list[str], list[list[Any]], str]]:
