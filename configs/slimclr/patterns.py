@@ -24,7 +24,7 @@ EXPERIMENTS = {
 def get_config(name="slim"):
     name = configs.one_of(name, EXPERIMENTS)
     c = recipe.small(recipe.base(), steps=400, size=16)
-    c.eval.update({"split": "test", "monitors": ("knn", "linear", "shared"), "knn_k": 20})
+    c.eval.update({"split": "test", "monitors": ("knn", "linear", "shared", "pixels"), "knn_k": 20})
     c.train.eval_split = "test"
     c.model.analyse_every = 20
     c.data.update({"reader": "folder", "classes": 40, "augment": "patterns"})

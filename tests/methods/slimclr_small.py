@@ -41,7 +41,10 @@ def run(cfg, steps: int, mesh=None, state=None, seeds=None):
     state = compiled.fresh_state() if state is None else jax.device_put(state, compiled.shardings)
     states, scalars = [jax.device_get(state.replace(rng=0))], []
     for step in range(steps):
-        put = sharding.put_batch(batch(step if seeds is None else seeds[step]), compiled.mesh)
+        fields = batch(step if seeds is None else seeds[step])["train"]
+        if cfg.model.framework in ("supervised", "probe"):
+            fields = {"image": fields["view_a"], "label": np.arange(16, dtype=np.int32) % cfg.model.dim}
+        put = sharding.put_batch({"train": fields}, compiled.mesh)
         state, out = compiled.updates[compiled.method.objective_at(step)](state, put)
         states.append(jax.device_get(state.replace(rng=0)))
         scalars.append({k: float(v) for k, v in out.items()})

@@ -109,21 +109,22 @@ def test_keys_are_encoded_in_shuffled_groups_and_given_back_in_order():
     """Four groups of four rows, each with statistics of its own: as four calls on the shuffled rows."""
     cfg = small.config("model.bn_groups=4", "model.slow_start=0.0")
     alone = frameworks.Nets.of(model_config(small.config("model.bn_groups=1")))
-    variables = build(cfg).init(jax.random.key(0), small.batch(0))
+    variables = jax.jit(build(cfg).init)(jax.random.key(0), small.batch(0))
     params, batch, rng = variables.pop("params"), jax.tree.map(jnp.asarray, small.batch(0)), jax.random.key(3)
-    made = frameworks.moco_v2(frameworks.Nets.of(model_config(cfg)), cfg, params, variables, batch, rng, (0,))
+    nets = frameworks.Nets.of(model_config(cfg))
+    made = jax.jit(lambda b: frameworks.moco_v2(nets, cfg, params, variables, b, rng, (0,)).mutables)(batch)
     order = np.asarray(jax.random.permutation(rng, 16))
     assert (order != np.arange(16)).any()
     wanted = np.zeros((16, 8), np.float32)
     for rows in order.reshape(4, 4):
         wanted[rows] = frameworks.keys_of(alone, variables, batch["train"]["view_b"][rows])[0]
-    np.testing.assert_allclose(made.mutables["queue"]["keys"][:16], wanted, atol=1e-5)
+    np.testing.assert_allclose(made["queue"]["keys"][:16], wanted, atol=1e-5)
 
 
 def test_gradients_of_a_width_stay_in_its_slice_and_its_norms():
     cfg = small.config("model.slow_start=0.0", "model.distill=none", "model.reweight=0")
     nets, method = frameworks.Nets.of(model_config(cfg)), build(cfg)
-    variables = method.init(jax.random.key(0), small.batch(0))
+    variables = jax.jit(method.init)(jax.random.key(0), small.batch(0))
     params = variables.pop("params")
     batch = jax.tree.map(jnp.asarray, small.batch(0))
 

@@ -15,7 +15,7 @@ from jaxvl.metrics.classification import accuracy
 from jaxvl.metrics.knn import knn_scores
 from jaxvl.metrics.linear_probe import probe_scores, shared_probe_scores
 
-MONITORS = ("knn", "linear", "shared")
+MONITORS = ("knn", "linear", "shared", "pixels")
 KEPT = 2000
 """Queries whose features are kept beside the metrics."""
 
@@ -25,7 +25,8 @@ class Frozen(Evaluator):
     """Features of the stream `bank` label those of `query`.
 
     names: of the widths. monitors: of `MONITORS`; 'linear' fits a classifier to each width, 'shared' one matrix of
-    which narrower widths use the leading rows (the published ablation of the switchable classifier).
+    which narrower widths use the leading rows (the published ablation of the switchable classifier); 'pixels' adds what
+    raw pixels give, for sets of small pictures.
     """
 
     names: tuple[str, ...]
@@ -47,11 +48,16 @@ class Frozen(Evaluator):
 
     def init(self) -> dict[str, Any]:
         """Empty lists, by stream."""
-        return {s: {"label": [], "id": [], **{n: [] for n in self.names}} for s in self.streams}
+        return {s: {"label": [], "id": [], **{n: [] for n in self.rows}} for s in self.streams}
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """What is measured: the widths, and the pixels if asked for."""
+        return (*self.names, *(("pixels",) if "pixels" in self.monitors else ()))
 
     def update(self, acc: Any, stream: str, outputs: Mapping[str, np.ndarray], examples: Mapping[str, Any]) -> Any:
         """Features `[b, F w]` of every width with their labels."""
-        for name in self.names:
+        for name in self.rows:
             acc[stream][name].append(outputs[f"features_{name}"])
         acc[stream]["label"] += [int(v) for v in examples["_label"]]
         acc[stream]["id"] += list(examples["_image_id"])
@@ -61,7 +67,7 @@ class Frozen(Evaluator):
         """`knn/w100`, `linear/w100`, `shared/w100`, ...: top-1 in percent, and the numbers of pictures."""
         bank, query = (np.array(acc[s]["label"]) for s in self.streams)
         out: dict[str, float] = {"bank": len(bank), "query": len(query)}
-        features = {n: tuple(np.concatenate(acc[s][n]) for s in self.streams) for n in self.names}
+        features = {n: tuple(np.concatenate(acc[s][n]) for s in self.streams) for n in self.rows}
         for name, (train, test) in features.items():
             if "knn" in self.monitors:
                 scores = knn_scores(train, bank, test, self.classes, self.k, self.temperature)
@@ -70,7 +76,7 @@ class Frozen(Evaluator):
                 scores = probe_scores(train, bank, test, self.classes, self.l2)
                 out[f"linear/{name}"] = accuracy(scores, query, (1,))["top1"]
         if "shared" in self.monitors:
-            scores = shared_probe_scores(features, bank, self.classes, self.l2)
+            scores = shared_probe_scores({n: features[n] for n in self.names}, bank, self.classes, self.l2)
             out |= {f"shared/{n}": accuracy(s, query, (1,))["top1"] for n, s in scores.items()}
         return out
 

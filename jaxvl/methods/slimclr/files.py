@@ -250,11 +250,13 @@ def _stored_sheet(stored: Any, name: str, query: Any) -> Image.Image:
 
 def results_tables(metrics: dict[str, float]) -> list[tuple[str, list[str], list[list[Any]], str]]:
     """One row a width."""
-    kinds = list(dict.fromkeys(k.partition("/")[0] for k in metrics if "/w" in k))
-    names = sorted({k.partition("/")[2] for k in metrics if "/w" in k}, reverse=True)
+    kinds = list(dict.fromkeys(k.partition("/")[0] for k in metrics if "/" in k))
+    names = sorted({k.partition("/")[2] for k in metrics if "/" in k} - {"pixels"}, reverse=True)
+    names += ["pixels"] if "knn/pixels" in metrics or "linear/pixels" in metrics else []
     titles = {"knn": "kNN", "linear": "linear probe", "shared": "one shared probe", "top1": "top-1", "top5": "top-5"}
     shown = [k for k in titles if k in kinds]
-    rows = [[n, *(round(metrics[f"{k}/{n}"], 2) for k in shown)] for n in names]
+    cell = lambda key: round(metrics[key], 2) if key in metrics else "-"  # noqa: E731
+    rows = [[n, *(cell(f"{k}/{n}") for k in shown)] for n in names]
     bank = f", labelled by {int(metrics['bank'])}" if "bank" in metrics else ""
     title = f"Top-1 in percent of {int(metrics['query'])} pictures{bank}"
     return [(title, ["width", *(titles[k] for k in shown)], rows, "")]

@@ -147,6 +147,9 @@ def build(config: ConfigDict) -> Method:
                 out[f"logits_{name}"] = outputs
             else:
                 out[f"features_{name}"] = features if config.eval.features == "trunk" else losses.normalize(outputs)
+        if m.framework not in WITH_LABELS and "pixels" in config.eval.monitors:
+            x = fields["image"].astype(jnp.float32) / 255 - jnp.asarray(cfg.mean, jnp.float32)
+            out["features_pixels"] = x.reshape(len(x), -1)
         return out
 
     evaluate = Accuracy(cfg.names) if m.framework in WITH_LABELS else Frozen.of(config, cfg.names)

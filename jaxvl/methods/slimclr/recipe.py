@@ -29,7 +29,7 @@ def base() -> ConfigDict:
     c.method = "slimclr"
     c.eval.update({"split": "val", "use_ema": False})
     with c.unlocked():
-        c.eval.monitors = ("knn", "linear")  # of frozen features: knn, linear (one classifier a width), shared
+        c.eval.monitors = ("knn", "linear")  # of frozen features: knn, linear (a classifier a width), shared, pixels
         c.eval.features = "trunk"  # or 'head': what the monitors see
         c.eval.knn_k = 200
         c.eval.knn_temperature = 0.1
@@ -176,6 +176,7 @@ def small(c: ConfigDict, steps: int, size: int = 32) -> ConfigDict:
     c.optim.main = configs.optimizer(
         name="sgd", lr=0.2, momentum=0.9, weight_decay=1e-4, no_decay="bias$", warmup=0.05, floor=1e-8
     )
+    c.eval.monitors = ("knn", "linear", "pixels")
     c.data.update({"image_size": size, "eval_resize": size, "batch_size": 256, "eval_batch_size": 256, "bank": 0})
     c.precision.compute = "float32"
     return c
