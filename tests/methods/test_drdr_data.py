@@ -117,6 +117,24 @@ def test_domains_with_other_classes_and_wrong_counts_are_refused(domains, tmp_pa
         data.build_data(config_for(domains, "red->blue", "data.reader=office"), tmp_path, quiet)
 
 
+def test_a_target_without_labels_trains_and_is_not_tested(domains, tmp_path):
+    for name in ("left", "right"):
+        for file in (domains / "blue" / name).iterdir():
+            file.rename(domains / "blue" / f"{name}{file.name}")
+        (domains / "blue" / name).rmdir()
+    fields = ("data.unlabelled=('blue',)", "eval.split=source", "train.eval_split=source")
+    made = data.build_data(config_for(domains, "red->blue", *fields), tmp_path, quiet)
+    assert len(made.train["target"].source) == 18
+    assert "label" not in next(pipeline.train_batches(made.train["target"], seed=0))
+    assert set(made.splits) == {"source"}
+    assert made.reports[1] == "blue (without labels): 18 images of 2 classes"
+    assert made.reports[-1] == "setting uda"
+    with pytest.raises(InputError, match=r"config.eval.split: no tested domain has labels"):
+        data.build_data(config_for(domains, "red->blue", fields[0]), tmp_path, quiet)
+    with pytest.raises(InputError, match=r"config.data.unlabelled: 'green' is no target"):
+        data.build_data(config_for(domains, "red->blue", "data.unlabelled=('green',)"), tmp_path, quiet)
+
+
 def test_transforms_by_their_fields(tmp_path):
     pixels = np.zeros((30, 60, 3), np.uint8)
     pixels[:15, :30] = (250, 0, 0)  # the upper left quarter

@@ -21,7 +21,7 @@ from jaxvl.data.readers import digits, emoji
 from jaxvl.data.readers.domain_sets import SETS, read_domain
 from jaxvl.data.readers.emoji import read_emoji
 from jaxvl.data.readers.image_arrays import ArrayPicture
-from jaxvl.data.readers.image_folder import ImageReading, LabelledImage, require_same_classes
+from jaxvl.data.readers.image_folder import ImageReading, LabelledImage, read_unlabelled, require_same_classes
 from jaxvl.data.readers.image_records import load_picture
 from jaxvl.data.readers.tfds_images import TfdsImage, find_tfds, read_tfds_images
 from jaxvl.methods.drdr import task as tasks
@@ -134,9 +134,13 @@ def build_data(config: ConfigDict, workdir: Path, say) -> Data:
     """Reads every domain of `config.data.task` and checks that all have the same classes."""
     del say
     d, task = config.data, tasks.parse(config.data.task, config.data.external)
-    train = {domain: read(config, domain, "train") for domain in task.sources + task.targets}
-    tested = {domain: read(config, domain, "test") for domain in task.sources + task.tested}
+    bare = without_labels(config, task)
+    train = {domain: read(config, domain, "train") for domain in task.sources + task.targets if domain not in bare}
+    tested = {domain: read(config, domain, "test") for domain in task.sources + task.tested if domain not in bare}
     classes = require_same_classes(train | {f"{k} (test)": v for k, v in tested.items()})
+    for domain in bare:
+        images = read_unlabelled(Path(d.root) / domain)
+        train[domain] = ImageReading(f"{domain} (without labels)", images, classes)
     if len(classes) != config.model.classes:
         raise InputError(f"config.model.classes: {config.model.classes}, but the data has {len(classes)} classes")
     write_classes(workdir, classes)
@@ -146,12 +150,27 @@ def build_data(config: ConfigDict, workdir: Path, say) -> Data:
         streams["target"] = side(train, task.targets, make, d.batch_size)
     test = evaluation_maker(config)
     splits = {
-        name: {domain: Examples(tested[domain].images, test, image_id, d.eval_batch_size) for domain in domains}
+        name: {k: Examples(tested[k].images, test, image_id, d.eval_batch_size) for k in domains if k in tested}
         for name, domains in (("test", task.tested), ("source", task.sources))
     }
     reports = [reading.line() for reading in train.values()]
     reports += [f"test {r.line()}" for d, r in tested.items() if d not in train or not same_images(r, train[d])]
-    return Data(streams, splits, [*reports, protocol(task, train, tested)])
+    return Data(streams, {k: v for k, v in splits.items() if v}, [*reports, protocol(task, train, tested)])
+
+
+def without_labels(config: ConfigDict, task: Task) -> tuple[str, ...]:
+    """The targets of `config.data.unlabelled`. Raises InputError for another domain, or another reader than folders."""
+    bare = tuple(config.data.unlabelled)
+    if wrong := [domain for domain in bare if domain not in task.targets]:
+        raise InputError(f"config.data.unlabelled: {wrong[0]!r} is no target of config.data.task {config.data.task!r}")
+    if bare and config.data.reader != "folders":
+        raise InputError(f"config.data.unlabelled: goes with the reader 'folders', not {config.data.reader!r}")
+    if bare and not set(task.tested) - set(bare) and config.eval.split == "test":
+        raise InputError(
+            "config.eval.split: no tested domain has labels, so there is nothing to test; set it, and "
+            "config.train.eval_split, to 'source'"
+        )
+    return bare
 
 
 def write_classes(workdir: Path, classes: Sequence[str]) -> None:
@@ -183,7 +202,7 @@ def same_images(a: ImageReading, b: ImageReading) -> bool:
 
 def protocol(task: Task, train: dict[str, ImageReading], tested: dict[str, ImageReading]) -> str:
     """What the test is a test of, in one line."""
-    same = [d for d in task.targets if same_images(train[d], tested[d])]
+    same = [d for d in task.targets if d in tested and same_images(train[d], tested[d])]
     line = f"setting {task.setting}"
     if same:
         line += f"; transductive: the images of {', '.join(same)} train without labels and are the test"

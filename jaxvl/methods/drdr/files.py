@@ -119,7 +119,10 @@ def pictures(loaded: Loaded, data: Any) -> Iterator[tuple[str, Image.Image, str]
     names = class_names(loaded.workdir)
     parts = {d: _features(loaded, data.splits["source"][d]) for d in task.sources}
     source = _joined("source", list(parts.values()), "features")
-    targets = [_features(loaded, data.splits["test"][d]) for d in task.targets or task.external]
+    tested = data.splits.get("test", {})
+    targets = [_features(loaded, tested[d]) for d in task.targets or task.external if d in tested]
+    if not targets:
+        return  # without labels there are no class means to draw
     before = _joined("target", targets, "features", dashed=True)
     after = _joined("target", targets, "turned", dashed=True)
     yield (

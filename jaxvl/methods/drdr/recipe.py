@@ -73,6 +73,7 @@ def base() -> ConfigDict:
         "task": "amazon->webcam",  # SOURCE/SOURCE->TARGET/TARGET
         "external": "",  # domains that are only tested, joined by /
         "classes": (),  # class folders to use, in order of their labels; (): all, sorted
+        "unlabelled": (),  # targets of 'folders' that are one folder of pictures without classes; never tested
         "shared_names": False,  # of emoji: source and target may show the same things
         "train_split": "train",  # of TFDS data sets
         "test_split": "test",
