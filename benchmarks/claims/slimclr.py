@@ -58,8 +58,11 @@ def run(arm: str, seed: int, steps: int, root: Path) -> dict[str, Any]:
         print(f"{arm} seed {seed}", flush=True)
         train.train(arm_config(arm, seed, steps, root), workdir, say=lambda line: None, pictures=False)
     metrics = dict(json.loads(done.read_text())["metrics"])
-    rows = [r for r in read_metrics(workdir, "train") if RATIO in r and r["step"] > steps / 2]
+    seen = [r for r in read_metrics(workdir, "train") if RATIO in r]
+    rows = [r for r in seen if r["step"] > steps / 2]
     if rows:
+        if arm in ("slim", "slow_start"):  # the full width alone: an ordinary network
+            metrics["ratio_alone"] = float(np.mean([r[RATIO] for r in seen if r["step"] <= steps / 2]))
         for key in (RATIO, "gradient/share_w025", "gradient/cosine_w100_w025"):
             metrics[key] = float(np.mean([r[key] for r in rows if key in r]))
     if arm == "alone_025":  # its full width is the quarter of the others
@@ -68,7 +71,10 @@ def run(arm: str, seed: int, steps: int, root: Path) -> dict[str, Any]:
 
 
 def controls(seed: int, root: Path) -> dict[str, dict[str, float]]:
-    """Features of the untrained network, and raw pixels."""
+    """Features of the untrained network, and raw pixels; kept under `root` like the runs."""
+    kept = root / f"controls-{seed}.json"
+    if kept.is_file():
+        return json.loads(kept.read_text())
     c = arm_config("slim", seed, 1, root)
     workdir = root / "runs" / f"random-{seed}"
     data = session.build_data(c, workdir, print)
@@ -84,6 +90,7 @@ def controls(seed: int, root: Path) -> dict[str, dict[str, float]]:
         "knn/w100": accuracy(knn_scores(x - 0.5, y, z - 0.5, 40, 20), wanted, (1,))["top1"],
         "linear/w100": accuracy(probe_scores(x, y, z, 40), wanted, (1,))["top1"],
     }
+    kept.write_text(json.dumps({"random": random, "pixels": pixels}))
     return {"random": random, "pixels": pixels}
 
 
@@ -115,11 +122,16 @@ def main() -> None:
     ]  # fmt: skip
     titles = {"linear": "linear", "knn": "kNN", "shared": "shared probe"}
     columns = ["arm", *(f"{titles[k]} {w}" for k, w in kinds), "ratio", "share", "cosine"]
+    alone = [r["ratio_alone"] for arm in raw.values() for r in arm if "ratio_alone" in r]
+    before = (
+        f" While the full width trains alone (slow start) the ratio is {results.mean_sd(alone, 2)}." if alone else ""
+    )
     note = (
         f"Top-1 in percent, mean ± sample sd over seeds {args.seeds}, {args.steps} updates of batch 256, no arm tuned; "
         "chance 2.5. ratio: gradient outside the quarter width over gradient inside (published form); share: of the "
         "squared gradient that lies inside the quarter width; cosine: between the gradients of the full and the "
         "quarter width on it; means over the second half of training. The shared probe is one matrix for all widths."
+        + before
     )
     if args.dry:
         print(json.dumps(raw, indent=1))
