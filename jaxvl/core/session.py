@@ -51,8 +51,12 @@ class Compiled:
     def fresh_state(self) -> states.TrainState:
         """Initialises the state where it lives; no device ever holds it whole."""
         make = lambda: states.create(self.method, self.config, states.dummy_batch(self.method), self.cells)  # noqa: E731
-        options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}  # runs once
-        return jax.jit(make, out_shardings=self.shardings, compiler_options=options)()
+        return jax.jit(make, out_shardings=self.shardings, compiler_options=compiled_quickly())()
+
+
+def compiled_quickly() -> dict[str, int]:
+    """Options of `jax.jit` for a program that runs once: on CPUs LLVM's level 1, which gives the same bits."""
+    return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
 
 
 def build_method(config: ConfigDict) -> Method:

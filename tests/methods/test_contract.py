@@ -140,7 +140,7 @@ def test_initial_state_is_what_tracing_promised(bench):
 def test_initial_values_do_not_depend_on_the_batch(bench):
     method = bench.compiled.method
     rng = jax.random.fold_in(jax.random.key(bench.tiny.config.seed), 0)
-    other = jax.jit(lambda b: method.init(rng, b))(bench.put(1))
+    other = jax.jit(lambda b: method.init(rng, b), compiler_options=session.compiled_quickly())(bench.put(1))
     assert_same_bits(other["params"], bench.initial.params)
 
 
