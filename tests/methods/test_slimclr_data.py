@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -31,6 +32,14 @@ def config(*overrides):
 
 def picture(seed=0, size=(40, 30)):
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+
+
+def test_page_explains_every_field_of_the_method():
+    house = {name for name, _ in configs.dotted(configs.base())}
+    fields = {name for name, _ in configs.dotted(tiny.load("slimclr/quickstart.py"))} - house
+    page = (tiny.ROOT / "docs" / "methods" / "slimclr.md").read_text()
+    fields = {"data.world" if f.startswith("data.world") else f for f in fields}
+    assert fields - set(re.findall(r"`((?:[a-z_]\w*\.)+[a-z_]\w*)`", page)) == set()
 
 
 def test_published_views_have_their_values():
@@ -96,6 +105,13 @@ def test_splits_share_nothing_and_labels_stay_on_the_host(world):
     seen = test["query"].make(test["query"].source[5], np.random.default_rng(0))
     assert seen["image"].shape == (8, 8, 3)
     assert seen["_label"] == label_of(test["query"].source[5])
+
+
+def test_global_statistics_of_moco_v2_are_named(world):
+    root, data = world
+    assert any("config.model.bn_groups is 1" in line for line in data.reports)
+    grouped = build_data(config(f"data.root={root}", "model.bn_groups=4"), root, lambda line: None)
+    assert not any("bn_groups" in line for line in grouped.reports)
 
 
 def test_world_is_the_same_every_time_and_refuses_another(world):

@@ -118,7 +118,7 @@ def test_mixed_labels_are_half_of_the_teacher():
     ],
     ids=["switch", "full_distill", "disjoint", "supervised"],
 )
-def test_variants_have_a_finite_loss_that_falls(overrides):
+def test_variants_train(overrides):
     cfg = small.config("model.slow_start=0.0", "model.momentum=1.0", *overrides)
     _, scalars = small.run(cfg, 6, seeds=[0] * 6)
     values = [s["loss"] for s in scalars]

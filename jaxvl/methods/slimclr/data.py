@@ -121,6 +121,11 @@ def build_data(config: ConfigDict, workdir: Path, say) -> Data:
         if split in sets
     }
     reports = [s.line for s in sets.values()]
+    if config.model.framework == "mocov2" and config.model.bn_groups == 1:
+        reports.append(
+            "note: config.model.bn_groups is 1, so keys are not shuffled, and a query shares batch statistics with its "
+            "key that the queue's keys lack; large batches want batch / 256 groups"
+        )
     return Data({"train": Examples(train, make, picture_id, d.batch_size)}, splits, list(dict.fromkeys(reports)))
 
 
