@@ -98,6 +98,28 @@ def cell(rows: Sequence[dict[str, float]], key: str, digits: int = 1) -> str:
     return results.mean_sd([r[key] for r in rows], digits) if all(key in r for r in rows) else ""
 
 
+def verdicts(raw: dict[str, list[dict[str, float]]]) -> dict[str, bool]:
+    """The claims of the specification (section 9b), each with every seed; the seeds of an arm stand in one order."""
+    pairs = {arm: [r.get("linear/w100") for r in raw[arm]] for arm in ("alone_100", "naive", "slim")}
+    naive = min(a - b for a, b in zip(pairs["alone_100"], pairs["naive"], strict=True))
+    slim = min(a - b for a, b in zip(pairs["slim"], pairs["alone_100"], strict=True))
+    narrow = min(a["linear/w025"] - b["linear/w025"] for a, b in zip(raw["slim"], raw["alone_025"], strict=True))
+    ratios = {arm: [r[RATIO] for r in raw[arm]] for arm in ("naive", "slim")}
+    probe = {arm: min(r["linear/w100"] - r["shared/w100"] for r in raw[arm]) for arm in ("naive", "slim")}
+    said = {
+        f"naive sharing at least 10 points below the separate full network (least {naive:.1f})": naive >= 10,
+        f"SlimCLR within 2 points of it or above (least {slim:+.1f})": slim >= -2,
+        f"SlimCLR's quarter at least 4 points above the separate one (least {narrow:+.1f})": narrow >= 4,
+        f"ratio below 1 under naive sharing (largest {max(ratios['naive']):.2f})": max(ratios["naive"]) < 1,
+        "ratio of SlimCLR above naive sharing's": all(a < b for a, b in zip(ratios["naive"], ratios["slim"])),
+        f"the shared probe loses at full width (least {min(probe.values()):.1f})": min(probe.values()) > 0,
+    }
+    alone = [r["ratio_alone"] for r in raw["slim"] if "ratio_alone" in r]
+    if alone:
+        said[f"ratio above 2 while the full width trains alone (least {min(alone):.2f})"] = min(alone) > 2
+    return said
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -133,6 +155,8 @@ def main() -> None:
         "quarter width on it; means over the second half of training. The shared probe is one matrix for all widths."
         + before
     )
+    if {"alone_100", "alone_025", "naive", "slim"} <= set(raw):
+        note += " " + " ".join(f"{'Holds' if ok else 'FAILS'}: {text}." for text, ok in verdicts(raw).items())
     if args.dry:
         print(json.dumps(raw, indent=1))
         for row in rows:
