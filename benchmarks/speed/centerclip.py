@@ -1,7 +1,11 @@
 """CenterCLIP's video tower and its clustering, jaxvl against plain PyTorch, on this machine's CPU.
 
     python -m benchmarks.speed.centerclip [--rounds 5] [--videos 2] [--threads 2]
+    python -m benchmarks.speed.centerclip --cpu-seconds
 
+The first measures wall clock and needs a quiet machine. The second counts CPU seconds over all threads, which other
+processes hardly change: the work that each side does, not how well it spreads it. PyTorch then has one thread, because
+its idle threads spin and would be counted; XLA's sleep.
 Needs PyTorch (2.13 was used), which jaxvl itself does not. Both run in one process in turns on the same weights and
 inputs, in float32; outputs, gradients and medoids are compared before anything is timed.
 """
@@ -40,14 +44,14 @@ class Contest:
         self.name, self.sides, self.repeats = name, {"jaxvl": ours} | theirs, repeats
         self.seconds: dict[str, list[float]] = {side: [] for side in self.sides}
 
-    def play(self) -> None:
+    def play(self, clock: Callable[[], float]) -> None:
         """One timing of every side."""
         for side, work in self.sides.items():
             time.sleep(PAUSE)
-            begun = time.perf_counter()
+            begun = clock()
             for _ in range(self.repeats):
                 work()
-            self.seconds[side].append((time.perf_counter() - begun) / self.repeats)
+            self.seconds[side].append((clock() - begun) / self.repeats)
 
     def row(self) -> list:
         """Name, milliseconds of both sides, ratio of the minima, of the medians, and who was the faster reference."""
@@ -79,6 +83,27 @@ def clustering_contest() -> Contest:
         np.testing.assert_array_equal(expected, cluster(flat, CENTERS).numpy(), err_msg=name)
     theirs = {name: lambda c=c: c(flat, CENTERS) for name, c in reference.CLUSTERINGS.items()}
     return Contest("clustering alone, 16·6 sets, 98 → 49", lambda: jax.block_until_ready(ours(placed)), theirs, 2)
+
+
+def product_contests(videos: int) -> list[Contest]:
+    """The matrix products of an MLP layer at the tower's shapes, alone: output, gradients of input and of weights."""
+    draws, width = np.random.default_rng(2), WIDTH
+    rows = videos * FRAMES * (CLIP_PRESETS["ViT-B/32"].patches + 1)
+    shapes = {"x": (rows, width), "w": (width, 4 * width), "g": (rows, 4 * width)}
+    ours = {k: jnp.asarray(draws.normal(size=s).astype(np.float32)) for k, s in shapes.items()}
+    theirs = {k: torch.from_numpy(np.array(v)) for k, v in ours.items()}
+    contests = []
+    for name, equation, left, right, product in (
+        ("output", "bi,io->bo", "x", "w", lambda x, w: x @ w),
+        ("input gradient", "bo,io->bi", "g", "w", lambda g, w: g @ w.T),
+        ("weight gradient", "bi,bo->io", "x", "g", lambda x, g: x.T @ g),
+    ):
+        ours_product = jax.jit(lambda a, b, e=equation: jnp.einsum(e, a, b))
+        run = lambda f=ours_product, a=ours[left], b=ours[right]: jax.block_until_ready(f(a, b))  # noqa: E731
+        their_run = lambda f=product, a=theirs[left], b=theirs[right]: f(a, b)  # noqa: E731
+        np.testing.assert_allclose(run(), their_run().numpy(), atol=1e-2, rtol=1e-3)
+        contests.append(Contest(f"bare product {width} × {4 * width}, {name}", run, {"torch": their_run}, 4))
+    return contests
 
 
 def tower_contests(arm: str, videos: int, fastest: str) -> list[Contest]:
@@ -167,38 +192,56 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--videos", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2, help="of PyTorch; XLA takes the cores of the process")
+    parser.add_argument("--cpu-seconds", action="store_true", help="CPU seconds instead of wall clock")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    clock = time.process_time if args.cpu_seconds else time.perf_counter
+    threads = 1 if args.cpu_seconds else args.threads
+    torch.set_num_threads(threads)
     load, begin = os.getloadavg()[0], usage()
     clustering = clustering_contest()
     for _ in range(4 * args.rounds):
-        clustering.play()
-    contests = [clustering]
+        clustering.play(clock)
+    contests = [clustering, *product_contests(args.videos)]
+    for _ in range(args.rounds):
+        for contest in contests[1:]:
+            contest.play(clock)
     for arm in ARMS:
         pair = tower_contests(arm, args.videos, clustering.row()[-1])
         for _ in range(args.rounds):
             for contest in pair:
-                contest.play()
+                contest.play(clock)
         contests += pair
     others = busy_cores(begin, usage())
     quiet = load <= MAX_LOAD and others <= MAX_OTHERS
-    if not quiet:
+    if not quiet and not args.cpu_seconds:
         print(
             f"WARNING: the machine was not quiet (load {load:.1f} at the start, {others:.1f} cores busy with others): "
             "do not publish these numbers"
         )
-    columns = ["piece", "jaxvl ms", "PyTorch ms", "ratio of minima", "ratio of medians", "fastest PyTorch form"]
+    unit = "CPU ms" if args.cpu_seconds else "ms"
+    columns = [
+        "piece",
+        f"jaxvl {unit}",
+        f"PyTorch {unit}",
+        "ratio of minima",
+        "ratio of medians",
+        "fastest PyTorch form",
+    ]
     note = (
-        f"Below 1 jaxvl is faster. float32, {args.threads} threads, {args.videos} videos of {FRAMES} frames at 224², "
-        f"{args.rounds} interleaved rounds ({4 * args.rounds} of the clustering), PyTorch {torch.__version__}. Load "
+        f"Below 1 jaxvl is faster. float32, {args.videos} videos of {FRAMES} frames at 224², {args.rounds} interleaved "
+        f"rounds ({4 * args.rounds} of the clustering), PyTorch {torch.__version__} with {threads} thread(s). Load "
         f"average at the start {load:.2f}; cores busy with other processes {others:.2f}"
-        + ("." if quiet else ": NOT QUIET, NOT FOR PUBLICATION.")
     )
+    if args.cpu_seconds:
+        note += ": CPU seconds over all threads, so the work of each side, not its speed on the wall clock."
+    else:
+        note += "." if quiet else ": NOT QUIET, NOT FOR PUBLICATION."
     raw = {c.name: c.seconds for c in contests}
     raw |= {"load": {"start": load, "others": others, "quiet": quiet}, "torch": torch.__version__}
-    results.save(
-        "speed_centerclip", "Speed of CenterCLIP against PyTorch", columns, [c.row() for c in contests], note, raw
-    )
+    name, title = "centerclip_speed", "Speed of CenterCLIP against PyTorch"
+    if args.cpu_seconds:
+        name, title = "centerclip_speed_cpu", "Work of CenterCLIP against PyTorch, in CPU seconds"
+    results.save(name, title, columns, [c.row() for c in contests], note, raw)
 
 
 if __name__ == "__main__":

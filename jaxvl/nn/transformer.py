@@ -62,11 +62,12 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[..., W] -> [..., W]` in `dtype`."""
-        width = x.shape[-1]
+        shape, width = x.shape, x.shape[-1]
         normal = nn.initializers.normal
+        x = x.reshape(-1, width)  # of matrices, XLA's CPU backend takes the weight gradient without a transposed copy
         x = nn.Dense(4 * width, dtype=self.dtype, kernel_init=normal(self.hidden_std), name="c_fc")(x)
         x = ACTIVATIONS[self.activation](x)
-        return nn.Dense(width, dtype=self.dtype, kernel_init=normal(self.out_std), name="c_proj")(x)
+        return nn.Dense(width, dtype=self.dtype, kernel_init=normal(self.out_std), name="c_proj")(x).reshape(shape)
 
 
 class ResidualBlock(nn.Module):
