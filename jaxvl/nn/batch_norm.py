@@ -95,8 +95,10 @@ def _normalize_backward(epsilon, saved, cotangents):
     x, scale, mean, inverse = saved
     dy = cotangents[0].astype(jnp.float32)
     unit = (x.astype(jnp.float32) - mean) * inverse
-    sum_dy = dy.sum(1, keepdims=True)
-    sum_dy_unit = (dy * unit).sum(1, keepdims=True)
+    # one reduction of both: two of them are a quarter as fast in XLA's CPU backend, which computes their input twice
+    zero = jnp.zeros((), jnp.float32)
+    both = jax.lax.reduce((dy, dy * unit), (zero, zero), lambda a, b: (a[0] + b[0], a[1] + b[1]), (1,))
+    sum_dy, sum_dy_unit = (total[:, None] for total in both)
     dx = (inverse * scale) * (dy - (sum_dy + unit * sum_dy_unit) / x.shape[1])
     return dx.astype(x.dtype), sum_dy_unit.sum((0, 1)), sum_dy.sum((0, 1))
 

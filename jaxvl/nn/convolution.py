@@ -22,7 +22,7 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, dilation: int = 1
     one on a map of a few cells.
     """
     if kernel.shape[:2] == (1, 1):
-        return x[:, ::stride, ::stride] @ kernel[0, 0]
+        return _product(x[:, ::stride, ::stride], kernel[0, 0])
     native = functools.partial(_convolve, stride=stride, dilation=dilation)
     if -(-x.shape[1] // stride) * -(-x.shape[2] // stride) > SMALL_MAP:
         return native(x, kernel)
@@ -52,7 +52,13 @@ def _convolve_gathered(x: jax.Array, kernel: jax.Array, stride: int, dilation: i
     windows = [
         x[:, i : i + stride * (high - 1) + 1 : stride, j : j + stride * (wide - 1) + 1 : stride] for i, j in shifts
     ]
-    return jnp.concatenate(windows, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
+    return _product(jnp.concatenate(windows, axis=-1), kernel.reshape(-1, kernel.shape[-1]))
+
+
+def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`[B, H, W, in] @ [in, out]` as a product of matrices: where three axes are summed over in its weight gradient,
+    XLA's CPU backend does not use its fast library."""
+    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], -1)
 
 
 def convolve_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
