@@ -18,7 +18,7 @@ import io
 import json
 import os
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 from jaxvl.core.errors import BadMedia, InputError
-from jaxvl.data.bad_media import check_policy
+from jaxvl.data.bad_media import BadBudget, check_policy
 from jaxvl.data.frames import FrameSource, stack_frames
 from jaxvl.data.readers.common import read_json
 from jaxvl.data.sampling import uniform
@@ -90,6 +90,15 @@ class Written:
     count: int
     bytes: int
     skipped: tuple[tuple[str, str], ...]
+
+    def report(self, split: str, what: str, folder: str | os.PathLike, max_bad_fraction: float, say: Callable) -> None:
+        """Says what was written and what was left out. Raises InputError where more than `max_bad_fraction` was."""
+        for name, reason in self.skipped:
+            say(f"{split}: left out {name}: {reason}")
+        say(f"{split}: {self.count} {what}, {self.bytes / 2**20:.1f} MiB, in {folder}")
+        budget = BadBudget(max_bad_fraction)
+        budget.add(self.count + len(self.skipped), len(self.skipped))
+        budget.finish()
 
 
 def write_clips(

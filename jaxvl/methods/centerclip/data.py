@@ -14,7 +14,6 @@ from ml_collections import ConfigDict
 from jaxvl.core.errors import InputError
 from jaxvl.core.method import Data, Examples
 from jaxvl.data import text
-from jaxvl.data.bad_media import BadBudget
 from jaxvl.data.clip_bpe import CLIPTokenizer
 from jaxvl.data.readers.activitynet_captions import read_activitynet_captions
 from jaxvl.data.readers.clip_records import read_pairs, write_pairs
@@ -186,12 +185,7 @@ def write_records(config: ConfigDict, data: Data, out: Path, splits: Sequence[st
             on_error=config.pipeline.on_error,
             provenance={"dataset": d.reader, "root": str(d.root)},
         )
-        for name, reason in written.skipped:
-            say(f"{split}: left out {name}: {reason}")
-        say(f"{split}: {written.count} videos with their captions, {written.bytes / 2**20:.1f} MiB, in {out / split}")
-        budget = BadBudget(config.pipeline.max_bad_fraction)
-        budget.add(written.count + len(written.skipped), len(written.skipped))
-        budget.finish()
+        written.report(split, "videos with their captions", out / split, config.pipeline.max_bad_fraction, say)
     say(f"train from it with --config.data.reader=records --config.data.root={out}")
 
 

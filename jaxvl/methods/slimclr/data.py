@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 from jaxvl.core.errors import InputError
 from jaxvl.core.method import Data, Examples
 from jaxvl.data import transforms
-from jaxvl.data.bad_media import BadBudget
 from jaxvl.data.readers import digits
 from jaxvl.data.readers.cifar import read_cifar
 from jaxvl.data.readers.idx import DIGITS, FASHION, read_idx_images
@@ -230,10 +229,5 @@ def write_records(config: ConfigDict, data: Data, out: Path, splits: Sequence[st
             on_error=config.pipeline.on_error,
             provenance={"dataset": d.reader, "root": str(d.root)},
         )
-        for name, reason in written.skipped:
-            say(f"{split}: left out {name}: {reason}")
-        say(f"{split}: {written.count} pictures, {written.bytes / 2**20:.1f} MiB, in {out / split}")
-        budget = BadBudget(config.pipeline.max_bad_fraction)
-        budget.add(written.count + len(written.skipped), len(written.skipped))
-        budget.finish()
+        written.report(split, "pictures", out / split, config.pipeline.max_bad_fraction, say)
     say(f"train from it with --config.data.reader=records --config.data.root={out}")
