@@ -23,6 +23,7 @@ from jaxvl.data.readers.lsmdc import read_lsmdc
 from jaxvl.data.readers.msrvtt import read_msrvtt
 from jaxvl.data.readers.msvd import read_msvd
 from jaxvl.data.records import INDEX_FILE, ClipRecords
+from jaxvl.data.sampling import FIXED, SAMPLERS
 from jaxvl.data.video import load_clip
 from jaxvl.methods.centerclip.method import model_config
 
@@ -103,6 +104,9 @@ def build_data(config: ConfigDict, workdir: Path, say) -> Data:
     d = config.data
     if d.reader not in READERS:
         raise InputError(f"config.data.reader: {d.reader!r} is none of {', '.join(READERS)}")
+    for field, known in (("sampling", SAMPLERS), ("eval_sampling", FIXED)):
+        if d[field] not in known:
+            raise InputError(f"config.data.{field}: {d[field]!r} is none of {', '.join(known)}")
     if d.reader == "records":
         if not d.root:
             raise InputError("config.data.root: is empty; name the folder that jaxvl prepare --out wrote")
@@ -127,7 +131,7 @@ def build_data(config: ConfigDict, workdir: Path, say) -> Data:
         split: {
             "video": Examples(
                 videos_of(reading.pairs),
-                MakeClip(**clip, sampling="uniform", records=clips.get(split)),
+                MakeClip(**clip, sampling=d.eval_sampling, records=clips.get(split)),
                 video_id,
                 d.eval_batch_size,
             ),
