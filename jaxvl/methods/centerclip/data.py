@@ -35,6 +35,8 @@ FOLDERS = {
 }
 """Readers that need nothing but the folder of the data set and the name of its folder of media."""
 READERS = ("msrvtt", *FOLDERS, "records")
+SAMPLINGS = {"official": "multi_segment", **{n: n for n in ("stratified", "random_sorted", "uniform")}}
+"""`config.data.sampling`, how training picks frames -> the rule of `jaxvl.data.sampling`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +105,8 @@ def build_data(config: ConfigDict, workdir: Path, say) -> Data:
     d = config.data
     if d.reader not in READERS:
         raise InputError(f"config.data.reader: {d.reader!r} is none of {', '.join(READERS)}")
+    if d.sampling not in SAMPLINGS:
+        raise InputError(f"config.data.sampling: {d.sampling!r} is none of {', '.join(SAMPLINGS)}")
     if d.reader == "records":
         if not d.root:
             raise InputError("config.data.root: is empty; name the folder that jaxvl prepare --out wrote")
@@ -120,7 +124,7 @@ def build_data(config: ConfigDict, workdir: Path, say) -> Data:
         pairs = shuffled_pairs(pairs, config.seed)
     clip = {"num_frames": d.frames, "image_size": model_config(config).clip.image_size, "fps": d.fps or None}
     make_pair = MakeClip(
-        **clip, sampling=d.sampling, tokenizer=tokenizer, max_words=d.max_words, records=clips.get("train")
+        **clip, sampling=SAMPLINGS[d.sampling], tokenizer=tokenizer, max_words=d.max_words, records=clips.get("train")
     )
     make_text = MakeText(tokenizer, d.max_words)
     splits = {
