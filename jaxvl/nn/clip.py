@@ -78,6 +78,9 @@ class CLIPConfig:
         if self.vision_blocks and (len(self.vision_blocks) != 4 or self.patch_size != STRIDE):
             raise InputError(f"clip.vision_blocks {self.vision_blocks}: a ResNet has 4 stages and patch_size {STRIDE}")
         object.__setattr__(self, "dtype", jnp.dtype(self.dtype).name)
+        for field in dataclasses.fields(self):
+            if field.type == "int" and getattr(self, field.name) < 1:
+                raise InputError(f"clip.{field.name} {getattr(self, field.name)} is not at least 1")
         if self.image_size % self.patch_size:
             raise InputError(f"clip.image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
         for tower in ("vision", "text"):
