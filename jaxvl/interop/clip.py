@@ -35,7 +35,9 @@ OPENAI_DROPPED = (
 
 def openai_rules(config: CLIPConfig) -> list[Rule]:
     """Every tensor of OpenAI's layout: 302 for ViT-B, 446 for ViT-L; for RN50 434, which its 55 step counters make
-    489."""
+    489. Raises InputError for `linear_patch='3d'`, which only CLIP4Clip's layout holds."""
+    if config.linear_patch == "3d":
+        raise InputError("linear_patch '3d': only the layouts clip4clip and centerclip hold patches of three frames")
     wt, e = config.text_width, config.embed_dim
     rules = _resnet_rules(config) if config.vision_blocks else _vit_rules(config)
     rules += [
@@ -206,6 +208,8 @@ def infer_config(arrays: Arrays, given: Mapping[str, Any] | None = None, prefix:
         fields |= {"vision_width": width, "patch_size": patch, "image_size": patch * side}
         fields["vision_layers"] = blocks(r"visual\.transformer\.resblocks\.(\d+)\.")
         fields["vision_heads"] = width / HEAD_WIDTH
+        if f"{prefix}visual.conv2.weight" in arrays:
+            fields["linear_patch"] = "3d"
     fields["text_heads"] = fields["text_width"] / HEAD_WIDTH
     fields |= given or {}
     for name in ("vision_heads", "text_heads"):
@@ -238,8 +242,9 @@ def _side(cells: int) -> int:
 def describe(config: CLIPConfig) -> str:
     """One line on a CLIP."""
     blocks = config.vision_blocks or config.vision_layers
+    patch = config.patch_size if config.linear_patch == "2d" else f"3x{config.patch_size}x{config.patch_size}"
     return (
-        f"image {config.image_size} patch {config.patch_size} width {config.vision_width} blocks {blocks} "
+        f"image {config.image_size} patch {patch} width {config.vision_width} blocks {blocks} "
         f"heads {config.vision_heads}; text width {config.text_width} blocks {config.text_layers} "
         f"heads {config.text_heads} length {config.context_length}; joint {config.embed_dim}; {config.activation}"
     )
@@ -299,4 +304,6 @@ def config_of_params(flat: Arrays, given: Mapping[str, Any] | None = None) -> CL
         fields |= {"vision_width": width, "patch_size": patch, "image_size": patch * side}
         fields |= {"vision_layers": blocks("visual")}
         fields["vision_heads"] = shape("visual/resblocks_0/attn/query/kernel")[1]
+        if "visual/patch_embed/kernel_around" in flat:
+            fields["linear_patch"] = "3d"
     return CLIPConfig(**(fields | dict(given or {})))

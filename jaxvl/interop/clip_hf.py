@@ -22,6 +22,8 @@ def rules(config: CLIPConfig) -> list[Rule]:
     """Every tensor of Hugging Face's `CLIPModel`: 398 for ViT-B, as query, key and value are apart."""
     if config.vision_blocks:
         raise InputError("Hugging Face's CLIPModel has no ResNet; use the openai_clip layout")
+    if config.linear_patch == "3d":
+        raise InputError("linear_patch '3d': Hugging Face's CLIPModel has no such patches; use the clip4clip layout")
     w, wt, p = config.vision_width, config.text_width, config.patch_size
     vision, text = "vision_model", "text_model"
     table = f"{text}.embeddings.position_embedding.weight"

@@ -324,3 +324,28 @@ def test_clip4clip_parts_are_whole_or_missing_by_name():
     report = clip4clip.from_clip4clip(arrays, TINY)[1]
     assert set(report.missing) == {"cross.pooler.dense.bias", "cross.transformer.resblocks.0.ln_1.weight"}
     assert report.unused == ("clip.visual.conv2.weight",)
+
+
+def test_patches_of_three_frames():
+    config = dataclasses.replace(TINY, linear_patch="3d")
+    arrays = {f"clip.{k}": v for k, v in random_arrays(TINY, extras=False).items()}
+    conv = np.random.default_rng(3).standard_normal((24, 3, 3, 8, 8)).astype(np.float32)
+    source = arrays | {"clip.visual.conv2.weight": conv}
+    heads = {"vision_heads": TINY.vision_heads, "text_heads": TINY.text_heads}
+    assert clip4clip.infer_config(source, heads) == config
+    variables, report = clip4clip.from_clip4clip(source, config)
+    assert report.dropped == (("clip.visual.conv1.weight", "not read with linear_patch 3d"),)
+    assert not report.unused
+    assert not report.missing
+    patch = variables["params"]["visual"]["patch_embed"]
+    np.testing.assert_array_equal(patch["kernel"][2, 5, 1], conv[:, 1, 1, 2, 5])
+    np.testing.assert_array_equal(patch["kernel_around"][1, 2, 5, 1], conv[:, 1, 2, 2, 5])
+    assert clip.config_of_params(keys.to_flat(variables), {"activation": TINY.activation}) == config
+    back, report = clip4clip.to_clip4clip(variables, config)
+    assert not report.unused
+    same(back, source | {"clip.visual.conv1.weight": conv[:, :, 1]})  # what is not read comes back as the middle slice
+    # without the 3d kernel, a file is one of 2d patches; a plain layout has no place for them
+    assert clip4clip.infer_config(arrays, heads) == TINY
+    for store in (clip.to_openai, clip_hf.to_hf):
+        with pytest.raises(InputError, match="linear_patch '3d': "):
+            store(variables, config)

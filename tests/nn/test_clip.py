@@ -155,6 +155,33 @@ def test_patch_embedding_is_the_convolution():
     assert limit * 0.9 < np.abs(v["params"]["kernel"]).max() <= limit
 
 
+def test_patches_of_three_frames_are_the_padded_3d_convolution():
+    module = K.PatchEmbed(4, 6, around=True)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 4, 8, 8, 3)).astype(np.float32)
+    flat, mask = x.reshape(-1, 8, 8, 3), np.array([[1, 1, 1, 1], [1, 1, 0, 0]])
+    p = dict(module.init(jax.random.key(0), flat, mask)["params"])
+    plain = K.PatchEmbed(4, 6).apply({"params": {"kernel": p["kernel"]}}, flat)
+    np.testing.assert_array_equal(p["kernel_around"], np.zeros((2, 4, 4, 3, 6)))
+    np.testing.assert_allclose(module.apply({"params": p}, flat, mask), plain, atol=1e-6)
+    p["kernel_around"] = rng.normal(size=(2, 4, 4, 3, 6)).astype(np.float32)
+    got = module.apply({"params": p}, flat, mask).reshape(2, 4, 4, 6)
+    kernel = np.stack([p["kernel_around"][0], p["kernel"], p["kernel_around"][1]])
+    expected = jax.lax.conv_general_dilated(
+        x * mask[..., None, None, None], kernel, (1, 4, 4), ((1, 1), (0, 0), (0, 0)),
+        dimension_numbers=("NDHWC", "DHWIO", "NDHWC"), precision="highest",
+    ).reshape(2, 4, 4, 6)  # fmt: skip
+    np.testing.assert_allclose(got[0], expected[0], atol=1e-4)
+    np.testing.assert_allclose(got[1, :2], expected[1, :2], atol=1e-4)
+    other = np.where(mask[..., None, None, None] > 0, x, 9.0).reshape(-1, 8, 8, 3)  # behind the mask: no influence
+    again = module.apply({"params": p}, other, mask).reshape(2, 4, 4, 6)
+    np.testing.assert_array_equal(again[mask > 0], got[mask > 0])
+    with pytest.raises(InputError, match=r"8 images need their frame_mask \[B, T\], got None"):
+        module.apply({"params": p}, flat)
+    with pytest.raises(InputError, match=r"a ResNet has no patches"):
+        dataclasses.replace(K.CLIP_PRESETS["RN50"], linear_patch="3d")
+
+
 def test_bytes_are_normalised_inside(params):
     x = pixels()
     mean, std = np.array([0.48145466, 0.4578275, 0.40821073]), np.array([0.26862954, 0.26130258, 0.27577711])

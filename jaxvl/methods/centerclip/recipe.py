@@ -64,6 +64,7 @@ def base() -> ConfigDict:
         "context_length": 0,
         "activation": "",  # quick_gelu (OpenAI's weights) or gelu
         "ln_eps": 0.0,
+        "linear_patch": "2d",  # or CLIP4Clip's '3d': patches of three frames
         "schedule": "B6-4,49",  # after block 6: 4 segments of 49 centres each; 'none'; points joined by ';'
         "reduce": {
             "algorithm": "kmedoids++",  # spectral, pooling, sparse_sampling, random, temporal_shift, token_shift, none
