@@ -175,10 +175,15 @@ def infer_config(arrays: Arrays, given: Mapping[str, Any] | None = None, prefix:
     shapes do not tell. Nor do they tell `activation` and `ln_eps`. Raises InputError for another layout.
     """
 
-    def shape(key: str) -> tuple[int, ...]:
+    def shape(key: str, axes: int = 1) -> tuple[int, ...]:
         if prefix + key not in arrays:
             raise InputError(f"the file has no tensor {prefix + key}; {layout_hint(arrays)}")
-        return np.shape(arrays[prefix + key])
+        found = np.shape(arrays[prefix + key])
+        if len(found) < axes:
+            raise InputError(
+                f"the tensor {prefix + key} has shape {list(found)}, where {axes} axes or more are published"
+            )
+        return found
 
     def blocks(pattern: str) -> int:
         pattern = re.escape(prefix) + pattern
@@ -189,7 +194,7 @@ def infer_config(arrays: Arrays, given: Mapping[str, Any] | None = None, prefix:
         "context_length": shape("positional_embedding")[0],
         "text_width": shape("ln_final.weight")[0],
         "text_layers": blocks(r"transformer\.resblocks\.(\d+)\."),
-        "embed_dim": shape("text_projection")[1],
+        "embed_dim": shape("text_projection", 2)[1],
     }
     if f"{prefix}visual.layer1.0.conv1.weight" in arrays:
         width = shape("visual.layer1.0.conv1.weight")[0]
@@ -198,7 +203,7 @@ def infer_config(arrays: Arrays, given: Mapping[str, Any] | None = None, prefix:
         fields |= {"vision_blocks": stages, "vision_width": width, "patch_size": STRIDE, "image_size": STRIDE * side}
         fields["vision_heads"] = 32 * width // HEAD_WIDTH
     else:
-        width, *_, patch = shape("visual.conv1.weight")
+        width, *_, patch = shape("visual.conv1.weight", 4)
         side = _side(shape("visual.positional_embedding")[0] - 1)
         fields |= {"vision_width": width, "patch_size": patch, "image_size": patch * side}
         fields["vision_layers"] = blocks(r"visual\.transformer\.resblocks\.(\d+)\.")
@@ -220,7 +225,7 @@ def layout_hint(arrays: Arrays) -> str:
         ("vision_model.", "it looks like Hugging Face's layout (hf_clip)"),
         ("clip.", "it looks like CLIP4Clip's layout (clip4clip)"),
         ("visual.", "it looks like OpenAI's layout (openai_clip)"),
-        ("module.", "its keys start with 'module.', as those of a wrapped model"),
+        ("module.", "its keys start with 'module.', as those of a wrapped model; take that off with --prefix module."),
     ):
         if any(k.startswith(prefix) for k in arrays):
             return name

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxvl.core.errors import InputError
 from jaxvl.interop import clip, keys
 from jaxvl.interop.clip import Arrays
 from jaxvl.interop.keys import Dropped, KeyReport, Rule
@@ -30,11 +31,14 @@ UNREAD_PATCH = Dropped(re.escape(PATCH_2D), "not read with linear_patch 3d")
 
 
 def plain_keys(arrays: Arrays) -> dict[str, np.ndarray]:
-    """Keys without a leading `module.` and with `gamma, beta` (old BERT names) as `weight, bias`."""
+    """Keys without a leading `module.` and with `gamma, beta` (old BERT names) as `weight, bias`. Raises
+    InputError for two keys that then are the same."""
     out = {}
     for key, value in arrays.items():
-        key = key.removeprefix("module.")
-        out[re.sub(r"\.beta$", ".bias", re.sub(r"\.gamma$", ".weight", key))] = value
+        plain = re.sub(r"\.beta$", ".bias", re.sub(r"\.gamma$", ".weight", key.removeprefix("module.")))
+        if plain in out:
+            raise InputError(f"the file holds {plain} twice, the second time as {key}; leave one out with --drop REGEX")
+        out[plain] = value
     return out
 
 

@@ -86,6 +86,9 @@ class CLIPConfig:
         if self.vision_blocks and self.linear_patch == "3d":
             raise InputError("clip.linear_patch '3d': a ResNet has no patches; use '2d' or a ViT")
         object.__setattr__(self, "dtype", jnp.dtype(self.dtype).name)
+        for field in dataclasses.fields(self):
+            if field.type == "int" and getattr(self, field.name) < 1:
+                raise InputError(f"clip.{field.name} {getattr(self, field.name)} is not at least 1")
         if self.image_size % self.patch_size:
             raise InputError(f"clip.image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
         for tower in ("vision", "text"):

@@ -105,14 +105,20 @@ def test_canonical_tree():
     assert flat == expected
 
 
-@pytest.mark.parametrize(("patch", "gmac"), [(32, 4.409), (16, 17.563)])
-def test_published_flops(patch, gmac):
-    config = dataclasses.replace(K.CLIP_PRESETS["ViT-B/32"], patch_size=patch)
-    tower = K.VisionTower(config)
-    x = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.uint8)
-    v = jax.eval_shape(tower.init, jax.random.key(0), x)
-    flops = jax.jit(lambda v, x: tower.apply(v, x).features).lower(v, x).cost_analysis()["flops"]
-    assert flops == pytest.approx(2e9 * gmac, rel=0.03)
+@pytest.mark.parametrize(
+    ("name", "image_gmac", "text_gmac"),
+    [("ViT-B/32", 4.409, 2.980), ("ViT-B/16", 17.563, 2.980), ("ViT-L/14", 81.01, 6.650)],
+)
+def test_published_flops(name, image_gmac, text_gmac):
+    config = K.CLIP_PRESETS[name]
+    pixels = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.uint8)
+    for tower, x, gmac in (
+        (K.VisionTower(config), pixels, image_gmac),
+        (K.TextTower(config), jax.ShapeDtypeStruct((1, 77), jnp.int32), text_gmac),
+    ):
+        v = jax.eval_shape(tower.init, jax.random.key(0), x)
+        flops = jax.jit(lambda v, x, t=tower: t.apply(v, x).features).lower(v, x).cost_analysis()["flops"]
+        assert flops == pytest.approx(2e9 * gmac, rel=0.03)
 
 
 def test_activations():
@@ -370,6 +376,8 @@ def test_initial_scales():
     "bad",
     [
         {"patch_size": 30},
+        {"patch_size": 0},
+        {"text_layers": -1},
         {"vision_heads": 7},
         {"text_heads": 7},
         {"activation": "relu"},
