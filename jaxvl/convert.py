@@ -89,7 +89,10 @@ def convert(
     if image_size is not None and layout.family.resize is None:
         raise InputError(f"--image-size: {layout.family.name} takes images of any size; leave it out")
     source, dropped = _select(layouts.read_source(file, layout.family), prefix, drop)
-    config = layout.configure(source, given or {})
+    try:
+        config = layout.configure(source, given or {})
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from None
     facts = layout.facts(source, config)
     variables, report = layout.load(source.arrays, config)
     lost = sum(int(np.size(x)) for x in dropped.values())

@@ -1,8 +1,9 @@
 """PyTorch files without PyTorch: state dicts and TorchScript archives, read by a restricted unpickler.
 
 A PyTorch file is a pickle that refers to raw storages. Pickles can name any Python object, so this reader resolves
-only tensors, plain containers and numpy scalars, never imports what a file names, and refuses everything else by
-name. Tensors are read from the file only when they are asked for.
+only tensors, plain containers and numpy scalars and never imports what a file names. Any other object becomes an inert
+`Foreign`: beside a state dict (the arguments of a run, say) it is passed over, in place of one or of one of its tensors
+it is refused by name. Tensors are read from the file only when they are asked for.
 """
 
 from __future__ import annotations
@@ -84,11 +85,39 @@ class Module:
         self.attributes = dict(state)
 
 
+class Foreign:
+    """Stands for an object of a class that is not read. Holds what the pickle gave it; nothing of it is ever called."""
+
+    name = ""
+
+    def __new__(cls, *args: Any, **fields: Any) -> Foreign:
+        """Takes any arguments."""
+        self = super().__new__(cls)
+        self.parts = [*args, *fields.values()]
+        return self
+
+    def __init__(self, *args: Any, **fields: Any):
+        """Takes the same."""
+
+    def __setstate__(self, state: Any) -> None:
+        """Keeps the state."""
+        self.parts.append(state)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """Keeps an entry."""
+        self.parts += [key, value]
+
+    def append(self, value: Any) -> None:
+        """Keeps an element."""
+        self.parts.append(value)
+
+
 def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
     """All tensors of a state dict or TorchScript archive by dotted name, in the file's dtypes.
 
-    A checkpoint that holds a state dict under `state_dict`, `model_state_dict` or `model` is read through. Raises
-    InputError for a file that is damaged, of another kind, or holds other classes.
+    A checkpoint that holds a state dict under `state_dict`, `model_state_dict` or `model` is read through, whatever
+    else it holds. Raises InputError for a file that is damaged, of another kind, or has objects of other classes where
+    tensors should be.
     """
     return _Archive(Path(path)).state_dict()
 
@@ -124,15 +153,26 @@ class _Archive:
         content = self.content
         if isinstance(content, Module):
             return _flatten(content, "")
+        self._refuse_foreign(content, "")
         if not isinstance(content, Mapping):
             raise InputError(f"{self.path}: holds a {type(content).__name__}, not a state dict; {RESAVE}")
-        if not any(isinstance(v, Tensor) for v in content.values()):
-            inner = [k for k in STATE_DICT_KEYS if isinstance(content.get(k), Mapping)]
-            if not inner:
-                keys = ", ".join(str(k) for k in list(content)[:8])
-                raise InputError(f"{self.path}: holds no state dict (keys: {keys}); {RESAVE}")
+        inner = [k for k in STATE_DICT_KEYS if isinstance(content.get(k), (Mapping, Foreign))]
+        if inner:  # first of all: beside it may lie a tensor, such as the best accuracy
+            self._refuse_foreign(content[inner[0]], inner[0])
             content = content[inner[0]]
+        elif not any(isinstance(v, Tensor) for v in content.values()):
+            keys = ", ".join(str(k) for k in list(content)[:8])
+            raise InputError(f"{self.path}: holds no state dict (keys: {keys}); {RESAVE}")
+        for key, value in content.items():
+            self._refuse_foreign(value, str(key))
         return {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+
+    def _refuse_foreign(self, value: Any, key: str) -> None:
+        """Raises InputError for what is no tensor, or no dict of them, but an object of a class that is not read."""
+        if isinstance(value, Foreign):
+            what = f"{key!r} is" if key else "holds"
+            only = "only tensors in plain dicts are read"
+            raise InputError(f"{self.path}: {what} an object of class {value.name}; {only}, so {RESAVE}")
 
     def _guard(self, function: Callable, *args: Any) -> Any:
         """Calls a function; what a damaged file makes the standard library raise becomes one line."""
@@ -159,9 +199,11 @@ class _Archive:
         """Files before PyTorch 1.6: magic, version, system, content, storage keys, then each storage's length and
         values."""
         with self.path.open("rb") as file:
-            magic, version, system, self.content, keys = (_Unpickler(file, self.path, False).load() for _ in range(5))
-            if magic != OLD_MAGIC or version != 1001 or not system.get("little_endian", True):
+            if _Unpickler(file, self.path, False).load() != OLD_MAGIC:
                 raise InputError(f"{self.path}: a pickle, but not one of PyTorch; {RESAVE}")
+            version, system, self.content, keys = (_Unpickler(file, self.path, False).load() for _ in range(4))
+            if version != 1001 or not system.get("little_endian", True):
+                raise InputError(f"{self.path}: is of another version or in big-endian order; {RESAVE}")
             dtypes = {s.key: s.dtype for s in _storages(self.content)}
             for key in keys:
                 if key not in dtypes:
@@ -187,16 +229,16 @@ class _Unpickler(pickle.Unpickler):
         self.path, self.scripted = path, scripted
 
     def find_class(self, module: str, name: str) -> Any:
-        """What a file may name; anything else is refused."""
+        """What stands for what a file names; never the thing itself."""
         if (module, name) in SAFE:
             return SAFE[module, name]
         if module == "torch" and name in DTYPES:
             return name
         if self.scripted and module.split(".")[0] == "__torch__":
             return Module
-        raise InputError(
-            f"{self.path}: holds an object of class {module}.{name}; only tensors in plain dicts are read, so {RESAVE}"
-        )
+        if self.scripted:  # a module's attribute of another class might hold a weight
+            raise InputError(f"{self.path}: holds an object of class {module}.{name}, which is not read; {RESAVE}")
+        return type("Foreign", (Foreign,), {"name": f"{module}.{name}"})
 
     def persistent_load(self, pid: Any) -> Storage:
         """A reference to a storage."""
@@ -258,7 +300,7 @@ SAFE: dict[tuple[str, str], Any] = {
     **{("torch.jit._pickle", f"build_{kind}list"): _first for kind in ("int", "double", "bool", "tensor")},
     ("torch.jit._pickle", "restore_type_tag"): _first,
 }
-"""`(module, name)` of what a file may name, and what stands for it here. None of it runs code of the file."""
+"""`(module, name)` of what is read, and what stands for it here. None of it runs code of the file."""
 
 
 def _flatten(module: Module, prefix: str, depth: int = 0) -> dict[str, Tensor]:
@@ -275,14 +317,21 @@ def _flatten(module: Module, prefix: str, depth: int = 0) -> dict[str, Tensor]:
 
 
 def _storages(content: Any) -> list[Storage]:
-    """Every storage below nested containers."""
-    found, todo = [], [content]
+    """Every storage below nested containers, which may hold themselves."""
+    found, todo, seen = [], [content], set()
     while todo:
         item = todo.pop()
-        if isinstance(item, Tensor):
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, Storage):
+            found.append(item)
+        elif isinstance(item, Tensor):
             found.append(item.storage)
         elif isinstance(item, Mapping):
             todo.extend(item.values())
         elif isinstance(item, (list, tuple)):
             todo.extend(item)
+        elif isinstance(item, Foreign):
+            todo.extend(item.parts)
     return found

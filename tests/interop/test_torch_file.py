@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import collections
 import pickle
 
 import ml_dtypes
@@ -80,22 +81,56 @@ class Evil:
         return print, ("code of the file ran",)
 
 
-def test_other_classes_are_refused_by_name_and_never_run(tmp_path, capsys):
+ARGS = W.Build(W.Global("argparse", "Namespace"), {"lr": 1, "device": W.Reduce(W.Global("torch", "device"), ("cuda",))})
+CALL = W.Reduce(W.Global("os", "system"), ("echo code of the file ran",))
+
+
+@pytest.mark.parametrize("save", [W.save, W.save_old])
+def test_objects_beside_a_state_dict_are_passed_over_and_never_run(tmp_path, capfd, save):
+    """A training checkpoint as the examples of PyTorch write it: arguments of the run, the best accuracy a tensor."""
+    queue = W.Build(W.Global("my.project", "Queue"), {"held": np.zeros(3, np.float32), "size": 3})
+    content = {
+        "args": ARGS, "best_acc1": np.array(76.1, np.float32), "call": CALL, "queue": queue,
+        "state_dict": W.Ordered({"a.weight": ARRAYS["float"]}),
+    }  # fmt: skip
+    check(read_state_dict(save(tmp_path / "a.pt", content)), {"a.weight": ARRAYS["float"]})
+    assert capfd.readouterr().out == ""
+
+
+def test_pickles_of_the_standard_library_are_passed_over(tmp_path):
+    """The real pickler's opcodes: sets, subclasses of dict and list with their items, a list that holds itself."""
+    loop = [collections.defaultdict(list, a=[1]), collections.deque([1, 2]), {1, 2}, slice(3), Evil(), Kept([4])]
+    loop.append(loop)
+    path = W.save(tmp_path / "a.pt", {"model": W.Raw(pickle.dumps({"w": 1, "loop": loop}, protocol=2)[2:-1])})
+    assert read_state_dict(path) == {}
+
+
+class Kept(list):
+    pass
+
+
+def test_other_classes_in_place_of_tensors_are_refused_by_name_and_never_run(tmp_path, capfd):
     path = tmp_path / "a.pt"
-    W.save(path, {"a": np.ones(2, np.float32), "args": W.Build(W.Global("argparse", "Namespace"), {"lr": 1})})
-    with pytest.raises(InputError, match=r"a\.pt: holds an object of class argparse\.Namespace;.*re-save it"):
+    W.save(path, {"a": np.ones(2, np.float32), "args": ARGS})
+    with pytest.raises(InputError, match=r"a\.pt: 'args' is an object of class argparse\.Namespace;.*re-save it"):
+        read_state_dict(path)
+    W.save(path, {"state_dict": {"a": W.Reduce(W.Global("torch._utils", "_rebuild_qtensor"), (1,))}})
+    with pytest.raises(InputError, match=r"'a' is an object of class torch\._utils\._rebuild_qtensor"):
+        read_state_dict(path)
+    W.save(path, {"model": W.Build(W.Global("my.project", "Net"), {"_parameters": {"a": np.ones(2, np.float32)}})})
+    with pytest.raises(InputError, match=r"'model' is an object of class my\.project\.Net"):
         read_state_dict(path)
     path.write_bytes(pickle.dumps(Evil(), protocol=2))
-    with pytest.raises(InputError, match=r"__builtin__\.print"):
+    with pytest.raises(InputError, match="a pickle, but not one of PyTorch"):
         read_state_dict(path)
-    W.save(path, {"a": W.Reduce(W.Global("os", "system"), ("echo no",))}, scripted=True)
+    W.save(path, {"a": CALL}, scripted=True)
     with pytest.raises(InputError, match=r"os\.system"):
         read_state_dict(path)
     # classes of TorchScript are stubs only in TorchScript archives
     W.save(path, W.modules({"a": np.ones(2, np.float32)}))
     with pytest.raises(InputError, match=r"class __torch__\."):
         read_state_dict(path)
-    assert capsys.readouterr().out == ""
+    assert capfd.readouterr().out == ""
 
 
 @pytest.mark.parametrize("save", [W.save, W.save_old])

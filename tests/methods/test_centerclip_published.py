@@ -101,6 +101,8 @@ def test_arguments_of_a_published_run():
         "cosine",
     )
     assert published.overrides(HPARAMS | {"cluster_algo": "token_shift"}, B32)["model.schedule"] == "none"
+    assert got["model.linear_patch"] == "2d"
+    assert published.overrides(HPARAMS | {"linear_patch": "3d"}, B32)["model.linear_patch"] == "3d"
 
 
 @pytest.mark.parametrize("extra", [{}, {"cluster_algo": "spectral"}, {"cluster_inter": 0}])

@@ -176,6 +176,19 @@ def test_cluster_embeddings_start_from_the_image_positions(folder):
     np.testing.assert_array_equal(got["visual/reduce_1/cluster_embed"], ARRAYS["visual.positional_embedding"][1:5])
 
 
+def test_patches_of_three_frames_start_from_those_of_one(folder, tmp_path):
+    got = adopted(folder, "model.linear_patch=3d")
+    around = got["visual/patch_embed/kernel_around"]
+    assert around.shape == (2, 8, 8, 3, 24)
+    assert (around == 7).all()  # as it was initialised, which is with zeros
+    flat, info = load_weights(folder)
+    info["config"]["linear_patch"] = "3d"
+    save_weights(tmp_path / "w", {**flat, "visual/patch_embed/kernel_around": np.full_like(around, 3)}, info)
+    assert (adopted(tmp_path / "w", "model.linear_patch=3d")["visual/patch_embed/kernel_around"] == 3).all()
+    with pytest.raises(InputError, match=r"hold patches of three frames; set config\.model\.linear_patch to '3d'"):
+        adopted(tmp_path / "w")
+
+
 def test_heads_and_embeddings_in_the_weights_are_kept(folder, tmp_path):
     flat, info = load_weights(folder)
     head = {k: np.full_like(v, 3) for k, v in adopted(folder, "model.head=seqLSTM").items() if k.startswith("head/")}

@@ -23,6 +23,7 @@ from jaxvl.data.readers.lsmdc import read_lsmdc
 from jaxvl.data.readers.msrvtt import read_msrvtt
 from jaxvl.data.readers.msvd import read_msvd
 from jaxvl.data.records import INDEX_FILE, ClipRecords
+from jaxvl.data.sampling import FIXED, SAMPLERS
 from jaxvl.data.video import load_clip
 from jaxvl.methods.centerclip.method import model_config
 
@@ -35,8 +36,6 @@ FOLDERS = {
 }
 """Readers that need nothing but the folder of the data set and the name of its folder of media."""
 READERS = ("msrvtt", *FOLDERS, "records")
-SAMPLINGS = {"official": "multi_segment", **{n: n for n in ("stratified", "random_sorted", "uniform")}}
-"""`config.data.sampling`, how training picks frames -> the rule of `jaxvl.data.sampling`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,8 +104,9 @@ def build_data(config: ConfigDict, workdir: Path, say) -> Data:
     d = config.data
     if d.reader not in READERS:
         raise InputError(f"config.data.reader: {d.reader!r} is none of {', '.join(READERS)}")
-    if d.sampling not in SAMPLINGS:
-        raise InputError(f"config.data.sampling: {d.sampling!r} is none of {', '.join(SAMPLINGS)}")
+    for field, known in (("sampling", SAMPLERS), ("eval_sampling", FIXED)):
+        if d[field] not in known:
+            raise InputError(f"config.data.{field}: {d[field]!r} is none of {', '.join(known)}")
     if d.reader == "records":
         if not d.root:
             raise InputError("config.data.root: is empty; name the folder that jaxvl prepare --out wrote")
@@ -124,14 +124,14 @@ def build_data(config: ConfigDict, workdir: Path, say) -> Data:
         pairs = shuffled_pairs(pairs, config.seed)
     clip = {"num_frames": d.frames, "image_size": model_config(config).clip.image_size, "fps": d.fps or None}
     make_pair = MakeClip(
-        **clip, sampling=SAMPLINGS[d.sampling], tokenizer=tokenizer, max_words=d.max_words, records=clips.get("train")
+        **clip, sampling=d.sampling, tokenizer=tokenizer, max_words=d.max_words, records=clips.get("train")
     )
     make_text = MakeText(tokenizer, d.max_words)
     splits = {
         split: {
             "video": Examples(
                 videos_of(reading.pairs),
-                MakeClip(**clip, sampling="uniform", records=clips.get(split)),
+                MakeClip(**clip, sampling=d.eval_sampling, records=clips.get(split)),
                 video_id,
                 d.eval_batch_size,
             ),

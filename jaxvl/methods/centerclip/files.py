@@ -30,7 +30,6 @@ from jaxvl.viz.tokens import kept_tokens
 
 SHEET_QUERIES, SHEET_TOP, SHEET_FRAMES = 6, 5, 3
 RECALLS = ("R@1", "R@5", "R@10", "MdR", "MnR")
-SAMPLING = "uniform"
 PREPROCESSING = 1  # raised whenever the pixels that the model gets from a file change
 
 
@@ -139,7 +138,7 @@ def provenance(loaded: Loaded) -> dict[str, Any]:
         "model": hashlib.sha256(model.encode()).hexdigest()[:16],
         "frames": config.data.frames,
         "fps": float(config.data.fps),
-        "sampling": SAMPLING,
+        "sampling": config.data.eval_sampling,
         "image_size": model_config(config).clip.image_size,
         "preprocessing": PREPROCESSING,
     }
@@ -174,7 +173,7 @@ def _clip(loaded: Loaded, path: Path) -> tuple[Clip, float] | BadMedia:
     size = model_config(loaded.config).clip.image_size
     try:
         source = open_source(path, d.fps or None)
-        clip = load_clip(source, num_frames=d.frames, image_size=size, sampling=SAMPLING, fps=d.fps or None)
+        clip = load_clip(source, num_frames=d.frames, image_size=size, sampling=d.eval_sampling, fps=d.fps or None)
     except BadMedia as error:
         return error
     return clip, source.duration
