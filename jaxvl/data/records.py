@@ -18,8 +18,7 @@ import io
 import json
 import os
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent import futures
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +29,7 @@ from jaxvl.data.bad_media import BadBudget, check_policy
 from jaxvl.data.frames import FrameSource, stack_frames
 from jaxvl.data.readers.common import read_json
 from jaxvl.data.sampling import uniform
+from jaxvl.data.threads import map_ahead
 from jaxvl.data.video import open_source
 
 VERSION = 1
@@ -137,7 +137,7 @@ def write_clips(
     encode = lambda item: _encoded(item, short_side, quality, fps, max_frames)  # noqa: E731
     num_shards = min(num_shards, len(items))
     edges = [len(items) * k // num_shards for k in range(num_shards + 1)]
-    encoded = _in_order(encode, items, num_threads)
+    encoded = map_ahead(encode, items, num_threads)
     ids, skipped, shards, total = [], [], [], 0
     for k in range(num_shards):
         name = f"clips-{k:05d}-of-{num_shards:05d}.array_record"
@@ -302,22 +302,6 @@ def _kept(source: FrameSource, fps: float | None, max_frames: int | None) -> np.
     if max_frames is not None and len(kept) > max_frames:
         kept = kept[uniform(max_frames, len(kept))]
     return kept
-
-
-def _in_order(function, items: Sequence, num_threads: int) -> Iterator:
-    """`map` over a pool of threads that runs only a little ahead of the consumer."""
-    with futures.ThreadPoolExecutor(max(1, num_threads)) as pool:
-        waiting: collections.deque = collections.deque()
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) > 2 * num_threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
 def _open_shards(shards: Sequence[tuple[str, int]], count: int):
