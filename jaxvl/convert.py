@@ -7,6 +7,7 @@ import dataclasses
 import importlib.util
 import json
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -122,8 +123,9 @@ def convert(
     }
     weights.save_weights(to, flat, info)
     say(f"model    {layout.family.describe(config)}")
-    for name, value in facts.get("overrides", {}).items():
-        say(f"override {name} = {value}")
+    if facts.get("overrides"):
+        flags = (shlex.quote(f"--config.{name}={value}") for name, value in facts["overrides"].items())
+        say(f"the run it is of had   {' '.join(flags)}")
     say(f"{to}: {len(flat)} leaves, {sum(x.size for x in flat.values()):,} numbers")
     return to
 

@@ -1,9 +1,9 @@
 """PyTorch files without PyTorch: state dicts and TorchScript archives, read by a restricted unpickler.
 
 A PyTorch file is a pickle that refers to raw storages. Pickles can name any Python object, so this reader resolves
-only tensors, plain containers and numpy scalars and never imports what a file names. Any other object becomes an inert
-`Foreign`: beside a state dict (the arguments of a run, say) it is passed over, in place of one or of one of its tensors
-it is refused by name. Tensors are read from the file only when they are asked for.
+only tensors, plain containers and numpy scalars and never imports what a file names. The arguments of a run that lie
+beside a state dict (`PASSED_OVER`) become inert `Foreign` objects and are passed over; an object of any other class,
+and one of these in place of a tensor, is refused by name. Tensors are read from the file only when they are asked for.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Module:
 
 
 class Foreign:
-    """Stands for an object of a class that is not read. Holds what the pickle gave it; nothing of it is ever called."""
+    """Stands for an object that is passed over. Holds what the pickle gave it; nothing of it is ever called."""
 
     name = ""
 
@@ -115,9 +115,8 @@ class Foreign:
 def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
     """All tensors of a state dict or TorchScript archive by dotted name, in the file's dtypes.
 
-    A checkpoint that holds a state dict under `state_dict`, `model_state_dict` or `model` is read through, whatever
-    else it holds. Raises InputError for a file that is damaged, of another kind, or has objects of other classes where
-    tensors should be.
+    A checkpoint that holds a state dict under `state_dict`, `model_state_dict` or `model` is read through. Raises
+    InputError for a file that is damaged, of another kind, or holds objects of classes that are not read.
     """
     return _Archive(Path(path)).state_dict()
 
@@ -168,7 +167,7 @@ class _Archive:
         return {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
 
     def _refuse_foreign(self, value: Any, key: str) -> None:
-        """Raises InputError for what is no tensor, or no dict of them, but an object of a class that is not read."""
+        """Raises InputError for what is no tensor, or no dict of them, but an object that could only be passed over."""
         if isinstance(value, Foreign):
             what = f"{key!r} is" if key else "holds"
             only = "only tensors in plain dicts are read"
@@ -236,9 +235,11 @@ class _Unpickler(pickle.Unpickler):
             return name
         if self.scripted and module.split(".")[0] == "__torch__":
             return Module
-        if self.scripted:  # a module's attribute of another class might hold a weight
-            raise InputError(f"{self.path}: holds an object of class {module}.{name}, which is not read; {RESAVE}")
-        return type("Foreign", (Foreign,), {"name": f"{module}.{name}"})
+        if f"{module}.{name}" in PASSED_OVER or module.split(".")[0] in ARGUMENT_PACKAGES:
+            return type("Foreign", (Foreign,), {"name": f"{module}.{name}"})
+        raise InputError(
+            f"{self.path}: holds an object of class {module}.{name}; only tensors in plain dicts are read, so {RESAVE}"
+        )
 
     def persistent_load(self, pid: Any) -> Storage:
         """A reference to a storage."""
@@ -301,6 +302,20 @@ SAFE: dict[tuple[str, str], Any] = {
     ("torch.jit._pickle", "restore_type_tag"): _first,
 }
 """`(module, name)` of what is read, and what stands for it here. None of it runs code of the file."""
+
+
+PASSED_OVER = (
+    *(f"builtins.{name}" for name in ("set", "frozenset", "slice", "complex", "bytearray")),
+    *(f"__builtin__.{name}" for name in ("set", "frozenset", "slice", "complex", "bytearray")),
+    *(f"collections.{name}" for name in ("defaultdict", "deque", "Counter")),
+    *("argparse.Namespace", "types.SimpleNamespace", "torch.device", "torch.Size"),
+    *(f"pathlib.{name}" for name in ("Path", "PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")),
+    *(f"pathlib._local.{name}" for name in ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")),
+    *(f"datetime.{name}" for name in ("date", "datetime", "timedelta")),
+)
+"""Classes of which training checkpoints hold objects beside their state dict, as arguments of the run mostly."""
+ARGUMENT_PACKAGES = ("addict", "easydict", "ml_collections", "omegaconf", "typing", "yacs")
+"""Packages for such arguments, and the types that these pickle with them."""
 
 
 def _flatten(module: Module, prefix: str, depth: int = 0) -> dict[str, Tensor]:

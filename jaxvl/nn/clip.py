@@ -113,28 +113,20 @@ class CLIPConfig:
         return self.grid**2
 
 
+_LARGE = CLIPConfig(
+    patch_size=14,
+    vision_width=1024,
+    vision_layers=24,
+    vision_heads=16,
+    text_width=768,
+    text_heads=12,
+    embed_dim=768,
+)
 CLIP_PRESETS: dict[str, CLIPConfig] = {
     "ViT-B/32": CLIPConfig(),
     "ViT-B/16": CLIPConfig(patch_size=16),
-    "ViT-L/14": CLIPConfig(
-        patch_size=14,
-        vision_width=1024,
-        vision_layers=24,
-        vision_heads=16,
-        text_width=768,
-        text_heads=12,
-        embed_dim=768,
-    ),
-    "ViT-L/14@336px": CLIPConfig(
-        image_size=336,
-        patch_size=14,
-        vision_width=1024,
-        vision_layers=24,
-        vision_heads=16,
-        text_width=768,
-        text_heads=12,
-        embed_dim=768,
-    ),
+    "ViT-L/14": _LARGE,
+    "ViT-L/14@336px": dataclasses.replace(_LARGE, image_size=336),
     "RN50": CLIPConfig(patch_size=STRIDE, vision_width=64, vision_heads=32, embed_dim=1024, vision_blocks=(3, 4, 6, 3)),
     "tiny": CLIPConfig(
         image_size=32,

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import shlex
 import shutil
 
 import jax
@@ -11,6 +12,7 @@ import pytest
 
 from jaxvl import convert
 from jaxvl.cli import main
+from jaxvl.core import config as configs
 from jaxvl.core import session
 from jaxvl.core.checkpoint import Checkpoints
 from jaxvl.core.errors import InputError
@@ -18,6 +20,7 @@ from jaxvl.core.state import flatten
 from jaxvl.interop import clip, clip_hf, keys, layouts
 from jaxvl.interop.safetensors_file import read_safetensors, write_safetensors
 from jaxvl.interop.weights import load_weights, merge_weights
+from jaxvl.methods.centerclip import recipe
 from jaxvl.nn.clip import CLIP, CLIPConfig
 from jaxvl.nn.positional import resize_positions
 from tests import tiny
@@ -159,7 +162,11 @@ def test_published_run_brings_its_config(tmp_path):
     convert.convert("centerclip", file, tmp_path / "w", given=HEADS, say=lines.append)
     info = load_weights(tmp_path / "w")[1]
     assert info["overrides"]["model.schedule"] == "B1-2,3"
-    assert "override model.schedule = B1-2,3" in lines
+    (flags,) = (line for line in lines if line.startswith("the run it is of had "))
+    words = [w.removeprefix("--config.") for w in shlex.split(flags) if w.startswith("--config.")]
+    assert "model.schedule=B1-2,3" in words
+    applied = dict(configs.dotted(configs.apply(recipe.base(), words)))
+    assert {name: applied[name] for name in info["overrides"]} == info["overrides"]
     assert info["semantics"]["head_ln_eps"] == 1e-5
 
 

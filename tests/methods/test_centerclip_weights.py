@@ -131,6 +131,19 @@ def test_no_folder_is_one_line(tmp_path):
         _first_state(compiled.config, compiled, tiny.quiet)
 
 
+def test_weights_of_another_reduction_are_said(folder, tmp_path):
+    flat, info = load_weights(folder)
+    theirs = {"model.schedule": "B1-2,3", "data.frames": 4, "model.reduce.metric": "l1"}
+    save_weights(tmp_path / "w", flat, info | {"overrides": theirs})
+    compiled = session.compile_method(config_of(tmp_path / "w"))
+    lines = []
+    _first_state(compiled.config, compiled, lines.append)
+    assert [line for line in lines if line.startswith("config.")] == [
+        "config.model.schedule: 'none', but 'B1-2,3' in the run that these weights are of",
+        "config.model.reduce.metric: 'l2', but 'l1' in the run that these weights are of",
+    ]
+
+
 def adopted(folder, *overrides):
     config = config_of(folder, *overrides)
     params = jax.tree.map(lambda x: np.full(x.shape, 7, x.dtype), session.compile_method(config).target.params)

@@ -74,9 +74,10 @@ def overrides(hparams: Mapping[str, Any], config: CLIPConfig) -> dict[str, Any]:
     out["model.linear_patch"] = str(hparams.get("linear_patch", "2d"))
     out["model.freeze_layer_num"] = int(hparams.get("freeze_layer_num", 0))
     out["model.head"] = str(hparams.get("sim_header", "meanP"))
-    out["model.head_layers"] = int(hparams.get("cross_num_hidden_layers", 4))
-    out["model.head_ln_eps"] = HEAD_LN_EPS
-    if not hparams.get("cluster_inter", 0):
+    if out["model.head"] in ("seqTransf", "tightTransf"):
+        out["model.head_layers"] = int(hparams.get("cross_num_hidden_layers", 4))
+        out["model.head_ln_eps"] = HEAD_LN_EPS
+    if not hparams.get("cluster_inter", "target_frames_blocks" in hparams):  # the lists mean nothing where it is 0
         return out | {"model.schedule": "none", "model.reduce.algorithm": "none"}
     algorithm = str(hparams.get("cluster_algo", "kmediods++"))
     algorithm = ALGORITHMS.get(algorithm, algorithm)
