@@ -5,6 +5,7 @@ The files under `configs/centerclip/` start from here.
 
 from __future__ import annotations
 
+import math
 import re
 from typing import NamedTuple
 
@@ -142,7 +143,7 @@ def clip4clip(pairs: int = PAIRS["msrvtt_9k"], epochs: int = 5) -> ConfigDict:
     clipped to norm 1 once more on its own."""
     c = paper(pairs, epochs)
     c.model.schedule, c.model.reduce.algorithm = "none", "none"
-    c.model.logit_scale_range = (-100.0, 4.6052)  # CLIP4Clip has no lower bound
+    c.model.logit_scale_range = (-100.0, math.log(100))  # CLIP4Clip has no lower bound
     c.data.update({"fps": 1.0, "sampling": "linspace", "eval_sampling": "linspace"})
     c.optim.main.update(
         {"name": "bert_adam", "lr": 1e-4, "schedule": "cosine_unshifted", "floor": 0.0, "clip_leaf_norm": 1.0}
