@@ -201,26 +201,31 @@ def infer_config(arrays: Arrays, given: Mapping[str, Any] | None = None, prefix:
         stages = tuple(blocks(rf"visual\.layer{n}\.(\d+)\.") for n in range(1, 5))
         side = _side(shape("visual.attnpool.positional_embedding")[0] - 1)
         fields |= {"vision_blocks": stages, "vision_width": width, "patch_size": STRIDE, "image_size": STRIDE * side}
-        fields["vision_heads"] = 32 * width // HEAD_WIDTH
+        fields["vision_heads"] = _heads(32 * width)
     else:
         width, *_, patch = shape("visual.conv1.weight", 4)
         side = _side(shape("visual.positional_embedding")[0] - 1)
         fields |= {"vision_width": width, "patch_size": patch, "image_size": patch * side}
         fields["vision_layers"] = blocks(r"visual\.transformer\.resblocks\.(\d+)\.")
-        fields["vision_heads"] = width / HEAD_WIDTH
+        fields["vision_heads"] = _heads(width)
         if f"{prefix}visual.conv2.weight" in arrays:
             fields["linear_patch"] = "3d"
-    fields["text_heads"] = fields["text_width"] / HEAD_WIDTH
+    fields["text_heads"] = _heads(fields["text_width"])
     fields |= given or {}
     for name in ("vision_heads", "text_heads"):
-        if fields[name] != int(fields[name]) or fields[name] < 1:
+        if fields[name] is None:
             raise InputError(f"{name}: the width is not a multiple of {HEAD_WIDTH}, so the file does not tell; give it")
-        fields[name] = int(fields[name])
     return CLIPConfig(**fields)
+
+
+def _heads(width: int) -> int | None:
+    return None if width % HEAD_WIDTH else width // HEAD_WIDTH
 
 
 def layout_hint(arrays: Arrays) -> str:
     """What kind of file these keys look like."""
+    if not arrays:
+        return "it holds no tensor at all"
     for prefix, name in (
         ("vision_model.", "it looks like Hugging Face's layout (hf_clip)"),
         ("clip.", "it looks like CLIP4Clip's layout (clip4clip)"),

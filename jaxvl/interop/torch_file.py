@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import math
 import pickle
 import struct
 import zipfile
@@ -39,6 +40,8 @@ DTYPES = {
 }
 STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model")
 OLD_MAGIC = 0x1950A86A20F9469CFC6C
+EXPANDED = 2**24
+"""Values of the largest tensor that may repeat those of a smaller storage: a few bytes must not become terabytes."""
 RESAVE = "re-save it with torch.save(model.state_dict(), FILE)"
 DAMAGE = (
     *(pickle.UnpicklingError, EOFError, struct.error, zipfile.BadZipFile, zlib.error, KeyError, IndexError),
@@ -69,6 +72,8 @@ class Tensor(NamedTuple):
             raise ValueError(f"a tensor of shape {self.shape} has strides {self.strides} and offset {self.offset}")
         if 0 in self.shape:
             return np.zeros(self.shape, self.storage.dtype)
+        if math.prod(self.shape) > max(self.storage.numel, EXPANDED):
+            raise ValueError(f"a tensor of shape {self.shape} repeats a storage of {self.storage.numel}")
         last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.strides))
         if last >= self.storage.numel:
             raise ValueError(f"a tensor of shape {self.shape} reaches beyond its storage of {self.storage.numel}")

@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral, Real
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -34,6 +35,14 @@ PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
 LINEAR_PATCHES = ("2d", "3d")
 
+KINDS = {
+    "int": Integral,
+    "int | None": Integral | None,
+    "float": Real,
+    "str": str,
+    "tuple[int, ...]": tuple | list,
+}
+"""What fields of `CLIPConfig` may hold, by their annotation."""
 BlockHook = Callable[[int, jax.Array], jax.Array]
 
 
@@ -78,6 +87,13 @@ class CLIPConfig:
     vision_blocks: tuple[int, ...] = ()
 
     def __post_init__(self):
+        object.__setattr__(self, "dtype", jnp.dtype(self.dtype).name)
+        for field in dataclasses.fields(self):
+            value, kind = getattr(self, field.name), KINDS[field.type]
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise InputError(f"clip.{field.name} {value!r} is not of type {field.type}")
+            if field.type == "int" and value < 1:
+                raise InputError(f"clip.{field.name} {value} is not at least 1")
         object.__setattr__(self, "vision_blocks", tuple(self.vision_blocks))
         if self.vision_blocks and (len(self.vision_blocks) != 4 or self.patch_size != STRIDE):
             raise InputError(f"clip.vision_blocks {self.vision_blocks}: a ResNet has 4 stages and patch_size {STRIDE}")
@@ -85,10 +101,6 @@ class CLIPConfig:
             raise InputError(f"clip.linear_patch {self.linear_patch!r} is unknown; use one of {LINEAR_PATCHES}")
         if self.vision_blocks and self.linear_patch == "3d":
             raise InputError("clip.linear_patch '3d': a ResNet has no patches; use '2d' or a ViT")
-        object.__setattr__(self, "dtype", jnp.dtype(self.dtype).name)
-        for field in dataclasses.fields(self):
-            if field.type == "int" and getattr(self, field.name) < 1:
-                raise InputError(f"clip.{field.name} {getattr(self, field.name)} is not at least 1")
         if self.image_size % self.patch_size:
             raise InputError(f"clip.image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
         for tower in ("vision", "text"):

@@ -135,6 +135,16 @@ def test_left_over_and_missing_keys_are_errors_unless_allowed_by_name(tmp_path):
         convert.convert("openai_clip", file, tmp_path / "w", given=HEADS, allow=allow, say=quiet)
 
 
+@pytest.mark.parametrize(
+    ("stated", "words"),
+    [("3", "are 3, not fields of a CLIP"), ("{", "are no JSON"), ('{"width": 3}', "'width' is no field of a CLIP")],
+)
+def test_stated_fields_that_are_none_are_one_line(tmp_path, stated, words):
+    write_safetensors(tmp_path / "a.safetensors", random_arrays(TINY), {layouts.CONFIG_METADATA: stated})
+    with pytest.raises(InputError, match=rf"a\.safetensors: [^\n]*{words}[^\n]*$"):
+        convert.convert("openai_clip", tmp_path / "a.safetensors", tmp_path / "w", given=HEADS, say=quiet)
+
+
 def test_hugging_face_folder(tmp_path):
     hf, _ = clip_hf.to_hf(clip.from_openai(random_arrays(TINY), TINY)[0], TINY)
     file = tmp_path / "pytorch_model.bin"

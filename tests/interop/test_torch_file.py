@@ -175,6 +175,7 @@ def test_garbled_files_never_raise_anything_else(tmp_path):
         (W.View(np.ones(6, np.float32), 1, (2, 3), (3, 1)), "reaches beyond"),
         (W.View(np.ones(6, np.float32), 5, (2,), (-1,)), "strides"),
         (W.View(np.ones(6, np.float32), -1, (2,), (1,)), "offset -1"),
+        (W.View(np.ones(6, np.float32), 0, (10**12, 6), (0, 1)), "repeats a storage of 6"),
     ],
 )
 def test_views_outside_their_storage_are_refused(tmp_path, view, words):
