@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
@@ -19,6 +20,7 @@ from jaxvl.train import _first_state
 from tests import tiny
 from tests.interop import numpy_clip, torch_writer
 from tests.interop.numpy_clip import random_arrays
+from tests.ops import test_clustering
 
 CLIP = dataclasses.replace(numpy_clip.TINY, context_length=77)  # heads have 77 positions, taken from the text tower
 FIELDS = [
@@ -75,6 +77,55 @@ def test_first_predictions_are_those_of_the_released_weights(folder):
     padded = np.pad(ids, ((0, 0), (0, 65)))
     np.testing.assert_allclose(text, unit(numpy_clip.encode_text(ARRAYS, CLIP, padded)), atol=2e-5)
     np.testing.assert_allclose(video, unit(images.mean(1)), atol=2e-5)
+
+
+def numpy_segments(arrays, config, pixels, segments, k, metric, after=1):
+    """Features `[S, E]` of one video in float64, the reduction by plain loops: `pixels [T, R, R, 3]`, normalised."""
+    a = {key: v.astype(np.float64) for key, v in arrays.items()}
+    w, p, g = config.vision_width, config.patch_size, config.image_size // config.patch_size
+    patches = pixels.reshape(-1, g, p, g, p, 3).transpose(0, 1, 3, 5, 2, 4).reshape(-1, g * g, 3 * p * p)
+    x = patches @ a["visual.conv1.weight"].reshape(w, -1).T
+    x = np.concatenate([np.broadcast_to(a["visual.class_embedding"], (len(x), 1, w)), x], 1)
+    x = numpy_clip.layer_norm(x + a["visual.positional_embedding"], a, "visual.ln_pre", config.ln_eps)
+    for block in range(config.vision_layers):
+        if block == after:
+            reduced = []
+            for part in np.split(x, segments):
+                tokens = part[:, 1:].reshape(-1, w)
+                distances = test_clustering.numpy_distances(tokens, metric)
+                medoids = test_clustering.numpy_kmedoids(distances, np.linalg.norm(tokens, axis=-1), k)[0]
+                reduced.append(np.concatenate([part[:, :1].mean(0), tokens[medoids]]))
+            x = np.stack(reduced)
+        key = f"visual.transformer.resblocks.{block}"
+        x = numpy_clip.residual_block(x, a, key, config.vision_heads, config.ln_eps, config.activation)
+    return numpy_clip.layer_norm(x[:, 0], a, "visual.ln_post", config.ln_eps) @ a["visual.proj"]
+
+
+def test_published_weights_with_a_reduction_are_the_published_model(tmp_path):
+    """From the authors' file to features, against an implementation that shares no code: two segments of 5 centres."""
+    clip = dataclasses.replace(CLIP, image_size=32, vision_layers=3)
+    arrays = random_arrays(clip, extras=False)
+    published = {f"module.clip.{k}": v for k, v in arrays.items()}
+    file = torch_writer.save(tmp_path / "ckpt.best.pth.tar", {"state_dict": torch_writer.Ordered(published)})
+    hparams = {"max_frames": 4, "max_words": 12, "pretrained_clip_name": "ViT-B/32", "minkowski_norm_p": 1.0}
+    hparams |= {"target_frames_blocks": [4, 2, 2], "cluster_num_blocks": [16, 5, 5], "cluster_iter_limit": 100}
+    (tmp_path / "hparams_train.json").write_text(json.dumps(hparams))
+    lines = []
+    given = {"vision_heads": 3, "text_heads": 2}
+    convert.convert("centerclip", file, tmp_path / "w", given=given, say=lines.append)
+    (flags,) = (line for line in lines if line.startswith("the run it is of had "))
+    flags = [w.removeprefix("--config.") for w in flags.split() if w.startswith("--config.")]
+    own = [w for w in flags if not w.startswith("model.preset=")]
+    config = config_of(tmp_path / "w", "model.image_size=32", "model.vision_layers=3", *own)
+    compiled = session.compile_method(config)
+    state = _first_state(config, compiled, tiny.quiet)
+    frames = np.random.default_rng(1).integers(0, 256, (8, 4, 32, 32, 3)).astype(np.uint8)
+    batch = sharding.put_batch({"video": {"frames": frames, "mask": np.ones((8, 4), bool)}}, compiled.mesh)
+    got = jax.device_get(compiled.predict(state.variables(), batch))
+    for video, mine, pooled in zip(frames[:2], got["segments"], got["video"]):
+        want = unit(numpy_segments(arrays, clip, (video / 255 - MEAN) / STD, 2, 5, "l1"))
+        np.testing.assert_allclose(mine, want, atol=5e-5)
+        np.testing.assert_allclose(pooled, unit(want.mean(0)), atol=5e-5)
 
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073])

@@ -80,9 +80,9 @@ def run(loaded: Loaded, args: argparse.Namespace, as_json: bool) -> int:
     if as_json and found + ranked:
         print(json.dumps({"queries": rows, "captions": ranked, **report, "sheet": sheet and str(sheet)}), flush=True)
     elif not as_json:
-        print("\n".join(line for row in [*rows, *ranked] for line in _lines(row)), end="\n" if found + ranked else "")
-        if sheet:
-            print(f"sheet: {sheet}", flush=True)
+        lines = [line for row in [*rows, *ranked] for line in _lines(row)]
+        for line in [*lines, f"sheet: {sheet}"] if sheet else lines:
+            print(line, flush=True)
     if args.ask:
         _answer(search, folder, sys.stdin, as_json, say)
     return 0

@@ -194,6 +194,8 @@ def refresh(
         index.vectors.pop(name, None)
     embedded, unsaved, due = 0, bool(gone) or not before, time.monotonic() + SAVE_SECONDS
     by_path = {folder / name: name for name in todo}
+    if todo:
+        say(f"indexing: {len(todo):,} videos to embed")
     try:
         for number, (file, result) in enumerate(embed(list(by_path)), 1):
             name = by_path[file]
