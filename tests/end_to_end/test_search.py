@@ -233,6 +233,9 @@ def test_wrong_words_are_named(gallery, tmp_path):
         (["--text", "x", "--videos", gallery, "--captions", "f"], "name it with --like"),
         (["--text", "x", "--videos", tmp_path / "no"], "no such folder"),
         (["--text", "x", "--videos", gallery, "--top", 0], "--top 0"),
+        (["--text", " ", "--videos", gallery], "--text: is empty"),
+        (["--text", "x", "--videos", gallery, "--out", tmp_path], "name a picture file"),
+        (["--text", "x", "--videos", gallery, "--out", "sheet.xyz"], "name a picture file"),
     ):
         own = parser.parse_args([*map(str, words)])
         with pytest.raises(InputError, match=message):

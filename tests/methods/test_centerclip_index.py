@@ -164,6 +164,14 @@ def test_other_folder_is_refused_a_moved_one_is_not(tmp_path, folder):
         refresh(tmp_path, tmp_path / "empty")
 
 
+def test_a_place_that_cannot_be_written_is_named_before_the_work(tmp_path, folder):
+    (tmp_path / "index").write_text("a file")
+    embed = Embedder()
+    with pytest.raises(InputError, match=r"index: cannot be written \(File exists\)"):
+        refresh(tmp_path, folder, embed)
+    assert embed.calls == []
+
+
 def rewrite(path, **changed):
     with np.load(path) as arrays:
         arrays = dict(arrays) | changed

@@ -31,6 +31,7 @@ from jaxvl.viz.retrieval import Hit, retrieval_sheet
 from jaxvl.viz.tokens import kept_tokens
 
 SHEET_QUERIES, SHEET_TOP, SHEET_FRAMES = 6, 5, 3
+SHEET_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 RECALLS = ("R@1", "R@5", "R@10", "MdR", "MnR")
 VIDEO_QUERY = "video:"
 PREPROCESSING = 1  # raised whenever the pixels that the model gets from a file change
@@ -186,6 +187,10 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError(f"--videos {args.videos}: no such folder")
     if args.top < 1:
         raise InputError(f"--top {args.top}: needs at least 1")
+    if not all(text.strip() for text in args.text):
+        raise InputError("--text: is empty; say what to search for")
+    if args.out and (Path(args.out).suffix.lower() not in SHEET_ENDINGS or Path(args.out).is_dir()):
+        raise InputError(f"--out {args.out}: name a picture file ({', '.join(SHEET_ENDINGS)})")
 
 
 def _open_index(loaded: Loaded, args: argparse.Namespace, say) -> tuple[indexing.SearchIndex, dict[str, Any]]:

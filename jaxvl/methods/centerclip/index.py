@@ -175,7 +175,8 @@ def refresh(
 
     Only files that are new, or have another size or modification time, go to `embed`; those that are gone are
     dropped. rebuild: forget what was there.
-    Raises InputError: another provenance or folder than the index was made with, a damaged index.
+    Raises InputError: another provenance or folder than the index was made with, a damaged index, one that has to be
+    written and cannot be.
     """
     states = list_videos(folder)
     if not states:
@@ -194,6 +195,8 @@ def refresh(
         index.vectors.pop(name, None)
     embedded, unsaved, due = 0, bool(gone) or not before, time.monotonic() + SAVE_SECONDS
     by_path = {folder / name: name for name in todo}
+    if todo or gone:
+        _check_writable(path)
     if todo:
         say(f"indexing: {len(todo):,} videos to embed")
     try:
@@ -277,6 +280,17 @@ def _check(
             f"{path}: is the search index of {index.folder}, which shares no file with {folder}; "
             "give another --index, or --rebuild"
         )
+
+
+def _check_writable(path: Path) -> None:
+    """Before the work, not after it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".{os.getpid()}.tmp"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"--index {path}: cannot be written ({error.strerror}); name another folder") from error
 
 
 def _parts(vectors: Vectors) -> tuple[np.ndarray, ...]:
