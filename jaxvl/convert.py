@@ -7,6 +7,7 @@ import dataclasses
 import importlib.util
 import json
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,10 @@ def convert(
     if image_size is not None and layout.family.resize is None:
         raise InputError(f"--image-size: {layout.family.name} takes images of any size; leave it out")
     source, dropped = _select(layouts.read_source(file, layout.family), prefix, drop)
-    config = layout.configure(source, given or {})
+    try:
+        config = layout.configure(source, given or {})
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from None
     facts = layout.facts(source, config)
     variables, report = layout.load(source.arrays, config)
     lost = sum(int(np.size(x)) for x in dropped.values())
@@ -119,8 +123,9 @@ def convert(
     }
     weights.save_weights(to, flat, info)
     say(f"model    {layout.family.describe(config)}")
-    for name, value in facts.get("overrides", {}).items():
-        say(f"override {name} = {value}")
+    if facts.get("overrides"):
+        flags = (shlex.quote(f"--config.{name}={value}") for name, value in facts["overrides"].items())
+        say(f"the run it is of had   {' '.join(flags)}")
     say(f"{to}: {len(flat)} leaves, {sum(x.size for x in flat.values()):,} numbers")
     return to
 

@@ -136,6 +136,10 @@ def _first_state(config: ConfigDict, compiled: session.Compiled, tell: session.S
     params = jax.tree.map(jax.device_put, variables.pop("params"), compiled.shardings.params)
     mutables = jax.tree.map(jax.device_put, variables, compiled.shardings.mutables)
     tell(f"starting from {config.init.weights} ({info.get('source', 'unknown source')})")
+    own = dict(configs.dotted(config))
+    for name, value in info.get("overrides", {}).items():
+        if own[name] != value:
+            tell(f"config.{name}: {own[name]!r}, but {value!r} in the run that these weights are of")
     ema = jax.tree.map(jnp.copy, params) if config.train.ema else {}
     return state.replace(params=params, mutables=mutables, ema=ema)
 

@@ -1,6 +1,8 @@
 """The documents are true: links lead somewhere, commands exist, and the page on new methods is built and trained."""
 
 import argparse
+import ast
+import dataclasses
 import importlib
 import itertools
 import re
@@ -10,13 +12,18 @@ import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from jaxvl import cli, train
 from jaxvl.core import config as configs
 from jaxvl.core import registry
 from jaxvl.core.errors import InputError
 from jaxvl.core.writers import read_metrics
+from jaxvl.data.clip_bpe import CLIPTokenizer
+from jaxvl.nn.clip import PIXEL_MEAN, PIXEL_STD
+from tests.interop import numpy_clip, torch_writer
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART = ROOT / "configs" / "centerclip" / "quickstart.py"
@@ -184,6 +191,34 @@ def test_config_fields_named_in_the_text_exist(page, tmp_path):
     text = BLOCK.sub("", page.read_text())
     for name in re.findall(r"`(?:--)?config\.((?:\w+\.)*\w+)(?:=[^`]*)?`", text):
         assert any(k == name or k.startswith(f"{name}.") for k in known), f"{relative(page)}: config.{name}"
+
+
+# -- CLIP
+
+
+def test_zero_shot_classification_of_the_page(tmp_path, monkeypatch, capsys):
+    """The page's code on a CLIP of random weights, converted by the page's first command."""
+    page = (ROOT / "docs" / "howto" / "clip.md").read_text()
+    config = dataclasses.replace(numpy_clip.TINY, vision_width=64, vision_heads=1, text_width=64, text_heads=1,
+                                 vocab_size=49408, context_length=77)  # fmt: skip
+    arrays = numpy_clip.random_arrays(config)
+    torch_writer.save(tmp_path / "ViT-B-32.pt", torch_writer.modules(arrays), scripted=True)
+    picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    Image.fromarray(picture).save(tmp_path / "picture.png")
+    monkeypatch.chdir(tmp_path)
+    (command, *_) = [w for w in shell_lines(ROOT / "docs" / "howto" / "clip.md") if w[:2] == ["jaxvl", "convert"]]
+    assert cli.main(command[1:]) == 0
+    capsys.readouterr()
+    ((_, code),) = [b for b in BLOCK.findall(page) if b[0] == "python"]
+    exec(code, {})
+    got = ast.literal_eval(capsys.readouterr().out)
+    unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)  # noqa: E731
+    ids = CLIPTokenizer().tokenize([p.format(c) for c in got for p in ("a {}", "a photo of a {}")])
+    text = unit(unit(numpy_clip.encode_text(arrays, config, ids)).reshape(len(got), 2, -1).mean(1))
+    pixels = (picture[None] / 255 - np.array(PIXEL_MEAN)) / np.array(PIXEL_STD)
+    logits = np.exp(3.5) * unit(numpy_clip.encode_image(arrays, config, pixels)) @ text.T
+    want = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    np.testing.assert_allclose(list(got.values()), want[0], atol=1e-4)
 
 
 # -- the new method

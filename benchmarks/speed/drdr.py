@@ -81,9 +81,8 @@ def step_contest(size: int) -> Contest:
     model = torch_drdr.DRDR(CLASSES, FEATURES)
     model.load(published.to_published(jax.device_get(state.variables()), weights)[0])
     w = {k: config.model.weights[k] for k in config.model.weights}
-    trainer = torch_drdr.Trainer(model, CLASSES, w, config.optim.main.lr, config.train.steps)
-    for group in trainer.sgd.param_groups:
-        group["weight_decay"] = config.optim.main.weight_decay
+    main = config.optim.main
+    trainer = torch_drdr.Trainer(model, CLASSES, w, main.lr, config.train.steps, decay=main.weight_decay)
     mean, std = (torch.tensor(v)[:, None, None] for v in (config.model.mean, config.model.std))
     pair = [(torch.tensor(x).permute(0, 3, 1, 2) / 255 - mean) / std for x in images]
     y = torch.tensor(labels, dtype=torch.int64)

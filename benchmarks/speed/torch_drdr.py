@@ -1,4 +1,5 @@
-"""DRDR's training step in plain PyTorch, from the paper's equations: the other side of `benchmarks.speed.drdr`."""
+"""DRDR's training step in plain PyTorch, from the paper's equations: the other side of `benchmarks.speed.drdr` and of
+`benchmarks.claims.drdr_digits_torch`."""
 
 from __future__ import annotations
 
@@ -54,12 +55,12 @@ def transport(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 class DRDR(nn.Module):
-    """ResNet-50, bottleneck, orthogonal layer, classifier."""
+    """A trunk that gives `[B, inputs]` (ResNet-50 if none is given), bottleneck, orthogonal layer, classifier."""
 
-    def __init__(self, classes: int, features: int = 256, depth: int = 50, width: int = 64):
+    def __init__(self, classes: int, features: int = 256, trunk: nn.Module | None = None, inputs: int = 2048):
         super().__init__()
-        self.trunk = ResNet(depth, None, width)
-        self.bottleneck = nn.Linear(width * 8 * (4 if depth >= 50 else 1), features)
+        self.trunk = trunk or ResNet(50, None, 64)
+        self.bottleneck = nn.Linear(inputs, features)
         self.stiefel_linear = nn.Linear(features, features, bias=False)
         self.fc = nn.Linear(features, classes)
 
@@ -71,9 +72,20 @@ class DRDR(nn.Module):
 
 
 class Trainer:
-    """State and one update: `step(source, labels, target) -> loss`."""
+    """State and one update: `step(source, labels, target) -> loss`. Terms of weight 0 are left out; `decay` is L2 on
+    everything; `burn_in` the share of all updates before all terms but the translation act."""
 
-    def __init__(self, model: DRDR, classes: int, weights: dict[str, float], lr: float, steps: int):
+    def __init__(
+        self,
+        model: DRDR,
+        classes: int,
+        weights: dict[str, float],
+        lr: float,
+        steps: int,
+        decay: float = 0.0,
+        burn_in: float = 0.0,
+    ):
+        self.decay, self.burn_in = decay, burn_in
         self.model, self.k, self.weights, self.lr, self.steps, self.it = model, classes, weights, lr, steps, 0
         d = model.fc.in_features
         self.anchors = [(torch.zeros(d), torch.zeros(classes, d)) for _ in range(2)]
@@ -82,7 +94,7 @@ class Trainer:
             {"params": [p for n, p in flat.items() if n.startswith("trunk.") == trunk], "factor": factor}
             for trunk, factor in ((True, 1.0), (False, 10.0))
         ]
-        self.sgd = torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
+        self.sgd = torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True, weight_decay=decay)
         self.momentum = None
 
     def anchored(self, i: int, z: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -101,19 +113,23 @@ class Trainer:
         structures = [self.anchored(0, zs, labels), self.anchored(1, zt, pseudo)]
         (gs, a_s), (gt, a_t) = structures
         vs, vt = a_s - gs.detach(), a_t - gt.detach()
-        value = w["translation"] * (gt - gs).square().mean() + w["distance"] * (vs - vt).square().mean()
+        value = w["distance"] * (vs - vt).square().mean()
         ls, lt = (torch.sqrt(v.square().sum(1) + 1e-12) for v in (vs, vt))
         kept = (torch.minimum(ls, lt) >= 1e-3 * (ls.mean() + lt.mean()) / 2).detach()
         value = value + w["angular"] * (1 - (vs * vt).sum(1) / (ls * lt))[kept].mean()
         for z, (g, a) in zip((zs, zt), structures):
-            value = value + w["transport"] * transport(z, a.detach())
+            if w["transport"]:
+                value = value + w["transport"] * transport(z, a.detach())
+            if not w["consensus"]:
+                continue
             q = 1 / (1 + 2 * costs_of(z, a.detach()))
             q = (q / q.sum(1, keepdim=True)).detach()
             log_p = F.log_softmax(m.fc(z - g.detach()), 1)
             value = value + w["consensus"] * ((q * (q.log() - log_p)).sum(1) - (log_p.exp() * log_p).sum(1)).mean()
         q = 2 / (1 + torch.exp(torch.tensor(-10.0 * (self.it + 1) / self.steps))) - 1
         self.new = [tuple(x.detach() for x in s) for s in structures]
-        return F.cross_entropy(logits, labels) + q * value
+        value = value if self.it + 1 >= self.burn_in * self.steps else 0.0
+        return F.cross_entropy(logits, labels) + q * (w["translation"] * (gt - gs).square().mean() + value)
 
     def step(self, source: torch.Tensor, labels: torch.Tensor, target: torch.Tensor) -> float:
         """One update of everything."""
@@ -134,6 +150,7 @@ class Trainer:
         """Riemannian SGD of the orthogonal weight: Cayley retraction, momentum carried along."""
         x, g = self.model.stiefel_linear.weight, self.model.stiefel_linear.weight.grad
         m = g if self.momentum is None else self.momentum
+        g = g + self.decay * x
         r = g - x @ g.T @ x
         m = 0.9 * m + r
         u = -rate * (r + 0.9 * m)

@@ -35,14 +35,21 @@ class Checkpoints:
     """The checkpoints of one workdir.
 
     keep_last newest steps are kept, and the best one by `best_metric` (a name in the metrics given to `save`).
+    read_only: nothing on disk is touched. A run that is still training may be writing its next step there, which
+    anybody else would take for the remains of a killed one and clear away.
     """
 
     def __init__(
-        self, workdir: str | Path, config: ConfigDict | None = None, say: Callable[[str], None] = say_on_stderr
+        self,
+        workdir: str | Path,
+        config: ConfigDict | None = None,
+        say: Callable[[str], None] = say_on_stderr,
+        read_only: bool = False,
     ):
         self.root = Path(workdir).absolute() / "checkpoints"
         self.lists = Path(workdir).absolute() / "integrity"
         self.say = say
+        self.read_only = read_only
         self._pending: int | None = None
         keep = config.checkpoint if config is not None else None
         self._metric = keep.best_metric if keep else ""
@@ -64,7 +71,9 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 best_fn=self._value if self._metric else None,
                 best_mode=self._best_mode,
-                cleanup_tmp_directories=True,
+                create=not read_only,
+                read_only=read_only,
+                cleanup_tmp_directories=not read_only,
                 preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(policies),
             ),
         )
@@ -185,7 +194,8 @@ class Checkpoints:
                         raise
                     damage = f"cannot be read: {_short(error)}"
                 else:
-                    write_list(self.root / str(s), self.lists / f"{s}.json")
+                    if not self.read_only:
+                        write_list(self.root / str(s), self.lists / f"{s}.json")
                     return result
             self.say(f"checkpoint {s}: damaged ({damage}); {after}")
         if wanted:

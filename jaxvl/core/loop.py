@@ -124,7 +124,10 @@ class Outcome:
 
 
 def run(r: Run, state: TrainState, start: int, consumed: Mapping[str, int], stop: StopSignal) -> Outcome:
-    """Trains from update `start` to `config.train.steps`. `consumed`: batches already taken from each stream."""
+    """Trains from update `start` to `config.train.steps`. `consumed`: batches already taken from each stream.
+
+    Without a step to train (`config.train.steps` 0) the state is evaluated and saved as it is.
+    """
     cfg = r.config.train
     compiles = CompileCounter.install()
     taken = {name: int(consumed.get(name, 0)) for name in r.streams}
@@ -148,6 +151,10 @@ def run(r: Run, state: TrainState, start: int, consumed: Mapping[str, int], stop
         r.writer.scalars(step, "train", values)
         r.progress.log(step, values)
 
+    if cfg.steps == 0:  # weights as they are given: evaluated, and kept for the other verbs
+        metrics = r.evaluate(state) if r.evaluate is not None else None
+        r.writer.scalars(0, "eval", metrics or {})
+        _save(r, state, taken, metrics)
     for step in range(start, cfg.steps):
         name = r.method.objective_at(step)
         begun = time.monotonic()

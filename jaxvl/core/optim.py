@@ -66,7 +66,7 @@ def build(cfg: ConfigDict, total_steps: int, name: str = "main") -> Optimizer:
 def schedule(cfg: ConfigDict, total_steps: int, name: str = "main") -> Schedule:
     """Learning rate at update `t` = 0, 1, ... With `w` warm-up updates and `f = floor`:
 
-    warm-up: `f + (lr - f) t / w` for `t <= w`, then
+    warm-up: `f + (lr - f) t / w` for `t < w`, then
     cosine: `end + (lr - end)/2 (1 + cos(pi (t - w)/(total - w)))`;
     cosine_unshifted: the same with `t/total`, the warm-up being cut out of the cosine;
     linear: from lr to end; step: `lr * decay_factor^(boundaries passed)`; constant;
@@ -99,7 +99,7 @@ def schedule(cfg: ConfigDict, total_steps: int, name: str = "main") -> Schedule:
         else:
             main = jnp.full((), lr)
         if warm > 0:
-            main = jnp.where(t <= warm, floor + (lr - floor) * t / warm, main)
+            main = jnp.where(t < warm, floor + (lr - floor) * t / warm, main)
         return jnp.maximum(main, floor).astype(jnp.float32)
 
     return rate

@@ -99,7 +99,7 @@ def load(workdir: str | Path, checkpoint: int | None = None, best: bool = False,
     InputError where there is no checkpoint."""
     config = read_config(workdir)
     compiled = compile_method(config)
-    checkpoints = Checkpoints(workdir, config, say)
+    checkpoints = Checkpoints(workdir, config, say, read_only=True)
     try:
         step = checkpoints.best_step() if best and checkpoint is None else checkpoint
         if best and step is None:

@@ -1,7 +1,9 @@
 """Pictures on the host with Pillow: reading, the resize and the crop that pretrained encoders saw.
 
 The rules are those of CLIP's preprocessing: the shorter side becomes R with the antialiased bicubic
-filter, the longer `int(R * long / short)`; centre crop with Python's rounding (to even); RGB last.
+filter, the longer `int(R * long / short)`; centre crop with Python's rounding (to even); RGB last. (Only pictures whose
+values cannot be interpolated, those with a palette first of all, become RGB before: Pillow would resize them to the
+nearest pixel, as the published code does.)
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from jaxvl.core.errors import BadMedia
 
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused before they are decoded: 300 MB each as RGB, more often a bomb than a photograph."""
+INTERPOLATED = ("L", "LA", "RGB", "RGBA", "CMYK", "I;16")
+"""Pillow's modes that are resized as they are, as published; RGBA with its alpha taken into account."""
 
 
 def short_side_size(width: int, height: int, short_side: int) -> tuple[int, int]:
@@ -31,12 +35,20 @@ def crop_offsets(width: int, height: int, size: int) -> tuple[int, int]:
     return round((width - size) / 2.0), round((height - size) / 2.0)
 
 
-def resize_short_side(image: Image.Image, short_side: int) -> Image.Image:
-    """Bicubic, antialiased. The very same picture comes back when the shorter side already fits."""
-    size = short_side_size(*image.size, short_side)
+def resize_short_side(
+    image: Image.Image, short_side: int, resample: Image.Resampling = Image.Resampling.BICUBIC
+) -> Image.Image:
+    """Antialiased. The very same picture comes back when the shorter side already fits.
+
+    Raises BadMedia for a strip so long that it would come out larger than `MAX_PIXELS`.
+    """
     if min(image.size) == short_side:
         return image
-    return image.resize(size, Image.Resampling.BICUBIC)
+    width, height = short_side_size(*image.size, short_side)
+    if width * height > MAX_PIXELS:
+        was = f"{image.width}x{image.height} pixels"
+        raise BadMedia(getattr(image, "filename", "") or "a picture", f"{was} would become {width}x{height}")
+    return image.resize((width, height), resample)
 
 
 def center_crop(image: Image.Image, size: int) -> Image.Image:
@@ -58,12 +70,16 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def square(image: Image.Image, size: int) -> np.ndarray:
     """Resize, centre crop, RGB, in the published order. Returns `[size, size, 3]` uint8."""
-    return np.array(to_rgb(center_crop(resize_short_side(image, size), size)))
+    return np.array(to_rgb(center_crop(resize_short_side(_interpolated(image), size), size)))
 
 
 def resized(image: Image.Image, short_side: int) -> np.ndarray:
     """Resize without a crop, RGB. Returns `[H, W, 3]` uint8."""
-    return np.array(to_rgb(resize_short_side(image, short_side)))
+    return np.array(to_rgb(resize_short_side(_interpolated(image), short_side)))
+
+
+def _interpolated(image: Image.Image) -> Image.Image:
+    return image if image.mode in INTERPOLATED else to_rgb(image)
 
 
 def read_image(path: str | os.PathLike, *, exif_orientation: bool = False) -> Image.Image:

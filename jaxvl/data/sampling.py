@@ -63,12 +63,42 @@ def random_sorted(num_samples: int, num_frames: int, rng: np.random.Generator | 
     return np.sort(picks).astype(np.int64)
 
 
+def linspace(num_samples: int, num_frames: int, rng: np.random.Generator | None = None) -> np.ndarray:
+    """Evenly from the first frame to the last, both included: `int(i (n - 1)/(T - 1))`; all frames, then the last, if
+    n <= T.
+
+    CLIP4Clip's rule in training and evaluation (arXiv 2104.08860, its `slice_framepos=2`). Returns `[T]` int64; `rng`
+    is not used.
+    """
+    _check(num_samples, num_frames)
+    if num_frames <= num_samples:
+        return uniform(num_samples, num_frames)
+    return np.linspace(0, num_frames - 1, num_samples, dtype=np.int64)
+
+
+def head(num_samples: int, num_frames: int, rng: np.random.Generator | None = None) -> np.ndarray:
+    """The first T frames (CLIP4Clip's `slice_framepos=0`). Returns `[T]` int64; fewer frames as in `uniform`."""
+    _check(num_samples, num_frames)
+    return np.minimum(np.arange(num_samples, dtype=np.int64), num_frames - 1)
+
+
+def tail(num_samples: int, num_frames: int, rng: np.random.Generator | None = None) -> np.ndarray:
+    """The last T frames (CLIP4Clip's `slice_framepos=1`). Returns `[T]` int64; fewer frames as in `uniform`."""
+    return head(num_samples, min(num_frames, num_samples)) + max(0, num_frames - num_samples)
+
+
 SAMPLERS: dict[str, Sampler] = {
     "uniform": uniform,
-    "multi_segment": multi_segment,
+    "official": multi_segment,
     "stratified": stratified,
     "random_sorted": random_sorted,
+    "linspace": linspace,
+    "head": head,
+    "tail": tail,
 }
+"""By the name that a config takes; 'official' is what CenterCLIP trains with."""
+FIXED = ("uniform", "linspace", "head", "tail")
+"""Those that draw nothing, for evaluation."""
 
 
 def get_sampler(name: str) -> Sampler:

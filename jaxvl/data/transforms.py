@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from jaxvl.core.errors import InputError
-from jaxvl.data.images import short_side_size
+from jaxvl.data import images
 
 BILINEAR, BICUBIC = Image.Resampling.BILINEAR, Image.Resampling.BICUBIC
 TRIES = 10
@@ -74,10 +74,8 @@ def resize(image: Image.Image, width: int, height: int, resample: Image.Resampli
 
 
 def resize_short_side(image: Image.Image, short_side: int, resample: Image.Resampling = BILINEAR) -> Image.Image:
-    """Shorter side to `short_side`, the longer truncated (`int(short_side * long / short)`), antialiased."""
-    if min(image.size) == short_side:
-        return image
-    return image.resize(short_side_size(*image.size, short_side), resample)
+    """`images.resize_short_side`, by default bilinear as in torchvision."""
+    return images.resize_short_side(image, short_side, resample)
 
 
 def center_crop(image: Image.Image, size: int) -> Image.Image:

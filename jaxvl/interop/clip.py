@@ -35,7 +35,9 @@ OPENAI_DROPPED = (
 
 def openai_rules(config: CLIPConfig) -> list[Rule]:
     """Every tensor of OpenAI's layout: 302 for ViT-B, 446 for ViT-L; for RN50 434, which its 55 step counters make
-    489."""
+    489. Raises InputError for `linear_patch='3d'`, which only CLIP4Clip's layout holds."""
+    if config.linear_patch == "3d":
+        raise InputError("linear_patch '3d': only the layouts clip4clip and centerclip hold patches of three frames")
     wt, e = config.text_width, config.embed_dim
     rules = _resnet_rules(config) if config.vision_blocks else _vit_rules(config)
     rules += [
@@ -173,10 +175,15 @@ def infer_config(arrays: Arrays, given: Mapping[str, Any] | None = None, prefix:
     shapes do not tell. Nor do they tell `activation` and `ln_eps`. Raises InputError for another layout.
     """
 
-    def shape(key: str) -> tuple[int, ...]:
+    def shape(key: str, axes: int = 1) -> tuple[int, ...]:
         if prefix + key not in arrays:
             raise InputError(f"the file has no tensor {prefix + key}; {layout_hint(arrays)}")
-        return np.shape(arrays[prefix + key])
+        found = np.shape(arrays[prefix + key])
+        if len(found) < axes:
+            raise InputError(
+                f"the tensor {prefix + key} has shape {list(found)}, where {axes} axes or more are published"
+            )
+        return found
 
     def blocks(pattern: str) -> int:
         pattern = re.escape(prefix) + pattern
@@ -187,36 +194,43 @@ def infer_config(arrays: Arrays, given: Mapping[str, Any] | None = None, prefix:
         "context_length": shape("positional_embedding")[0],
         "text_width": shape("ln_final.weight")[0],
         "text_layers": blocks(r"transformer\.resblocks\.(\d+)\."),
-        "embed_dim": shape("text_projection")[1],
+        "embed_dim": shape("text_projection", 2)[1],
     }
     if f"{prefix}visual.layer1.0.conv1.weight" in arrays:
         width = shape("visual.layer1.0.conv1.weight")[0]
         stages = tuple(blocks(rf"visual\.layer{n}\.(\d+)\.") for n in range(1, 5))
         side = _side(shape("visual.attnpool.positional_embedding")[0] - 1)
         fields |= {"vision_blocks": stages, "vision_width": width, "patch_size": STRIDE, "image_size": STRIDE * side}
-        fields["vision_heads"] = 32 * width // HEAD_WIDTH
+        fields["vision_heads"] = _heads(32 * width)
     else:
-        width, *_, patch = shape("visual.conv1.weight")
+        width, *_, patch = shape("visual.conv1.weight", 4)
         side = _side(shape("visual.positional_embedding")[0] - 1)
         fields |= {"vision_width": width, "patch_size": patch, "image_size": patch * side}
         fields["vision_layers"] = blocks(r"visual\.transformer\.resblocks\.(\d+)\.")
-        fields["vision_heads"] = width / HEAD_WIDTH
-    fields["text_heads"] = fields["text_width"] / HEAD_WIDTH
+        fields["vision_heads"] = _heads(width)
+        if f"{prefix}visual.conv2.weight" in arrays:
+            fields["linear_patch"] = "3d"
+    fields["text_heads"] = _heads(fields["text_width"])
     fields |= given or {}
     for name in ("vision_heads", "text_heads"):
-        if fields[name] != int(fields[name]) or fields[name] < 1:
+        if fields[name] is None:
             raise InputError(f"{name}: the width is not a multiple of {HEAD_WIDTH}, so the file does not tell; give it")
-        fields[name] = int(fields[name])
     return CLIPConfig(**fields)
+
+
+def _heads(width: int) -> int | None:
+    return None if width % HEAD_WIDTH else width // HEAD_WIDTH
 
 
 def layout_hint(arrays: Arrays) -> str:
     """What kind of file these keys look like."""
+    if not arrays:
+        return "it holds no tensor at all"
     for prefix, name in (
         ("vision_model.", "it looks like Hugging Face's layout (hf_clip)"),
         ("clip.", "it looks like CLIP4Clip's layout (clip4clip)"),
         ("visual.", "it looks like OpenAI's layout (openai_clip)"),
-        ("module.", "its keys start with 'module.', as those of a wrapped model"),
+        ("module.", "its keys start with 'module.', as those of a wrapped model; take that off with --prefix module."),
     ):
         if any(k.startswith(prefix) for k in arrays):
             return name
@@ -233,8 +247,9 @@ def _side(cells: int) -> int:
 def describe(config: CLIPConfig) -> str:
     """One line on a CLIP."""
     blocks = config.vision_blocks or config.vision_layers
+    patch = config.patch_size if config.linear_patch == "2d" else f"3x{config.patch_size}x{config.patch_size}"
     return (
-        f"image {config.image_size} patch {config.patch_size} width {config.vision_width} blocks {blocks} "
+        f"image {config.image_size} patch {patch} width {config.vision_width} blocks {blocks} "
         f"heads {config.vision_heads}; text width {config.text_width} blocks {config.text_layers} "
         f"heads {config.text_heads} length {config.context_length}; joint {config.embed_dim}; {config.activation}"
     )
@@ -294,4 +309,6 @@ def config_of_params(flat: Arrays, given: Mapping[str, Any] | None = None) -> CL
         fields |= {"vision_width": width, "patch_size": patch, "image_size": patch * side}
         fields |= {"vision_layers": blocks("visual")}
         fields["vision_heads"] = shape("visual/resblocks_0/attn/query/kernel")[1]
+        if "visual/patch_embed/kernel_around" in flat:
+            fields["linear_patch"] = "3d"
     return CLIPConfig(**(fields | dict(given or {})))

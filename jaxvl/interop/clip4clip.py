@@ -2,16 +2,20 @@
 
 The head lands under `head/` with its published names: `frame_position_embeddings`, `transformerClip`,
 `lstm_visual`, `cross`, `similarity_dense`, the trees of `jaxvl.nn.video_heads`.
+With `linear_patch='3d'` the patches of three frames are `visual.conv2`; the published code then still carries
+`visual.conv1` in its files, but does not read it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from jaxvl.core.errors import InputError
 from jaxvl.interop import clip, keys
 from jaxvl.interop.clip import Arrays
 from jaxvl.interop.keys import Dropped, KeyReport, Rule
@@ -22,14 +26,19 @@ DROPPED = (
     *(Dropped(f"clip\\.{d.pattern}", d.reason) for d in clip.OPENAI_DROPPED),
     Dropped(r"clip\.visual\.position_ids", "a range of integers"),
 )
+PATCH_2D, PATCH_3D = f"{PREFIX}visual.conv1.weight", f"{PREFIX}visual.conv2.weight"
+UNREAD_PATCH = Dropped(re.escape(PATCH_2D), "not read with linear_patch 3d")
 
 
 def plain_keys(arrays: Arrays) -> dict[str, np.ndarray]:
-    """Keys without a leading `module.` and with `gamma, beta` (old BERT names) as `weight, bias`."""
+    """Keys without a leading `module.` and with `gamma, beta` (old BERT names) as `weight, bias`. Raises
+    InputError for two keys that then are the same."""
     out = {}
     for key, value in arrays.items():
-        key = key.removeprefix("module.")
-        out[re.sub(r"\.beta$", ".bias", re.sub(r"\.gamma$", ".weight", key))] = value
+        plain = re.sub(r"\.beta$", ".bias", re.sub(r"\.gamma$", ".weight", key.removeprefix("module.")))
+        if plain in out:
+            raise InputError(f"the file holds {plain} twice, the second time as {key}; leave one out with --drop REGEX")
+        out[plain] = value
     return out
 
 
@@ -41,7 +50,11 @@ def infer_config(arrays: Arrays, given: Mapping[str, Any] | None = None) -> CLIP
 def rules(config: CLIPConfig, present: set[str]) -> list[Rule]:
     """Rules for the CLIP and for every part of a head of which a tensor is `present` (published keys or paths)."""
     e, heads = config.embed_dim, config.text_heads  # a head starts as a copy of the text tower
-    out = keys.prefixed(clip.openai_rules(config), PREFIX)
+    out = keys.prefixed(clip.openai_rules(dataclasses.replace(config, linear_patch="2d")), PREFIX)
+    if config.linear_patch == "3d":
+        w, p = config.vision_width, config.patch_size
+        leaves = ("visual/patch_embed/kernel", "visual/patch_embed/kernel_around")
+        out = [r for r in out if r.key != PATCH_2D] + [Rule(PATCH_3D, (w, 3, 3, p, p), leaves, three_frames())]
 
     def table(key: str, path: str) -> None:
         if key in present or path in present:
@@ -69,10 +82,35 @@ def rules(config: CLIPConfig, present: set[str]) -> list[Rule]:
     return out
 
 
+def three_frames() -> keys.Transform:
+    """Kernel `[W, 3, frame, p, p]` over three frames to its middle slice `[p, p, 3, W]` and the two around it."""
+
+    def split(x: np.ndarray) -> tuple[np.ndarray, ...]:
+        x = x.transpose(2, 3, 4, 1, 0)
+        return x[1], x[::2]
+
+    def join(middle: np.ndarray, around: np.ndarray) -> np.ndarray:
+        return np.stack([around[0], middle, around[1]]).transpose(4, 3, 0, 1, 2)
+
+    return keys.Transform("frames apart, transpose", split, join)
+
+
+def dropped(config: CLIPConfig) -> tuple[Dropped, ...]:
+    """The published keys that no leaf holds."""
+    return (*DROPPED, UNREAD_PATCH) if config.linear_patch == "3d" else DROPPED
+
+
+def with_unread_patch(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Adds the 2d kernel that the published code expects beside a 3d one and does not read: its middle slice."""
+    if PATCH_3D not in arrays:
+        return dict(arrays)
+    return {**arrays, PATCH_2D: np.ascontiguousarray(arrays[PATCH_3D][:, :, 1])}
+
+
 def from_clip4clip(arrays: Arrays, config: CLIPConfig) -> tuple[dict[str, Any], KeyReport]:
     """CLIP4Clip's layout -> variables of a CLIP with `params/head/...`; `module.` is stripped."""
     arrays = plain_keys(arrays)
-    flat, report = keys.forward(rules(config, set(arrays)), arrays, DROPPED)
+    flat, report = keys.forward(rules(config, set(arrays)), arrays, dropped(config))
     return keys.to_variables(flat), report
 
 
@@ -80,4 +118,4 @@ def to_clip4clip(variables: Mapping[str, Any], config: CLIPConfig) -> tuple[dict
     """The inverse of `from_clip4clip`, without `module.`."""
     flat = keys.to_flat(variables)
     arrays, report = keys.backward(rules(config, set(flat)), flat)
-    return keys.with_step_counters(arrays), report
+    return with_unread_patch(keys.with_step_counters(arrays)), report

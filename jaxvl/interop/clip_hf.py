@@ -22,6 +22,8 @@ def rules(config: CLIPConfig) -> list[Rule]:
     """Every tensor of Hugging Face's `CLIPModel`: 398 for ViT-B, as query, key and value are apart."""
     if config.vision_blocks:
         raise InputError("Hugging Face's CLIPModel has no ResNet; use the openai_clip layout")
+    if config.linear_patch == "3d":
+        raise InputError("linear_patch '3d': Hugging Face's CLIPModel has no such patches; use the clip4clip layout")
     w, wt, p = config.vision_width, config.text_width, config.patch_size
     vision, text = "vision_model", "text_model"
     table = f"{text}.embeddings.position_embedding.weight"
@@ -117,8 +119,9 @@ def read_hf_config(path: str | Path) -> CLIPConfig:
             if len(values) > 1:
                 raise InputError(f"{path}: {theirs} differs between the towers ({values}), which is not supported")
             fields[ours] = values.pop()
-        end = text.get("eos_token_id", 2)  # 2, in all conversions of OpenAI's weights: pool at argmax
-        return CLIPConfig(**fields, eos_token_id=None if end == 2 else end)
+        # 2, in all conversions of OpenAI's weights, stands for pooling at argmax; so does the highest id itself
+        end = text.get("eos_token_id", 2)
+        return CLIPConfig(**fields, eos_token_id=None if end in (2, fields["vocab_size"] - 1) else end)
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not a config of a CLIPModel ({error})") from None
 

@@ -101,6 +101,8 @@ def read_source(path: str | Path, family: Family) -> Source:
         stated = json.loads(metadata.get(CONFIG_METADATA, "{}"))
     except (ValueError, TypeError) as error:
         raise InputError(f"{path}: its metadata {CONFIG_METADATA} are no JSON ({error})") from None
+    if not isinstance(stated, dict):
+        raise InputError(f"{path}: its metadata {CONFIG_METADATA} are {stated!r}, not fields of {family.name}")
     return Source(path, arrays, family.check_fields(stated, str(path)))
 
 

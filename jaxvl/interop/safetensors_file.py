@@ -48,7 +48,9 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str,
         try:
             header = json.loads(file.read(length))
             metadata = header.pop("__metadata__", {})
-            entries = {k: (v["dtype"], tuple(v["shape"]), *v["data_offsets"]) for k, v in header.items()}
+            entries = {k: (str(v["dtype"]), tuple(v["shape"]), *v["data_offsets"]) for k, v in header.items()}
+            if not isinstance(metadata, dict):
+                raise TypeError(f"its metadata are {metadata!r}")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"{path}: not a safetensors file (header: {error}); get it again") from None
     data = np.memmap(path, np.uint8, "r", 8 + length) if size > 8 + length else np.zeros(0, np.uint8)
@@ -65,6 +67,8 @@ def _view(path: Path, name: str, entry: tuple, data: np.ndarray) -> np.ndarray:
     begin, end = ends
     if end - begin != math.prod(shape) * dtype.itemsize or end > len(data):
         raise InputError(f"{path}: tensor {name!r} lies outside the file, which is cut short; get it again")
+    if math.prod(filter(None, shape)) >= 2**60:  # beside an axis of 0
+        raise InputError(f"{path}: tensor {name!r} has shape {shape}; the header is damaged")
     return data[begin:end].view(dtype).reshape(shape)
 
 

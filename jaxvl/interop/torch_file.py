@@ -1,14 +1,16 @@
 """PyTorch files without PyTorch: state dicts and TorchScript archives, read by a restricted unpickler.
 
 A PyTorch file is a pickle that refers to raw storages. Pickles can name any Python object, so this reader resolves
-only tensors, plain containers and numpy scalars, never imports what a file names, and refuses everything else by
-name. Tensors are read from the file only when they are asked for.
+only tensors, plain containers and numpy scalars and never imports what a file names. The arguments of a run that lie
+beside a state dict (`PASSED_OVER`) become inert `Foreign` objects and are passed over; an object of any other class,
+and one of these in place of a tensor, is refused by name. Tensors are read from the file only when they are asked for.
 """
 
 from __future__ import annotations
 
 import collections
 import contextlib
+import math
 import pickle
 import struct
 import zipfile
@@ -38,6 +40,8 @@ DTYPES = {
 }
 STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model")
 OLD_MAGIC = 0x1950A86A20F9469CFC6C
+EXPANDED = 2**24
+"""Values of the largest tensor that may repeat those of a smaller storage: a few bytes must not become terabytes."""
 RESAVE = "re-save it with torch.save(model.state_dict(), FILE)"
 DAMAGE = (
     *(pickle.UnpicklingError, EOFError, struct.error, zipfile.BadZipFile, zlib.error, KeyError, IndexError),
@@ -68,6 +72,8 @@ class Tensor(NamedTuple):
             raise ValueError(f"a tensor of shape {self.shape} has strides {self.strides} and offset {self.offset}")
         if 0 in self.shape:
             return np.zeros(self.shape, self.storage.dtype)
+        if math.prod(self.shape) > max(self.storage.numel, EXPANDED):
+            raise ValueError(f"a tensor of shape {self.shape} repeats a storage of {self.storage.numel}")
         last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.strides))
         if last >= self.storage.numel:
             raise ValueError(f"a tensor of shape {self.shape} reaches beyond its storage of {self.storage.numel}")
@@ -84,11 +90,38 @@ class Module:
         self.attributes = dict(state)
 
 
+class Foreign:
+    """Stands for an object that is passed over. Holds what the pickle gave it; nothing of it is ever called."""
+
+    name = ""
+
+    def __new__(cls, *args: Any, **fields: Any) -> Foreign:
+        """Takes any arguments."""
+        self = super().__new__(cls)
+        self.parts = [*args, *fields.values()]
+        return self
+
+    def __init__(self, *args: Any, **fields: Any):
+        """Takes the same."""
+
+    def __setstate__(self, state: Any) -> None:
+        """Keeps the state."""
+        self.parts.append(state)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """Keeps an entry."""
+        self.parts += [key, value]
+
+    def append(self, value: Any) -> None:
+        """Keeps an element."""
+        self.parts.append(value)
+
+
 def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
     """All tensors of a state dict or TorchScript archive by dotted name, in the file's dtypes.
 
     A checkpoint that holds a state dict under `state_dict`, `model_state_dict` or `model` is read through. Raises
-    InputError for a file that is damaged, of another kind, or holds other classes.
+    InputError for a file that is damaged, of another kind, or holds objects of classes that are not read.
     """
     return _Archive(Path(path)).state_dict()
 
@@ -124,15 +157,26 @@ class _Archive:
         content = self.content
         if isinstance(content, Module):
             return _flatten(content, "")
+        self._refuse_foreign(content, "")
         if not isinstance(content, Mapping):
             raise InputError(f"{self.path}: holds a {type(content).__name__}, not a state dict; {RESAVE}")
-        if not any(isinstance(v, Tensor) for v in content.values()):
-            inner = [k for k in STATE_DICT_KEYS if isinstance(content.get(k), Mapping)]
-            if not inner:
-                keys = ", ".join(str(k) for k in list(content)[:8])
-                raise InputError(f"{self.path}: holds no state dict (keys: {keys}); {RESAVE}")
+        inner = [k for k in STATE_DICT_KEYS if isinstance(content.get(k), (Mapping, Foreign))]
+        if inner:  # first of all: beside it may lie a tensor, such as the best accuracy
+            self._refuse_foreign(content[inner[0]], inner[0])
             content = content[inner[0]]
+        elif not any(isinstance(v, Tensor) for v in content.values()):
+            keys = ", ".join(str(k) for k in list(content)[:8])
+            raise InputError(f"{self.path}: holds no state dict (keys: {keys}); {RESAVE}")
+        for key, value in content.items():
+            self._refuse_foreign(value, str(key))
         return {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+
+    def _refuse_foreign(self, value: Any, key: str) -> None:
+        """Raises InputError for what is no tensor, or no dict of them, but an object that could only be passed over."""
+        if isinstance(value, Foreign):
+            what = f"{key!r} is" if key else "holds"
+            only = "only tensors in plain dicts are read"
+            raise InputError(f"{self.path}: {what} an object of class {value.name}; {only}, so {RESAVE}")
 
     def _guard(self, function: Callable, *args: Any) -> Any:
         """Calls a function; what a damaged file makes the standard library raise becomes one line."""
@@ -159,9 +203,11 @@ class _Archive:
         """Files before PyTorch 1.6: magic, version, system, content, storage keys, then each storage's length and
         values."""
         with self.path.open("rb") as file:
-            magic, version, system, self.content, keys = (_Unpickler(file, self.path, False).load() for _ in range(5))
-            if magic != OLD_MAGIC or version != 1001 or not system.get("little_endian", True):
+            if _Unpickler(file, self.path, False).load() != OLD_MAGIC:
                 raise InputError(f"{self.path}: a pickle, but not one of PyTorch; {RESAVE}")
+            version, system, self.content, keys = (_Unpickler(file, self.path, False).load() for _ in range(4))
+            if version != 1001 or not system.get("little_endian", True):
+                raise InputError(f"{self.path}: is of another version or in big-endian order; {RESAVE}")
             dtypes = {s.key: s.dtype for s in _storages(self.content)}
             for key in keys:
                 if key not in dtypes:
@@ -187,13 +233,15 @@ class _Unpickler(pickle.Unpickler):
         self.path, self.scripted = path, scripted
 
     def find_class(self, module: str, name: str) -> Any:
-        """What a file may name; anything else is refused."""
+        """What stands for what a file names; never the thing itself."""
         if (module, name) in SAFE:
             return SAFE[module, name]
         if module == "torch" and name in DTYPES:
             return name
         if self.scripted and module.split(".")[0] == "__torch__":
             return Module
+        if f"{module}.{name}" in PASSED_OVER or module.split(".")[0] in ARGUMENT_PACKAGES:
+            return type("Foreign", (Foreign,), {"name": f"{module}.{name}"})
         raise InputError(
             f"{self.path}: holds an object of class {module}.{name}; only tensors in plain dicts are read, so {RESAVE}"
         )
@@ -258,7 +306,21 @@ SAFE: dict[tuple[str, str], Any] = {
     **{("torch.jit._pickle", f"build_{kind}list"): _first for kind in ("int", "double", "bool", "tensor")},
     ("torch.jit._pickle", "restore_type_tag"): _first,
 }
-"""`(module, name)` of what a file may name, and what stands for it here. None of it runs code of the file."""
+"""`(module, name)` of what is read, and what stands for it here. None of it runs code of the file."""
+
+
+PASSED_OVER = (
+    *(f"builtins.{name}" for name in ("set", "frozenset", "slice", "complex", "bytearray")),
+    *(f"__builtin__.{name}" for name in ("set", "frozenset", "slice", "complex", "bytearray")),
+    *(f"collections.{name}" for name in ("defaultdict", "deque", "Counter")),
+    *("argparse.Namespace", "types.SimpleNamespace", "torch.device", "torch.Size"),
+    *(f"pathlib.{name}" for name in ("Path", "PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")),
+    *(f"pathlib._local.{name}" for name in ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")),
+    *(f"datetime.{name}" for name in ("date", "datetime", "timedelta")),
+)
+"""Classes of which training checkpoints hold objects beside their state dict, as arguments of the run mostly."""
+ARGUMENT_PACKAGES = ("addict", "easydict", "ml_collections", "omegaconf", "typing", "yacs")
+"""Packages for such arguments, and the types that these pickle with them."""
 
 
 def _flatten(module: Module, prefix: str, depth: int = 0) -> dict[str, Tensor]:
@@ -275,14 +337,21 @@ def _flatten(module: Module, prefix: str, depth: int = 0) -> dict[str, Tensor]:
 
 
 def _storages(content: Any) -> list[Storage]:
-    """Every storage below nested containers."""
-    found, todo = [], [content]
+    """Every storage below nested containers, which may hold themselves."""
+    found, todo, seen = [], [content], set()
     while todo:
         item = todo.pop()
-        if isinstance(item, Tensor):
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, Storage):
+            found.append(item)
+        elif isinstance(item, Tensor):
             found.append(item.storage)
         elif isinstance(item, Mapping):
             todo.extend(item.values())
         elif isinstance(item, (list, tuple)):
             todo.extend(item)
+        elif isinstance(item, Foreign):
+            todo.extend(item.parts)
     return found

@@ -6,8 +6,8 @@ Parameter tree (stored unstacked, so that methods may act between blocks):
     text/{token_embedding/embedding, positional_embedding, resblocks_i/..., ln_final, text_projection}
     logit_scale
 
-With a modified ResNet as image tower (RN50) `visual/` is as described in `jaxvl.nn.clip_resnet`, and the collection
-`batch_stats` holds its running statistics.
+`linear_patch='3d'` adds `visual/patch_embed/kernel_around`. With a modified ResNet as image tower (RN50) `visual/` is
+as described in `jaxvl.nn.clip_resnet`, and the collection `batch_stats` holds its running statistics.
 
 Parameters are float32; matmuls run in `CLIPConfig.dtype`; residual stream, LayerNorm and softmax in float32.
 """
@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral, Real
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -32,6 +33,16 @@ from jaxvl.nn.transformer import ACTIVATIONS, block_class, layer_norm, remat_pol
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
+LINEAR_PATCHES = ("2d", "3d")
+
+KINDS = {
+    "int": Integral,
+    "int | None": Integral | None,
+    "float": Real,
+    "str": str,
+    "tuple[int, ...]": tuple | list,
+}
+"""What fields of `CLIPConfig` may hold, by their annotation."""
 BlockHook = Callable[[int, jax.Array], jax.Array]
 
 
@@ -47,6 +58,7 @@ class CLIPConfig:
     dtype: of the matmuls, 'float32' or 'bfloat16'. remat: 'none' | 'dots' | 'full', per block.
     attention: 'einsum' | 'xla' | 'cudnn' (see `jaxvl.nn.attention`).
     logit_scale_init: initial log-temperature, `ln(1/0.07)` in the paper.
+    linear_patch: '2d', or '3d' for CLIP4Clip's patches of three frames (see `PatchEmbed`), which need videos.
     vision_blocks: empty for a vision transformer. Else the image tower is CLIP's modified ResNet with so many blocks
         in each of four stages; then vision_width is that of its stem, vision_heads those of its attention pool,
         patch_size its total stride 32 and vision_layers has no meaning.
@@ -71,13 +83,24 @@ class CLIPConfig:
     remat: str = "none"
     attention: str = "einsum"
     logit_scale_init: float = math.log(1 / 0.07)
+    linear_patch: str = "2d"
     vision_blocks: tuple[int, ...] = ()
 
     def __post_init__(self):
+        object.__setattr__(self, "dtype", jnp.dtype(self.dtype).name)
+        for field in dataclasses.fields(self):
+            value, kind = getattr(self, field.name), KINDS[field.type]
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise InputError(f"clip.{field.name} {value!r} is not of type {field.type}")
+            if field.type == "int" and value < 1:
+                raise InputError(f"clip.{field.name} {value} is not at least 1")
         object.__setattr__(self, "vision_blocks", tuple(self.vision_blocks))
         if self.vision_blocks and (len(self.vision_blocks) != 4 or self.patch_size != STRIDE):
             raise InputError(f"clip.vision_blocks {self.vision_blocks}: a ResNet has 4 stages and patch_size {STRIDE}")
-        object.__setattr__(self, "dtype", jnp.dtype(self.dtype).name)
+        if self.linear_patch not in LINEAR_PATCHES:
+            raise InputError(f"clip.linear_patch {self.linear_patch!r} is unknown; use one of {LINEAR_PATCHES}")
+        if self.vision_blocks and self.linear_patch == "3d":
+            raise InputError("clip.linear_patch '3d': a ResNet has no patches; use '2d' or a ViT")
         if self.image_size % self.patch_size:
             raise InputError(f"clip.image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
         for tower in ("vision", "text"):
@@ -102,28 +125,20 @@ class CLIPConfig:
         return self.grid**2
 
 
+_LARGE = CLIPConfig(
+    patch_size=14,
+    vision_width=1024,
+    vision_layers=24,
+    vision_heads=16,
+    text_width=768,
+    text_heads=12,
+    embed_dim=768,
+)
 CLIP_PRESETS: dict[str, CLIPConfig] = {
     "ViT-B/32": CLIPConfig(),
     "ViT-B/16": CLIPConfig(patch_size=16),
-    "ViT-L/14": CLIPConfig(
-        patch_size=14,
-        vision_width=1024,
-        vision_layers=24,
-        vision_heads=16,
-        text_width=768,
-        text_heads=12,
-        embed_dim=768,
-    ),
-    "ViT-L/14@336px": CLIPConfig(
-        image_size=336,
-        patch_size=14,
-        vision_width=1024,
-        vision_layers=24,
-        vision_heads=16,
-        text_width=768,
-        text_heads=12,
-        embed_dim=768,
-    ),
+    "ViT-L/14": _LARGE,
+    "ViT-L/14@336px": dataclasses.replace(_LARGE, image_size=336),
     "RN50": CLIPConfig(patch_size=STRIDE, vision_width=64, vision_heads=32, embed_dim=1024, vision_blocks=(3, 4, 6, 3)),
     "tiny": CLIPConfig(
         image_size=32,
@@ -178,15 +193,24 @@ def patchify(pixels: jax.Array, patch: int) -> jax.Array:
 
 
 class PatchEmbed(nn.Module):
-    """p×p convolution of stride p without bias, as one matmul; kernel `[p, p, 3, W]`."""
+    """p×p convolution of stride p without bias, as one matmul; kernel `[p, p, 3, W]`.
+
+    around: CLIP4Clip's `linear_patch='3d'` (arXiv 2104.08860): 3×p×p, stride 1 over the frames of a
+        video. The slices of the frame before and of the frame after are `kernel_around [2, p, p, 3, W]`, zero at the
+        start, so that a 3d model starts as the 2d one. What lies outside the video or behind its mask counts as zero.
+    """
 
     patch: int
     width: int
     dtype: jnp.dtype = jnp.float32
+    around: bool = False
 
     @nn.compact
-    def __call__(self, pixels: jax.Array) -> jax.Array:
-        """uint8 RGB or normalised float `[N, R, R, 3]` -> `[N, g², W]` in `dtype`."""
+    def __call__(self, pixels: jax.Array, frame_mask: jax.Array | None = None) -> jax.Array:
+        """uint8 RGB or normalised float `[N, R, R, 3]` -> `[N, g², W]` in `dtype`.
+
+        frame_mask: `[B, T]` with `B·T = N`, frames of a video consecutive; read with `around` only.
+        """
         bound = (self.patch * self.patch * 3) ** -0.5  # PyTorch's default for a convolution
 
         def init(key, shape, dtype=jnp.float32):
@@ -196,7 +220,21 @@ class PatchEmbed(nn.Module):
         x = patchify(pixels, self.patch)  # before the conversion: moves one byte a value
         if x.dtype == jnp.uint8:
             x = normalize_pixels(x.reshape(*x.shape[:-1], -1, 3)).reshape(x.shape)
-        return x.astype(self.dtype) @ kernel.reshape(-1, self.width).astype(self.dtype)
+        x = x.astype(self.dtype)
+        if not self.around:
+            return x @ kernel.reshape(-1, self.width).astype(self.dtype)
+        if frame_mask is None or frame_mask.size != x.shape[0]:
+            shape = None if frame_mask is None else frame_mask.shape
+            raise InputError(f"clip.linear_patch '3d': {x.shape[0]} images need their frame_mask [B, T], got {shape}")
+        outer = self.param("kernel_around", nn.initializers.zeros, (2, *kernel.shape))
+        slices = [k.reshape(-1, self.width) for k in (outer[0], kernel, outer[1])]
+        y = jnp.dot(x, jnp.concatenate(slices, 1).astype(self.dtype), preferred_element_type=jnp.float32)
+        y = y.reshape(*frame_mask.shape, x.shape[1], 3, self.width)
+        valid = frame_mask.astype(bool)[:, :, None, None]
+        to_next, to_previous = (jnp.where(valid, y[:, :, :, i], 0.0) for i in (0, 2))
+        edge = ((0, 0), (1, 1), (0, 0), (0, 0))
+        total = jnp.pad(to_next, edge)[:, :-2] + y[:, :, :, 1] + jnp.pad(to_previous, edge)[:, 2:]
+        return total.reshape(*x.shape[:2], self.width).astype(self.dtype)
 
 
 class VisionTower(nn.Module):
@@ -214,6 +252,7 @@ class VisionTower(nn.Module):
         block_hook: BlockHook | None = None,
         between_hook: BlockHook | None = None,
         pos_embed: jax.Array | None = None,
+        frame_mask: jax.Array | None = None,
     ) -> VisionOutput:
         """Encodes images.
 
@@ -225,6 +264,8 @@ class VisionTower(nn.Module):
                 that it creates become children of this one.
             between_hook: `(i, x) -> x` of the same shape, called in block i between attention and MLP.
             pos_embed: `[n, W]` in place of the parameter (other resolutions).
+            frame_mask: `[B, T]`, non-zero on real frames, when the N = B·T images are frames of videos;
+                `linear_patch='3d'` needs it, nothing else reads it.
         """
         cfg = self.config
         if cfg.vision_blocks:
@@ -232,7 +273,8 @@ class VisionTower(nn.Module):
         if pixels.ndim != 4 or pixels.shape[-1] != 3 or pixels.shape[1] % cfg.patch_size:
             raise InputError(f"pixels: shape {pixels.shape} is not [N, R, R, 3] with R a multiple of {cfg.patch_size}")
         width, dtype, normal = cfg.vision_width, jnp.dtype(cfg.dtype), nn.initializers.normal
-        x = PatchEmbed(cfg.patch_size, width, dtype, name="patch_embed")(pixels).astype(jnp.float32)
+        embed = PatchEmbed(cfg.patch_size, width, dtype, cfg.linear_patch == "3d", name="patch_embed")
+        x = embed(pixels, frame_mask).astype(jnp.float32)
         cls = self.param("class_embedding", normal(width**-0.5), (width,))
         positions = self.param("positional_embedding", normal(width**-0.5), (cfg.patches + 1, width))
         positions = positions if pos_embed is None else pos_embed

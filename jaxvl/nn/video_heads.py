@@ -1,7 +1,8 @@
 """CLIP4Clip's similarity heads over frame features (arXiv 2104.08860): meanP, seqTransf, seqLSTM, tightTransf.
 
-All take text features `[Bt, E]`, frame (or segment) features `[Bv, S, E]` and their mask `[Bv, S]`, run in float32 and
-leave frames behind the mask without influence. The parameter-free meanP is the last step of the sequential heads.
+All take text features `[Bt, E]`, frame (or segment) features `[Bv, S, E]` and their mask `[Bv, S]` and leave frames
+behind the mask without influence. They run in float32, with true float32 products where the hardware would by default
+round the factors (TPU, TF32). The parameter-free meanP is the last step of the sequential heads.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class SequenceTransformer(nn.Module):
     layers: int = 4
     ln_eps: float = 1e-12  # CLIP4Clip's own LayerNorm class; CenterCLIP's copy has 1e-5
 
+    @jax.default_matmul_precision("highest")
     @nn.compact
     def __call__(self, video: jax.Array, mask: jax.Array) -> jax.Array:
         """video `[B, S, E]`, mask `[B, S]` bool -> `[B, S, E]`. Raises InputError for more than 77 frames."""
@@ -57,15 +59,16 @@ class SequenceLSTM(nn.Module):
     The state runs over the valid frames only, which come first; behind them the output is v itself.
     """
 
+    @jax.default_matmul_precision("highest")
     @nn.compact
     def __call__(self, video: jax.Array, mask: jax.Array) -> jax.Array:
         """video `[B, S, E]`, mask `[B, S]` bool -> `[B, S, E]`."""
         w_ih, w_hh, bias = LSTMWeights(video.shape[-1], name="lstm_visual")()
-        inputs = jnp.einsum("bse,ef->bsf", video, w_ih, precision="highest") + bias
+        inputs = jnp.einsum("bse,ef->bsf", video, w_ih) + bias
 
         def step(carry, x):
             h, c = carry
-            gates = x + jnp.matmul(h, w_hh, precision="highest")
+            gates = x + jnp.matmul(h, w_hh)
             i, f, g, o = jnp.split(gates, 4, axis=-1)
             c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
             h = jax.nn.sigmoid(o) * jnp.tanh(c)
@@ -106,6 +109,7 @@ class TightTransformer(nn.Module):
     dropout: float = 0.1
     chunk: int = 4
 
+    @jax.default_matmul_precision("highest")
     @nn.compact
     def __call__(self, text: jax.Array, video: jax.Array, mask: jax.Array, train: bool = False) -> jax.Array:
         """text `[Bt, E]`, video `[Bv, S, E]`, mask `[Bv, S]` bool -> scores `[Bt, Bv]`. `train` draws dropout from

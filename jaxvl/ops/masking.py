@@ -22,3 +22,12 @@ def l2_normalize(x: jax.Array, axis: int = -1, eps: float = 1e-12) -> jax.Array:
     """`x · rsqrt(max(Σ x², eps))` in float32: unit length, and 0 (not NaN) for a zero vector."""
     x = x.astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis, keepdims=True), eps))
+
+
+def unit_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
+    """Unit mean of the unit vectors `x [..., S, E]` where `mask [..., S]` is true: `[..., E]` float32, 0 where none is.
+
+    Frames of a video (CLIP4Clip's meanP), or the prompts of a class in zero-shot classification (CLIP, arXiv
+    2103.00020, section 3.1.4).
+    """
+    return l2_normalize(masked_mean(l2_normalize(x), mask, axis=x.ndim - 2))

@@ -156,3 +156,31 @@ def test_only_parameters_can_be_read(trained, tmp_path):
     checkpoints.close()
     equal(items["ema"], states[2].ema)
     assert meta["step"] == 3
+
+
+def test_a_reader_leaves_the_step_alone_that_a_trainer_is_writing(trained, tmp_path):
+    config, compiled, states = trained
+    save_all(tmp_path, config, states[:1])
+    (tmp_path / "integrity" / "1.json").unlink()
+    writing = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp" / "params"
+    writing.mkdir(parents=True)
+    (writing / "data").write_bytes(b"half")
+    before = sorted(p for p in tmp_path.rglob("*"))
+    reader = checkpoint.Checkpoints(tmp_path, config, lambda line: None, read_only=True)
+    equal(reader.restore_variables({"params": compiled.target.params})[0]["params"], states[0].params)
+    reader.close()
+    assert sorted(p for p in tmp_path.rglob("*")) == before
+    nowhere = checkpoint.Checkpoints(tmp_path / "nowhere", config, read_only=True)
+    assert nowhere.restore_variables({"params": compiled.target.params}) is None
+    nowhere.close()
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_the_later_of_two_equal_steps_is_the_best(trained, tmp_path):
+    config, _, states = trained
+    config = config.copy_and_resolve_references()
+    config.checkpoint.update({"best_metric": "r1", "keep_last": 1})
+    save_all(tmp_path, config, states, [{"r1": 5.0}, {"r1": 5.0}, {"r1": 4.0}])
+    checkpoints = checkpoint.Checkpoints(tmp_path, config)
+    assert (checkpoints.steps(), checkpoints.best_step()) == ([2, 3], 2)
+    checkpoints.close()

@@ -31,6 +31,36 @@ def test_center_crop_pixels():
         images.center_crop(picture, 9)
 
 
+@pytest.mark.parametrize(("side", "left"), [(9, 0), (11, 2), (13, 2), (12, 2), (10, 1)])
+def test_half_an_offset_goes_to_the_even_neighbour(side, left):
+    """0.5 -> 0, 1.5 -> 2, 2.5 -> 2."""
+    assert images.crop_offsets(side, 8, 8) == (left, 0)
+    assert images.crop_offsets(8, side, 8) == (0, left)
+
+
+@pytest.mark.parametrize("mode", ["P", "PA", "1", "YCbCr", "HSV"])
+def test_modes_without_interpolation_become_rgb_first(mode):
+    picture = noise(50, 40).convert("L").convert(mode) if mode == "1" else noise(50, 40).convert(mode)
+    want = np.asarray(picture.convert("RGB").resize((25, 20), Image.Resampling.BICUBIC))[:, 2:22]
+    np.testing.assert_array_equal(images.square(picture, 20), want)
+    assert images.resized(picture, 20).shape == (20, 25, 3)
+
+
+def test_alpha_is_taken_into_account_and_dropped_last():
+    """What is transparent does not bleed into what is seen, as in the published order."""
+    colours = np.zeros((40, 40, 4), np.uint8)
+    colours[:, :20], colours[:, 20:] = (200, 0, 0, 255), (0, 200, 0, 0)
+    got = images.square(Image.fromarray(colours), 20)
+    np.testing.assert_allclose(got[:, :10], np.broadcast_to([200, 0, 0], (20, 10, 3)), atol=2)  # of rounded products
+
+
+def test_tiny_pictures_and_strips():
+    assert images.square(noise(1, 1), 16).shape == (16, 16, 3)
+    assert images.square(noise(1, 300), 16).shape == (16, 16, 3)
+    with pytest.raises(BadMedia, match="1x200000 pixels would become 224x44800000"):
+        images.square(Image.new("L", (1, 200_000)), 224)
+
+
 def test_square_is_resize_crop_rgb():
     picture = noise(40, 20).convert("L")
     got = images.square(picture, 10)

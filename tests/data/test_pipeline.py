@@ -33,7 +33,7 @@ def make_number(record, rng):
 
 
 def make_clip(path, rng):
-    clip = load_clip(path, num_frames=3, image_size=32, sampling="multi_segment", rng=rng)
+    clip = load_clip(path, num_frames=3, image_size=32, sampling="official", rng=rng)
     return {"video": clip.frames, "mask": clip.mask, "_times": clip.times}
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxvl.core.errors import InputError
-from jaxvl.data.sampling import SAMPLERS, get_sampler, multi_segment, stratified, uniform, valid_mask
+from jaxvl.data.sampling import FIXED, SAMPLERS, get_sampler, multi_segment, stratified, uniform, valid_mask
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,32 @@ def test_multi_segment_published_behaviour():
     assert set(np.unique(draws)) == set(range(24))
     np.testing.assert_array_equal(multi_segment(12, 23, np.random.default_rng(0)), np.arange(12))
     np.testing.assert_array_equal(multi_segment(12, 5, np.random.default_rng(0)), uniform(12, 5))
+
+
+@pytest.mark.parametrize(
+    ("name", "frames", "want"),
+    [
+        ("linspace", 10, [0, 3, 6, 9]),
+        ("linspace", 31, [0, 10, 20, 30]),
+        ("linspace", 7, [0, 2, 4, 6]),
+        ("linspace", 6, [0, 1, 3, 5]),  # 5/3 and 10/3 are cut
+        ("head", 10, [0, 1, 2, 3]),
+        ("tail", 10, [6, 7, 8, 9]),
+        *((name, 3, [0, 1, 2, 2]) for name in ("linspace", "head", "tail")),
+        *((name, 4, [0, 1, 2, 3]) for name in ("linspace", "head", "tail")),
+    ],
+)
+def test_clip4clip_rules(name, frames, want):
+    assert get_sampler(name)(4, frames, None).tolist() == want
+
+
+def test_fixed_rules_draw_nothing():
+    for name, rule in SAMPLERS.items():
+        if name in FIXED:
+            rule(3, 30, None)
+        else:
+            with pytest.raises(ValueError, match="Generator"):
+                rule(3, 30, None)
 
 
 def test_stratified_reaches_every_frame():
@@ -59,8 +85,3 @@ def test_every_rule_is_ordered_in_range_and_seeded(name, count, frames, seed):
 def test_unknown_rule_names_the_nearest():
     with pytest.raises(InputError, match="'stratfied': did you mean 'stratified'"):
         get_sampler("stratfied")
-
-
-def test_random_rules_refuse_to_run_unseeded():
-    with pytest.raises(ValueError, match="Generator"):
-        multi_segment(3, 30, None)

@@ -207,9 +207,7 @@ def test_clip_range(media):
 
 def test_random_sampling_is_a_function_of_the_generator(media):
     draw = lambda seed: mf.counters(  # noqa: E731
-        load_clip(
-            media.good, num_frames=6, image_size=32, sampling="multi_segment", rng=np.random.default_rng(seed)
-        ).frames
+        load_clip(media.good, num_frames=6, image_size=32, sampling="official", rng=np.random.default_rng(seed)).frames
     )
     assert draw(1) == draw(1) == multi_segment(6, 24, np.random.default_rng(1)).tolist()
     assert draw(1) != draw(2)

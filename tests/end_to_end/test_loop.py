@@ -134,6 +134,18 @@ def test_finished_run_is_not_trained_again(tmp_path):
     assert sorted(losses(tmp_path)) == [1, 2]
 
 
+def test_no_steps_evaluate_and_keep_the_weights_as_they_are(tmp_path):
+    config = toys.toy_config(steps=0)
+    run = lambda: train.train(config, tmp_path, method=toys.contrastive(), data=toys.toy_data(), say=quiet)  # noqa: E731
+    first, again = run(), run()  # the second time from the checkpoint
+    assert first.metrics["count"] > 0
+    assert first.metrics == again.metrics
+    assert (first.step, losses(tmp_path)) == (0, {})
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["0"]
+    (row,) = read_metrics(tmp_path, "eval")
+    assert {k: row[k] for k in first.metrics} == first.metrics
+
+
 def broken_row(record, rng):
     if record % 4 == 1:
         raise BadMedia(f"clip{record}.mp4", "truncated")

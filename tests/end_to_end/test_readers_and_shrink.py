@@ -56,15 +56,42 @@ def config_of(reader, root, *overrides):
     return config
 
 
-@pytest.mark.parametrize("reader", WRITERS)
-def test_reader_to_batches_from_the_originals_and_from_the_small_videos(reader, tmp_path, capsys):
-    root = tmp_path / "set"
+def write_set(reader, folder):
+    """One video of two seconds a split, in the layout of the reader."""
+    root = folder / "set"
     root.mkdir()
-    media = WRITERS[reader](root)
-    source = mf.write_video(tmp_path / "a.avi", 20, fps=10, width=96, height=64, codec="mpeg4", bframes=0)
-    for name in media.values():
+    source = mf.write_video(folder / "a.avi", 20, fps=10, width=96, height=64, codec="mpeg4", bframes=0)
+    for name in WRITERS[reader](root).values():
         (root / "videos" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source, root / "videos" / name)
+    return root
+
+
+def test_clip4clip_reads_one_frame_a_second(tmp_path):
+    config = tiny.load("centerclip/lsmdc.py:b32_clip4clip_meanp", f"data.root={write_set('lsmdc', tmp_path)}")
+    data = session.build_data(config, tmp_path / "work", tiny.quiet)
+    for examples in (data.train["train"], data.splits["test"]["video"]):
+        row = examples.make(examples.source[0], np.random.default_rng(0))
+        assert row["mask"].sum() == 2
+    assert row["_times"][1] == pytest.approx(1.0, abs=0.1)  # the frame on screen, of ten a second
+
+
+@pytest.mark.parametrize(
+    ("field", "line"),
+    [
+        ("sampling=uniformly", r"config\.data\.sampling: 'uniformly' is none of uniform, official, stratified"),
+        ("eval_sampling=official", r"config\.data\.eval_sampling: 'official' is none of uniform, linspace, head, tail"),
+    ],
+)
+def test_wrong_sampling_is_named_before_anything_is_read(field, line, tmp_path):
+    with pytest.raises(InputError, match=line):
+        session.build_data(tiny.quickstart(f"data.{field}"), tmp_path, tiny.quiet)
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("reader", WRITERS)
+def test_reader_to_batches_from_the_originals_and_from_the_small_videos(reader, tmp_path, capsys):
+    root = write_set(reader, tmp_path)
     config = config_of(reader, root)
     data = session.build_data(config, tmp_path / "work", tiny.quiet)
     assert list(data.splits) == list(SPLITS)
@@ -111,6 +138,13 @@ def test_shrink_on_the_command_line(tmp_path, capsys):
     ):
         assert cli.main([*words, *extra]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_flags_of_shrink_alone_are_not_overlooked(tmp_path, capsys):
+    words = ["prepare", "--config", str(tiny.QUICKSTART), "--out", str(tmp_path / "out"), "--fps", "5"]
+    assert cli.main([*words, "--short-side", "64"]) == 2
+    assert "--short-side, --fps: of --shrink, which is not given" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_unknown_reader_and_records_are_refused(tmp_path):

@@ -193,6 +193,8 @@ def test_config_errors_name_what_is_wrong():
         clip.infer_config({f"clip.{k}": v for k, v in arrays.items()})
     with pytest.raises(InputError, match=r"fc\.weight, \.\.\., which is no known layout"):
         clip.infer_config({"fc.weight": np.ones(2)})
+    with pytest.raises(InputError, match=r"text_projection has shape \[16\], where 2 axes or more"):
+        clip.infer_config(arrays | {"text_projection": np.ones(16)})
     arrays["visual.positional_embedding"] = np.ones((4, 24))
     with pytest.raises(InputError, match=r"3 \+ 1 rows, which is no square grid"):
         clip.infer_config(arrays, {"vision_heads": 3, "text_heads": 2})
@@ -202,11 +204,12 @@ def test_hugging_face_config_file(tmp_path):
     path = tmp_path / "config.json"
     path.write_text("{}")
     assert clip_hf.read_hf_config(path) == CLIP_PRESETS["ViT-B/32"]
-    config = dataclasses.replace(TINY, activation="gelu", eos_token_id=49)
+    config = dataclasses.replace(TINY, activation="gelu", eos_token_id=7)
     path.write_text(json.dumps(clip_hf.hf_config(config)))
     assert clip_hf.read_hf_config(path) == config
-    path.write_text(json.dumps({"text_config": {"eos_token_id": 2}, "vision_config": None}))
-    assert clip_hf.read_hf_config(path).eos_token_id is None
+    for end in (2, 49407):  # pooled at argmax: the same position, and the config that every other layout gives
+        path.write_text(json.dumps({"text_config": {"eos_token_id": end}, "vision_config": None}))
+        assert clip_hf.read_hf_config(path).eos_token_id is None
     path.write_text(json.dumps({"vision_config": {"hidden_act": "gelu"}}))
     with pytest.raises(InputError, match="hidden_act differs between the towers"):
         clip_hf.read_hf_config(path)
@@ -276,6 +279,44 @@ def test_clip4clip_heads_are_the_trees_of_the_head_modules(kind):
     assert {k: v.shape for k, v in flatten(head).items()} == shapes
 
 
+@pytest.mark.parametrize("kind", ["seqTransf", "tightTransf"])
+def test_converted_heads_compute_what_their_published_arrays_say(kind):
+    """Heads written down in numpy on the published keys, LayerNorm eps 1e-12, every frame valid."""
+    config = dataclasses.replace(TINY, context_length=77)
+    arrays = clip4clip.plain_keys(
+        {f"clip.{k}": v for k, v in random_arrays(config).items()} | head_arrays(kind, config)
+    )
+    head = {"params": clip4clip.from_clip4clip(arrays, config)[0]["params"]["head"]}
+    a = {k: v.astype(np.float64) for k, v in arrays.items()}
+    rng = np.random.default_rng(4)
+    video, text, mask = rng.standard_normal((2, 3, 16)), rng.standard_normal((2, 16)), np.ones((2, 3), bool)
+
+    def blocks(x, key):
+        for i in range(2):
+            x = numpy_clip.residual_block(x, a, f"{key}.resblocks.{i}", 2, 1e-12, "quick_gelu")
+        return x
+
+    if kind == "seqTransf":
+        want = video + blocks(video + a["frame_position_embeddings.weight"][:3], "transformerClip")
+        got = SequenceTransformer(2, 2).apply(head, video.astype(np.float32), mask)
+    else:
+        pairs = np.stack([np.concatenate([t[None], v]) for t in text for v in video])
+        x = blocks(pairs + a["cross.embeddings.position_embeddings.weight"][:4], "cross.transformer")
+        row = numpy_clip.layer_norm(x, a, "cross.pooler.ln_pool", 1e-12)[:, 0]
+        y = row @ a["cross.pooler.dense.weight"].T + a["cross.pooler.dense.bias"]
+        y = y / (1 + np.exp(-1.702 * y))
+        want = (y @ a["similarity_dense.weight"].T + a["similarity_dense.bias"]).reshape(2, 2)
+        got = TightTransformer(2, 2).apply(head, text.astype(np.float32), video.astype(np.float32), mask)
+    np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())
+
+
+def test_clip4clip_keys_that_become_the_same_are_refused():
+    with pytest.raises(
+        InputError, match=r"holds clip\.ln_final\.weight twice, the second time as module\.clip\.ln_final"
+    ):
+        clip4clip.plain_keys(dict.fromkeys(("clip.ln_final.weight", "module.clip.ln_final.gamma"), np.ones(2)))
+
+
 def test_clip4clip_parts_are_whole_or_missing_by_name():
     arrays = {f"clip.{k}": v for k, v in random_arrays(TINY).items()} | head_arrays("tightTransf")
     del arrays["cross.pooler.dense.bias"], arrays["cross.transformer.resblocks.0.ln_1.weight"]
@@ -283,3 +324,28 @@ def test_clip4clip_parts_are_whole_or_missing_by_name():
     report = clip4clip.from_clip4clip(arrays, TINY)[1]
     assert set(report.missing) == {"cross.pooler.dense.bias", "cross.transformer.resblocks.0.ln_1.weight"}
     assert report.unused == ("clip.visual.conv2.weight",)
+
+
+def test_patches_of_three_frames():
+    config = dataclasses.replace(TINY, linear_patch="3d")
+    arrays = {f"clip.{k}": v for k, v in random_arrays(TINY, extras=False).items()}
+    conv = np.random.default_rng(3).standard_normal((24, 3, 3, 8, 8)).astype(np.float32)
+    source = arrays | {"clip.visual.conv2.weight": conv}
+    heads = {"vision_heads": TINY.vision_heads, "text_heads": TINY.text_heads}
+    assert clip4clip.infer_config(source, heads) == config
+    variables, report = clip4clip.from_clip4clip(source, config)
+    assert report.dropped == (("clip.visual.conv1.weight", "not read with linear_patch 3d"),)
+    assert not report.unused
+    assert not report.missing
+    patch = variables["params"]["visual"]["patch_embed"]
+    np.testing.assert_array_equal(patch["kernel"][2, 5, 1], conv[:, 1, 1, 2, 5])
+    np.testing.assert_array_equal(patch["kernel_around"][1, 2, 5, 1], conv[:, 1, 2, 2, 5])
+    assert clip.config_of_params(keys.to_flat(variables), {"activation": TINY.activation}) == config
+    back, report = clip4clip.to_clip4clip(variables, config)
+    assert not report.unused
+    same(back, source | {"clip.visual.conv1.weight": conv[:, :, 1]})  # what is not read comes back as the middle slice
+    # without the 3d kernel, a file is one of 2d patches; a plain layout has no place for them
+    assert clip4clip.infer_config(arrays, heads) == TINY
+    for store in (clip.to_openai, clip_hf.to_hf):
+        with pytest.raises(InputError, match="linear_patch '3d': "):
+            store(variables, config)

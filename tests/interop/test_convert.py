@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import shlex
 import shutil
 
 import jax
@@ -11,6 +12,7 @@ import pytest
 
 from jaxvl import convert
 from jaxvl.cli import main
+from jaxvl.core import config as configs
 from jaxvl.core import session
 from jaxvl.core.checkpoint import Checkpoints
 from jaxvl.core.errors import InputError
@@ -18,6 +20,7 @@ from jaxvl.core.state import flatten
 from jaxvl.interop import clip, clip_hf, keys, layouts
 from jaxvl.interop.safetensors_file import read_safetensors, write_safetensors
 from jaxvl.interop.weights import load_weights, merge_weights
+from jaxvl.methods.centerclip import recipe
 from jaxvl.nn.clip import CLIP, CLIPConfig
 from jaxvl.nn.positional import resize_positions
 from tests import tiny
@@ -25,6 +28,7 @@ from tests.interop import torch_writer
 from tests.interop.numpy_clip import TINY, TINY_RESNET, random_arrays
 
 HEADS = {"vision_heads": 3, "text_heads": 2}
+GIVEN = ("--set", "vision_heads=3", "--set", "text_heads=2")
 
 
 def quiet(line):
@@ -131,6 +135,16 @@ def test_left_over_and_missing_keys_are_errors_unless_allowed_by_name(tmp_path):
         convert.convert("openai_clip", file, tmp_path / "w", given=HEADS, allow=allow, say=quiet)
 
 
+@pytest.mark.parametrize(
+    ("stated", "words"),
+    [("3", "are 3, not fields of a CLIP"), ("{", "are no JSON"), ('{"width": 3}', "'width' is no field of a CLIP")],
+)
+def test_stated_fields_that_are_none_are_one_line(tmp_path, stated, words):
+    write_safetensors(tmp_path / "a.safetensors", random_arrays(TINY), {layouts.CONFIG_METADATA: stated})
+    with pytest.raises(InputError, match=rf"a\.safetensors: [^\n]*{words}[^\n]*$"):
+        convert.convert("openai_clip", tmp_path / "a.safetensors", tmp_path / "w", given=HEADS, say=quiet)
+
+
 def test_hugging_face_folder(tmp_path):
     hf, _ = clip_hf.to_hf(clip.from_openai(random_arrays(TINY), TINY)[0], TINY)
     file = tmp_path / "pytorch_model.bin"
@@ -158,7 +172,11 @@ def test_published_run_brings_its_config(tmp_path):
     convert.convert("centerclip", file, tmp_path / "w", given=HEADS, say=lines.append)
     info = load_weights(tmp_path / "w")[1]
     assert info["overrides"]["model.schedule"] == "B1-2,3"
-    assert "override model.schedule = B1-2,3" in lines
+    (flags,) = (line for line in lines if line.startswith("the run it is of had "))
+    words = [w.removeprefix("--config.") for w in shlex.split(flags) if w.startswith("--config.")]
+    assert "model.schedule=B1-2,3" in words
+    applied = dict(configs.dotted(configs.apply(recipe.base(), words)))
+    assert {name: applied[name] for name in info["overrides"]} == info["overrides"]
     assert info["semantics"]["head_ln_eps"] == 1e-5
 
 
@@ -213,7 +231,8 @@ def test_command_line(tmp_path, openai, capsys):
     ("words", "line"),
     [
         (("--from", "torchvision"), "--from torchvision: is none of openai_clip, hf_clip, clip4clip"),
-        (("--from", "openai_clip"), "vision_heads: the width is not a multiple of 64"),
+        (("--from", "openai_clip"), "ViT-tiny.pt: vision_heads: the width is not a multiple of 64"),
+        (("--from", "openai_clip", *GIVEN, "--image-size", "0"), "clip.image_size 0 is not at least 1"),
         (("--from", "hf_clip"), "config.json: no such file"),
         (("--from", "clip4clip"), "no tensor clip.token_embedding.weight; it looks like OpenAI's layout"),
         (("--from", "openai_clip", "--set", "width=3"), "--set: 'width' is no field of a CLIP"),

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import collections
+import pathlib
 import pickle
 
 import ml_dtypes
@@ -80,22 +82,62 @@ class Evil:
         return print, ("code of the file ran",)
 
 
-def test_other_classes_are_refused_by_name_and_never_run(tmp_path, capsys):
+ARGS = W.Build(W.Global("argparse", "Namespace"), {"lr": 1, "device": W.Reduce(W.Global("torch", "device"), ("cuda",))})
+CALL = W.Reduce(W.Global("os", "system"), ("echo code of the file ran",))
+
+
+@pytest.mark.parametrize("save", [W.save, W.save_old])
+def test_objects_beside_a_state_dict_are_passed_over_and_never_run(tmp_path, capfd, save):
+    """A training checkpoint as the examples of PyTorch write it: arguments of the run, the best accuracy a tensor."""
+    queue = W.Build(W.Global("easydict", "EasyDict"), {"held": np.zeros(3, np.float32), "size": 3})
+    content = {
+        "args": ARGS, "best_acc1": np.array(76.1, np.float32), "queue": queue,
+        "state_dict": W.Ordered({"a.weight": ARRAYS["float"]}),
+    }  # fmt: skip
+    check(read_state_dict(save(tmp_path / "a.pt", content)), {"a.weight": ARRAYS["float"]})
+    assert capfd.readouterr().out == ""
+
+
+def test_pickles_of_the_standard_library_are_passed_over(tmp_path):
+    """The real pickler's opcodes: sets, a dict with its items and a factory, a list that holds itself."""
+    loop = [collections.Counter("aab"), collections.deque([1, 2]), {1, 2}, slice(3), pathlib.PurePosixPath("a/b")]
+    loop.append(loop)
+    path = W.save(tmp_path / "a.pt", {"model": W.Raw(pickle.dumps({"w": 1, "loop": loop}, protocol=2)[2:-1])})
+    assert read_state_dict(path) == {}
+
+
+def test_other_classes_in_place_of_tensors_are_refused_by_name_and_never_run(tmp_path, capfd):
     path = tmp_path / "a.pt"
-    W.save(path, {"a": np.ones(2, np.float32), "args": W.Build(W.Global("argparse", "Namespace"), {"lr": 1})})
-    with pytest.raises(InputError, match=r"a\.pt: holds an object of class argparse\.Namespace;.*re-save it"):
+    W.save(path, {"a": np.ones(2, np.float32), "args": ARGS})
+    with pytest.raises(InputError, match=r"a\.pt: 'args' is an object of class argparse\.Namespace;.*re-save it"):
+        read_state_dict(path)
+    for beside in (CALL, W.Build(W.Global("my.project", "Queue"), {})):
+        W.save(path, {"state_dict": {"a": np.ones(2, np.float32)}, "beside": beside})
+        with pytest.raises(InputError, match=r"a\.pt: holds an object of class (os\.system|my\.project\.Queue);"):
+            read_state_dict(path)
+    W.save(path, {"model": W.Raw(pickle.dumps({"w": Evil()}, protocol=2)[2:-1])})
+    with pytest.raises(InputError, match=r"class __builtin__\.print"):
+        read_state_dict(path)
+    W.save(path, {"state_dict": {"a": W.Reduce(W.Global("torch._utils", "_rebuild_qtensor"), (1,))}})
+    with pytest.raises(InputError, match=r"holds an object of class torch\._utils\._rebuild_qtensor"):
+        read_state_dict(path)
+    W.save(path, {"model": W.Build(W.Global("my.project", "Net"), {"_parameters": {"a": np.ones(2, np.float32)}})})
+    with pytest.raises(InputError, match=r"holds an object of class my\.project\.Net"):
         read_state_dict(path)
     path.write_bytes(pickle.dumps(Evil(), protocol=2))
-    with pytest.raises(InputError, match=r"__builtin__\.print"):
+    with pytest.raises(InputError, match=r"class __builtin__\.print"):
         read_state_dict(path)
-    W.save(path, {"a": W.Reduce(W.Global("os", "system"), ("echo no",))}, scripted=True)
+    path.write_bytes(pickle.dumps({"a": 1}, protocol=2))
+    with pytest.raises(InputError, match="a pickle, but not one of PyTorch"):
+        read_state_dict(path)
+    W.save(path, {"a": CALL}, scripted=True)
     with pytest.raises(InputError, match=r"os\.system"):
         read_state_dict(path)
     # classes of TorchScript are stubs only in TorchScript archives
     W.save(path, W.modules({"a": np.ones(2, np.float32)}))
     with pytest.raises(InputError, match=r"class __torch__\."):
         read_state_dict(path)
-    assert capsys.readouterr().out == ""
+    assert capfd.readouterr().out == ""
 
 
 @pytest.mark.parametrize("save", [W.save, W.save_old])
@@ -133,6 +175,7 @@ def test_garbled_files_never_raise_anything_else(tmp_path):
         (W.View(np.ones(6, np.float32), 1, (2, 3), (3, 1)), "reaches beyond"),
         (W.View(np.ones(6, np.float32), 5, (2,), (-1,)), "strides"),
         (W.View(np.ones(6, np.float32), -1, (2,), (1,)), "offset -1"),
+        (W.View(np.ones(6, np.float32), 0, (10**12, 6), (0, 1)), "repeats a storage of 6"),
     ],
 )
 def test_views_outside_their_storage_are_refused(tmp_path, view, words):

@@ -42,6 +42,12 @@ class Persistent(NamedTuple):
     pid: tuple
 
 
+class Raw(NamedTuple):
+    """Opcodes as they are."""
+
+    data: bytes
+
+
 class Ordered(dict):
     """Pickled as collections.OrderedDict."""
 
@@ -87,6 +93,8 @@ class Writer:
             return emit(v.kind) + b")\x81" + emit(v.state) + b"b"
         if isinstance(v, Persistent):
             return emit(v.pid) + b"Q"
+        if isinstance(v, Raw):
+            return v.data
         if isinstance(v, View):
             return self.tensor(v)
         if isinstance(v, np.ndarray):

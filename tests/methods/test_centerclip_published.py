@@ -84,7 +84,11 @@ def test_arguments_of_a_published_run():
     assert got["model.reduce.metric"] == "l1"
     assert got["model.reduce.max_iters"] == 80
     assert got["data.frames"] == 12
-    assert (got["model.head"], got["model.head_ln_eps"]) == ("meanP", 1e-5)
+    assert got["model.head"] == "meanP"
+    assert "model.head_ln_eps" not in got
+    assert published.overrides(HPARAMS | {"sim_header": "seqTransf"}, B32)["model.head_ln_eps"] == 1e-5
+    unsaid = {k: v for k, v in HPARAMS.items() if k != "cluster_inter"}
+    assert published.overrides(unsaid, B32)["model.schedule"] == "B6-4,49"
     plain = published.overrides(HPARAMS | {"cluster_inter": 0}, B32)
     assert plain["model.schedule"] == "none"
     spectral = {"cluster_algo": "spectral", "spectral_graph": "KNN", "spectral_spg": 1, "cluster_distance": "cosine"}
@@ -97,6 +101,8 @@ def test_arguments_of_a_published_run():
         "cosine",
     )
     assert published.overrides(HPARAMS | {"cluster_algo": "token_shift"}, B32)["model.schedule"] == "none"
+    assert got["model.linear_patch"] == "2d"
+    assert published.overrides(HPARAMS | {"linear_patch": "3d"}, B32)["model.linear_patch"] == "3d"
 
 
 @pytest.mark.parametrize("extra", [{}, {"cluster_algo": "spectral"}, {"cluster_inter": 0}])

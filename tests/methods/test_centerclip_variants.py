@@ -16,7 +16,7 @@ from jaxvl.core import session, sharding
 from jaxvl.core import state as states
 from jaxvl.core.errors import InputError
 from jaxvl.core.evaluation import evaluate
-from jaxvl.methods.centerclip.method import model_config
+from jaxvl.methods.centerclip.method import model_config, trained_parameters
 from jaxvl.methods.centerclip.model import CenterCLIP
 from jaxvl.methods.centerclip.reduce import ALGORITHMS
 from jaxvl.nn.video_heads import HEADS
@@ -35,7 +35,7 @@ VARIANTS = {
     "token_shift": ("model.reduce.algorithm=token_shift", NONE),
     "none": ("model.reduce.algorithm=none", NONE, "optim.main.name=bert_adam", "optim.main.clip_leaf_norm=1.0"),
     "seqTransf": ("model.head=seqTransf", "model.head_layers=1"),
-    "seqLSTM": ("model.head=seqLSTM",),
+    "seqLSTM": ("model.head=seqLSTM", "model.linear_patch=3d"),
     "tightTransf": ("model.head=tightTransf", "model.head_layers=1"),
 }
 ROWS = 8
@@ -115,6 +115,30 @@ def test_a_variant_learns_a_step_and_is_evaluated(name):
     assert all(np.isfinite(v) for v in metrics.values())
     np.testing.assert_allclose(np.linalg.norm(arrays["video"], axis=-1), 1, rtol=1e-5)
     assert ("scores" in arrays) == (name == "tightTransf")
+
+
+def test_freezing_follows_the_published_rule():
+    patches = ("visual/patch_embed/kernel", "visual/patch_embed/kernel_around")
+    embeddings = ("visual/class_embedding", "visual/positional_embedding", "visual/ln_pre/scale", "visual/ln_pre/bias")
+    embeddings += ("text/token_embedding/embedding", "text/positional_embedding")
+    blocks = (
+        "visual/resblocks_{}/mlp/c_fc/kernel",
+        "text/resblocks_{}/ln_1/scale",
+        "visual/resblocks_{}/attn/out/bias",
+    )
+    first, second, tenth = ([name.format(i) for name in blocks] for i in (0, 1, 10))
+    rest = ("visual/ln_post/scale", "visual/proj", "text/ln_final/bias", "text/text_projection", "logit_scale")
+    rest += ("head/lstm_visual/bias_ih_l0", "visual/reduce_6/cluster_embed")
+    everything = {*patches, *embeddings, *first, *second, *tenth, *rest}
+    for n, three_frames, frozen in (
+        (-1, False, ()),
+        (0, False, (*patches, *embeddings)),
+        (0, True, embeddings),  # patches of three frames start as those of one, so they have to learn
+        (1, False, (*patches, *embeddings, *first)),
+        (2, True, (*embeddings, *first, *second)),
+    ):
+        trains = trained_parameters(n, three_frames)
+        assert {path for path in everything if not trains(path)} == set(frozen)
 
 
 def test_every_algorithm_and_head_is_a_variant():

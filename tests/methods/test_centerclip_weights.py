@@ -131,6 +131,19 @@ def test_no_folder_is_one_line(tmp_path):
         _first_state(compiled.config, compiled, tiny.quiet)
 
 
+def test_weights_of_another_reduction_are_said(folder, tmp_path):
+    flat, info = load_weights(folder)
+    theirs = {"model.schedule": "B1-2,3", "data.frames": 4, "model.reduce.metric": "l1"}
+    save_weights(tmp_path / "w", flat, info | {"overrides": theirs})
+    compiled = session.compile_method(config_of(tmp_path / "w"))
+    lines = []
+    _first_state(compiled.config, compiled, lines.append)
+    assert [line for line in lines if line.startswith("config.")] == [
+        "config.model.schedule: 'none', but 'B1-2,3' in the run that these weights are of",
+        "config.model.reduce.metric: 'l2', but 'l1' in the run that these weights are of",
+    ]
+
+
 def adopted(folder, *overrides):
     config = config_of(folder, *overrides)
     params = jax.tree.map(lambda x: np.full(x.shape, 7, x.dtype), session.compile_method(config).target.params)
@@ -161,6 +174,19 @@ def test_cluster_embeddings_start_from_the_image_positions(folder):
     own = ("model.schedule=B1-2,4", "model.reduce.algorithm=kmedoids++", "model.reduce.cluster_embedding=true")
     got = adopted(folder, *own)
     np.testing.assert_array_equal(got["visual/reduce_1/cluster_embed"], ARRAYS["visual.positional_embedding"][1:5])
+
+
+def test_patches_of_three_frames_start_from_those_of_one(folder, tmp_path):
+    got = adopted(folder, "model.linear_patch=3d")
+    around = got["visual/patch_embed/kernel_around"]
+    assert around.shape == (2, 8, 8, 3, 24)
+    assert (around == 7).all()  # as it was initialised, which is with zeros
+    flat, info = load_weights(folder)
+    info["config"]["linear_patch"] = "3d"
+    save_weights(tmp_path / "w", {**flat, "visual/patch_embed/kernel_around": np.full_like(around, 3)}, info)
+    assert (adopted(tmp_path / "w", "model.linear_patch=3d")["visual/patch_embed/kernel_around"] == 3).all()
+    with pytest.raises(InputError, match=r"hold patches of three frames; set config\.model\.linear_patch to '3d'"):
+        adopted(tmp_path / "w")
 
 
 def test_heads_and_embeddings_in_the_weights_are_kept(folder, tmp_path):

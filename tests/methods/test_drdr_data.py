@@ -11,10 +11,13 @@ from jaxvl.core import config as configs
 from jaxvl.core.errors import BadMedia, InputError
 from jaxvl.core.writers import read_metrics
 from jaxvl.data import pipeline
+from jaxvl.data.readers.domain_sets import PARTS, SETS
 from jaxvl.data.readers.image_folder import LabelledImage
 from jaxvl.methods.drdr import data, recipe
 from jaxvl.methods.drdr import task as tasks
 from jaxvl.methods.drdr.evaluator import DomainAccuracy
+from jaxvl.methods.drdr.method import batch_spec
+from tests import tiny
 from tests.tiny import ROOT, quiet
 
 QUICKSTART = ROOT / "configs" / "drdr" / "quickstart.py"
@@ -83,6 +86,31 @@ def config_for(root, task, *overrides):
          "model.channels=(4,8)", "model.bottleneck_dim=8", "mesh.data=1", "train.steps=4", "train.log_every=1",
          "train.eval_every=0", "train.checkpoint_every=4", "pipeline.threads=1", "pipeline.prefetch=1", *overrides),
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(SETS.keys() - {"folders"}))
+def test_a_published_config_reads_its_published_layout(name, tmp_path):
+    config = tiny.load(f"drdr/{name}.py", f"data.root={tmp_path}")
+    known, task = SETS[name], tasks.parse(config.data.task, config.data.external)
+    picture = tmp_path / "picture.png"
+    Image.fromarray(np.full((9, 12, 3), 77, np.uint8)).save(picture)
+    (tmp_path / "list").mkdir()
+    for domain in {*task.sources, *task.tested}:
+        files = [f"{domain}/class{k:03d}/1.png" for k in range(known.classes)]
+        for file in files:
+            (tmp_path / file).parent.mkdir(parents=True)
+            (tmp_path / file).hardlink_to(picture)
+        lists = {"image_clef": [f"list/{domain}List.txt"], "domainnet": [f"{domain}_{p}.txt" for p in PARTS]}
+        for path in lists.get(name, ()):
+            (tmp_path / path).write_text("".join(f"{file} {k}\n" for k, file in enumerate(files)))
+    made = data.build_data(config, tmp_path / "run", quiet)
+    assert set(made.splits["test"]) == set(task.tested)
+    spec = batch_spec(config, tuple(made.train))
+    for stream, examples in made.train.items():
+        row = examples.make(examples.source[0], np.random.default_rng(0))
+        for field, one in spec[stream].items():
+            assert (np.shape(row[field]), row[field].dtype) == (one.shape[1:], one.dtype), field
+        assert (row["images"] == 77).all()
 
 
 def test_batches_hold_fixed_rows_of_every_source_and_no_target_label(domains, tmp_path):

@@ -10,6 +10,7 @@ from PIL import Image
 
 from jaxvl import cli, prepare, train
 from jaxvl.core import config as configs
+from jaxvl.core import session
 from jaxvl.core.errors import InputError
 from jaxvl.data import color, transforms
 from jaxvl.data.readers.image_records import label_of
@@ -17,6 +18,7 @@ from jaxvl.data.synthetic.patterns import PatternWorld, ensure_world, render
 from jaxvl.methods.slimclr.augment import VIEWS, views_of
 from jaxvl.methods.slimclr.data import build_data, central
 from tests import tiny
+from tests.data.test_readers_arrays import cifar10, idx_bytes
 from tests.methods.slimclr_small import SMALL
 
 WORLD = ("data.world.classes=4", "data.world.num_train=64", "data.world.num_test=24", "data.world.size=12")
@@ -138,6 +140,36 @@ def test_what_does_not_fit_the_data_is_refused(world, items, line):
     plain = tiny.load("slimclr/fashion_mnist.py")
     with pytest.raises(InputError, match=r"config.data.root: is empty"):
         build_data(plain, root, lambda line: None)
+
+
+def lay_out(name, root):
+    """Eight training pictures or more in the layout that the config of a name reads."""
+    if name == "cifar10":
+        cifar10(root / "cifar-10-batches-py")
+    elif name == "fashion_mnist":
+        for part in ("train", "t10k"):
+            (root / f"{part}-images-idx3-ubyte").write_bytes(idx_bytes(np.zeros((16, 28, 28), np.uint8)))
+            (root / f"{part}-labels-idx1-ubyte").write_bytes(idx_bytes(np.arange(16, dtype=np.uint8) % 10))
+    else:
+        for split in ("train", "val"):
+            for i in range(8):
+                file = root / split / f"n0000000{i}" / f"n0000000{i}_1.JPEG"
+                file.parent.mkdir(parents=True)
+                picture(i).save(file)
+
+
+@pytest.mark.parametrize("name", ["imagenet", "imagenet_probe", "cifar10", "fashion_mnist"])
+def test_a_published_config_reads_its_published_layout(name, tmp_path):
+    lay_out(name, tmp_path)
+    few = ("data.holdout=8",) if name == "fashion_mnist" else ()
+    c = tiny.load(f"slimclr/{name}.py", f"data.root={tmp_path}", "data.batch_size=8", "model.queue=64", *few)
+    data = build_data(c, tmp_path / "run", lambda line: None)
+    spec = session.build_method(c).batch_spec["train"]
+    row = data.train["train"].make(data.train["train"].source[1], np.random.default_rng(0))
+    for field, one in spec.items():
+        assert (np.shape(row[field]), row[field].dtype) == (one.shape[1:], one.dtype), field
+    query = data.splits[c.eval.split]["query"]
+    assert query.make(query.source[0], np.random.default_rng(0))["image"].shape == (c.data.image_size,) * 2 + (3,)
 
 
 @pytest.fixture(scope="module")

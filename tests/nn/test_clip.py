@@ -105,14 +105,20 @@ def test_canonical_tree():
     assert flat == expected
 
 
-@pytest.mark.parametrize(("patch", "gmac"), [(32, 4.409), (16, 17.563)])
-def test_published_flops(patch, gmac):
-    config = dataclasses.replace(K.CLIP_PRESETS["ViT-B/32"], patch_size=patch)
-    tower = K.VisionTower(config)
-    x = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.uint8)
-    v = jax.eval_shape(tower.init, jax.random.key(0), x)
-    flops = jax.jit(lambda v, x: tower.apply(v, x).features).lower(v, x).cost_analysis()["flops"]
-    assert flops == pytest.approx(2e9 * gmac, rel=0.03)
+@pytest.mark.parametrize(
+    ("name", "image_gmac", "text_gmac"),
+    [("ViT-B/32", 4.409, 2.980), ("ViT-B/16", 17.563, 2.980), ("ViT-L/14", 81.01, 6.650)],
+)
+def test_published_flops(name, image_gmac, text_gmac):
+    config = K.CLIP_PRESETS[name]
+    pixels = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.uint8)
+    for tower, x, gmac in (
+        (K.VisionTower(config), pixels, image_gmac),
+        (K.TextTower(config), jax.ShapeDtypeStruct((1, 77), jnp.int32), text_gmac),
+    ):
+        v = jax.eval_shape(tower.init, jax.random.key(0), x)
+        flops = jax.jit(lambda v, x, t=tower: t.apply(v, x).features).lower(v, x).cost_analysis()["flops"]
+        assert flops == pytest.approx(2e9 * gmac, rel=0.03)
 
 
 def test_activations():
@@ -147,6 +153,33 @@ def test_patch_embedding_is_the_convolution():
     np.testing.assert_allclose(module.apply(v, x), convolved.reshape(2, 9, 6), atol=1e-5)
     limit = 48**-0.5
     assert limit * 0.9 < np.abs(v["params"]["kernel"]).max() <= limit
+
+
+def test_patches_of_three_frames_are_the_padded_3d_convolution():
+    module = K.PatchEmbed(4, 6, around=True)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 4, 8, 8, 3)).astype(np.float32)
+    flat, mask = x.reshape(-1, 8, 8, 3), np.array([[1, 1, 1, 1], [1, 1, 0, 0]])
+    p = dict(module.init(jax.random.key(0), flat, mask)["params"])
+    plain = K.PatchEmbed(4, 6).apply({"params": {"kernel": p["kernel"]}}, flat)
+    np.testing.assert_array_equal(p["kernel_around"], np.zeros((2, 4, 4, 3, 6)))
+    np.testing.assert_allclose(module.apply({"params": p}, flat, mask), plain, atol=1e-6)
+    p["kernel_around"] = rng.normal(size=(2, 4, 4, 3, 6)).astype(np.float32)
+    got = module.apply({"params": p}, flat, mask).reshape(2, 4, 4, 6)
+    kernel = np.stack([p["kernel_around"][0], p["kernel"], p["kernel_around"][1]])
+    expected = jax.lax.conv_general_dilated(
+        x * mask[..., None, None, None], kernel, (1, 4, 4), ((1, 1), (0, 0), (0, 0)),
+        dimension_numbers=("NDHWC", "DHWIO", "NDHWC"), precision="highest",
+    ).reshape(2, 4, 4, 6)  # fmt: skip
+    np.testing.assert_allclose(got[0], expected[0], atol=1e-4)
+    np.testing.assert_allclose(got[1, :2], expected[1, :2], atol=1e-4)
+    other = np.where(mask[..., None, None, None] > 0, x, 9.0).reshape(-1, 8, 8, 3)  # behind the mask: no influence
+    again = module.apply({"params": p}, other, mask).reshape(2, 4, 4, 6)
+    np.testing.assert_array_equal(again[mask > 0], got[mask > 0])
+    with pytest.raises(InputError, match=r"8 images need their frame_mask \[B, T\], got None"):
+        module.apply({"params": p}, flat)
+    with pytest.raises(InputError, match=r"a ResNet has no patches"):
+        dataclasses.replace(K.CLIP_PRESETS["RN50"], linear_patch="3d")
 
 
 def test_bytes_are_normalised_inside(params):
@@ -343,6 +376,14 @@ def test_initial_scales():
     "bad",
     [
         {"patch_size": 30},
+        {"patch_size": 0},
+        {"text_layers": -1},
+        {"vision_heads": "12"},
+        {"image_size": 224.0},
+        {"ln_eps": "small"},
+        {"eos_token_id": "end"},
+        {"vision_blocks": 3},
+        {"activation": ["gelu"]},
         {"vision_heads": 7},
         {"text_heads": 7},
         {"activation": "relu"},

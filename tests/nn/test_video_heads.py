@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -88,6 +90,19 @@ def test_tight_scores_pairs_one_by_one_and_ignores_masked_frames(text, video):
     np.testing.assert_allclose(scores, other, atol=1e-5)
     dropped = apply(params, text, video, MASK, True, rngs={"dropout": jax.random.key(0)})
     assert float(jnp.abs(dropped - scores).max()) > 1e-4
+
+
+@pytest.mark.parametrize("kind", ["seqTransf", "seqLSTM", "tightTransf"])
+def test_products_are_true_float32_in_both_directions(kind, video, text):
+    head = {"seqTransf": SequenceTransformer(2, 1), "seqLSTM": SequenceLSTM(), "tightTransf": TightTransformer(2, 1)}[
+        kind
+    ]
+    inputs = (text, video, MASK) if kind == "tightTransf" else (video, MASK)
+    params = jax.eval_shape(head.init, jax.random.key(0), *inputs)
+    program = jax.jit(jax.grad(lambda p: head.apply(p, *inputs).sum())).lower(params).as_text()
+    products = re.findall(r"dot_general.*", program)
+    assert len(products) >= 5
+    assert all("precision = [HIGHEST, HIGHEST]" in line for line in products)
 
 
 def test_heads_start_from_the_text_tower(text, video):

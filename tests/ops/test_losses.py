@@ -9,7 +9,7 @@ import pytest
 from scipy.special import log_softmax
 
 from jaxvl.ops.losses import symmetric_infonce
-from jaxvl.ops.masking import l2_normalize, masked_mean
+from jaxvl.ops.masking import l2_normalize, masked_mean, unit_mean
 
 
 @pytest.mark.parametrize(("n", "c"), [(4, 0.0), (4, 2.0), (7, 5.0)])
@@ -51,3 +51,12 @@ def test_masked_mean():
     x = jnp.array([[[1.0, 2.0], [3.0, 4.0], [jnp.nan, jnp.inf]], [[5.0, 6.0]] * 3])
     mask = jnp.array([[1, 1, 0], [0, 0, 0]])
     np.testing.assert_array_equal(masked_mean(x, mask, 1), [[2, 3], [0, 0]])
+
+
+def test_unit_mean():
+    """(3, 0) and (0, 4) point to (1, 1) / sqrt 2, however long they are; nothing gives 0 and a finite gradient."""
+    x = jnp.array([[[3.0, 0.0], [0.0, 4.0], [jnp.nan, 7.0]]] * 2)
+    mask = jnp.array([[1, 1, 0], [0, 0, 0]])
+    np.testing.assert_allclose(unit_mean(x, mask), [[0.5**0.5] * 2, [0, 0]], atol=1e-6)
+    np.testing.assert_allclose(unit_mean(x[None], mask[None]), unit_mean(x, mask)[None])
+    assert np.isfinite(jax.grad(lambda x: unit_mean(x, mask).sum())(jnp.ones((2, 3, 2)))).all()

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxvl.ops.losses import symmetric_infonce
-from jaxvl.ops.masking import l2_normalize, masked_mean
+from jaxvl.ops.masking import l2_normalize, unit_mean
 
 LOGIT_SCALE_RANGE = (0.1, 4.6052)
 
@@ -19,7 +19,7 @@ def pool_segments(video: jax.Array, mask: jax.Array) -> jax.Array:
 
     A video without a valid segment gives 0.
     """
-    return l2_normalize(masked_mean(l2_normalize(video), mask, axis=1))
+    return unit_mean(video, mask)
 
 
 def mean_pool_similarity(text: jax.Array, video: jax.Array, mask: jax.Array, logit_scale: jax.Array) -> jax.Array:

@@ -111,7 +111,11 @@ def build(config: ConfigDict) -> Method:
         batch_spec={"train": batch_spec(config, cfg)},
         init=init,
         objectives={
-            "retrieve": Objective(encode=encode, head=head, trains=trained_parameters(config.model.freeze_layer_num))
+            "retrieve": Objective(
+                encode=encode,
+                head=head,
+                trains=trained_parameters(config.model.freeze_layer_num, cfg.clip.linear_patch == "3d"),
+            )
         },
         after_update=after_update,
         predict=predict,
@@ -119,9 +123,12 @@ def build(config: ConfigDict) -> Method:
     )
 
 
-def trained_parameters(freeze_layer_num: int) -> Callable[[str], bool]:
+def trained_parameters(freeze_layer_num: int, patches_3d: bool = False) -> Callable[[str], bool]:
     """CLIP4Clip's freezing rule. -1 trains everything; n >= 0 freezes all of CLIP but its last norms, projections
-    and temperature and the blocks from n on; so 0 freezes the embeddings, `ln_pre` and the patch convolution."""
+    and temperature and the blocks from n on; so 0 freezes the embeddings, `ln_pre` and the patch convolution.
+    patches_3d: patches of three frames are trained all the same, as they start as those of one."""
+    always = r"text/ln_final|text/text_projection|visual/ln_post|visual/proj"
+    always += "|visual/patch_embed" if patches_3d else ""
 
     def trains(path: str) -> bool:
         if freeze_layer_num < 0 or not path.startswith(("visual/", "text/")) or "/reduce_" in path:
@@ -129,7 +136,7 @@ def trained_parameters(freeze_layer_num: int) -> Callable[[str], bool]:
         block = re.search(r"/resblocks_(\d+)/", path)
         if block is not None:
             return int(block.group(1)) >= freeze_layer_num
-        return re.search(r"text/ln_final|text/text_projection|visual/ln_post|visual/proj", path) is not None
+        return re.search(always, path) is not None
 
     return trains
 

@@ -123,7 +123,7 @@ class CenterCLIP(nn.Module):
         aux: dict[str, jax.Array] = {}
         block_hook, between_hook = video_hooks(cfg.reduce, cfg.plan, t, train, aux)
         pixels = frames.reshape(batch * t, *frames.shape[2:])
-        features = self.visual(pixels, block_hook=block_hook, between_hook=between_hook).features
+        features = self.visual(pixels, block_hook=block_hook, between_hook=between_hook, frame_mask=mask).features
         segments = features.reshape(batch, cfg.segments, -1)
         valid = segment_mask(mask, cfg.segments)
         if cfg.head in ("seqTransf", "seqLSTM"):

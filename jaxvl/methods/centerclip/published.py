@@ -22,7 +22,6 @@ from jaxvl.nn.clip import CLIPConfig
 HPARAMS = "hparams_train.json"
 CLUSTER = r"clip\.visual\.transformer\.resblocks\.(\d+)\.tokencluster_inter\."
 DROPPED = (
-    *clip4clip.DROPPED,
     Dropped(CLUSTER + "cluster_frame_embed", "declared, but the published code never uses it"),
     Dropped(CLUSTER + "spg", "a mask that follows from the config"),
 )
@@ -53,7 +52,7 @@ def from_published(arrays: Arrays, config: CLIPConfig) -> tuple[dict[str, Any], 
     """Published keys (`module.` stripped) -> variables, cluster embeddings under `visual/reduce_{a}`."""
     arrays = clip4clip.plain_keys(arrays)
     rules = clip4clip.rules(config, set(arrays)) + cluster_rules(config, arrays)
-    flat, report = keys.forward(rules, arrays, DROPPED)
+    flat, report = keys.forward(rules, arrays, (*clip4clip.dropped(config), *DROPPED))
     return keys.to_variables(flat), report
 
 
@@ -61,6 +60,7 @@ def to_published(variables: Mapping[str, Any], config: CLIPConfig) -> tuple[dict
     """The inverse, with `module.` before every key and the buffer `position_ids` that the published code expects."""
     flat = keys.to_flat(variables)
     arrays, report = keys.backward(clip4clip.rules(config, set(flat)) + cluster_rules(config, flat), flat)
+    arrays = clip4clip.with_unread_patch(arrays)
     if not config.vision_blocks:
         arrays["clip.visual.position_ids"] = np.arange(config.patches + 1, dtype=np.int64)[None]
     return {f"module.{k}": v for k, v in arrays.items()}, report
@@ -71,11 +71,13 @@ def overrides(hparams: Mapping[str, Any], config: CLIPConfig) -> dict[str, Any]:
     frames, words = int(hparams["max_frames"]), int(hparams["max_words"])
     out: dict[str, Any] = {"data.frames": frames, "data.max_words": words}
     out["model.preset"] = str(hparams["pretrained_clip_name"])
+    out["model.linear_patch"] = str(hparams.get("linear_patch", "2d"))
     out["model.freeze_layer_num"] = int(hparams.get("freeze_layer_num", 0))
     out["model.head"] = str(hparams.get("sim_header", "meanP"))
-    out["model.head_layers"] = int(hparams.get("cross_num_hidden_layers", 4))
-    out["model.head_ln_eps"] = HEAD_LN_EPS
-    if not hparams.get("cluster_inter", 0):
+    if out["model.head"] in ("seqTransf", "tightTransf"):
+        out["model.head_layers"] = int(hparams.get("cross_num_hidden_layers", 4))
+        out["model.head_ln_eps"] = HEAD_LN_EPS
+    if not hparams.get("cluster_inter", "target_frames_blocks" in hparams):  # the lists mean nothing where it is 0
         return out | {"model.schedule": "none", "model.reduce.algorithm": "none"}
     algorithm = str(hparams.get("cluster_algo", "kmediods++"))
     algorithm = ALGORITHMS.get(algorithm, algorithm)

@@ -5,6 +5,7 @@ The files under `configs/centerclip/` start from here.
 
 from __future__ import annotations
 
+import math
 import re
 from typing import NamedTuple
 
@@ -64,6 +65,7 @@ def base() -> ConfigDict:
         "context_length": 0,
         "activation": "",  # quick_gelu (OpenAI's weights) or gelu
         "ln_eps": 0.0,
+        "linear_patch": "2d",  # or CLIP4Clip's '3d': patches of three frames
         "schedule": "B6-4,49",  # after block 6: 4 segments of 49 centres each; 'none'; points joined by ';'
         "reduce": {
             "algorithm": "kmedoids++",  # spectral, pooling, sparse_sampling, random, temporal_shift, token_shift, none
@@ -99,7 +101,9 @@ def base() -> ConfigDict:
         "world": {},  # fields of jaxvl.data.synthetic.sprites.WorldConfig: render this world into root first
         "frames": 12,  # T
         "fps": 3.0,  # resample to so many frames a second before sampling; 0: the file's own frames
-        "sampling": "official",  # of training; stratified, random_sorted
+        "frames_fps": 0.0,  # rate at which folders and arrays of frames were extracted; 0: that of fps
+        "sampling": "official",  # of training: a name of jaxvl.data.sampling.SAMPLERS
+        "eval_sampling": "uniform",  # of evaluation and search: one that draws nothing (linspace, head, tail)
         "batch_size": 128,
         "eval_batch_size": 32,
         "max_words": 32,
@@ -136,11 +140,11 @@ def paper(pairs: int = PAIRS["msrvtt_9k"], epochs: int = 5, lr: float = 5e-3) ->
 def clip4clip(pairs: int = PAIRS["msrvtt_9k"], epochs: int = 5) -> ConfigDict:
     """CLIP4Clip's fine-tuning (arXiv 2104.08860): no reduction, a head over all frames, one frame a second, BertAdam
     with rate 1e-4 for the head and 1e-7 for CLIP, the warm-up cut out of an unshifted cosine, and each gradient
-    clipped to norm 1 once more on its own. Frames are drawn as CenterCLIP draws them."""
+    clipped to norm 1 once more on its own."""
     c = paper(pairs, epochs)
     c.model.schedule, c.model.reduce.algorithm = "none", "none"
-    c.model.logit_scale_range = (-100.0, 4.6052)  # CLIP4Clip has no lower bound
-    c.data.fps = 1.0
+    c.model.logit_scale_range = (-100.0, math.log(100))  # CLIP4Clip has no lower bound
+    c.data.update({"fps": 1.0, "sampling": "linspace", "eval_sampling": "linspace"})
     c.optim.main.update(
         {"name": "bert_adam", "lr": 1e-4, "schedule": "cosine_unshifted", "floor": 0.0, "clip_leaf_norm": 1.0}
     )
