@@ -15,8 +15,6 @@ if version("jaxlib").startswith("0.10."):  # XLA ends the program on a flag that
     # a test's program runs once or twice on tiny arrays: compiled without optimisation it takes a third of the time
     flags += ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
     flags += ["--xla_cpu_use_fusion_emitters=false"]
-    # that scheduler lets collectives overlap; a program that comes from the cache then waits for itself for ever
-    flags += ["--xla_cpu_enable_concurrency_optimized_scheduler=false"]
 os.environ["XLA_FLAGS"] = " ".join(flags)
 # XLA's CPU client has one thread a device by default; two collectives at once then wait for each other for ever
 os.environ.setdefault("NPROC", "64")
