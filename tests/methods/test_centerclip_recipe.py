@@ -62,6 +62,7 @@ def test_a_row_is_what_its_name_says(row):
     assert c.data.batch_size == 128
     assert c.train.steps % c.train.eval_every == 0
     assert c.init.required
+    assert c.data.records.fps == c.data.fps == (1.0 if "clip4clip" in row.name else 3.0)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda e: e.golden)

@@ -109,7 +109,8 @@ def base() -> ConfigDict:
         "max_words": 32,
         "tokenizer": "clip",  # CLIP's byte-level BPE; or 'words', a vocabulary made of the training captions
         "shuffle_pairs": False,  # the control: captions dealt to other videos
-        "records": {"short_side": 0, "quality": 90, "fps": 0.0, "max_frames": 0, "shards": 1},  # of `jaxvl prepare`
+        # of `jaxvl prepare`; 0: the model's size, all frames, no limit
+        "records": {"short_side": 0, "quality": 90, "fps": 0.0, "max_frames": 0, "shards": 1},
     }
     return c
 
@@ -127,6 +128,7 @@ def paper(pairs: int = PAIRS["msrvtt_9k"], epochs: int = 5, lr: float = 5e-3) ->
     c.train.update({"eval_every": epoch, "eval_split": "test", "checkpoint_every": epoch})
     c.checkpoint.best_metric = "t2v/R@1"
     c.data.batch_size = BATCH
+    c.data.records.fps = c.data.fps  # a tenth of the disk: no other frames are ever seen
     c.optim.main = configs.optimizer(
         lr=lr, warmup=0.1, floor=1e-8, b2=0.98, eps=1e-6, weight_decay=0.2, no_decay="bias",
         groups=((r"^(visual|text|logit)", 1e-3),),
@@ -145,6 +147,7 @@ def clip4clip(pairs: int = PAIRS["msrvtt_9k"], epochs: int = 5) -> ConfigDict:
     c.model.schedule, c.model.reduce.algorithm = "none", "none"
     c.model.logit_scale_range = (-100.0, math.log(100))  # CLIP4Clip has no lower bound
     c.data.update({"fps": 1.0, "sampling": "linspace", "eval_sampling": "linspace"})
+    c.data.records.fps = 1.0
     c.optim.main.update(
         {"name": "bert_adam", "lr": 1e-4, "schedule": "cosine_unshifted", "floor": 0.0, "clip_leaf_norm": 1.0}
     )
