@@ -87,8 +87,8 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--out", metavar="DIR", help="where the shards go; without it the data is only checked")
     p.add_argument("--split", metavar="NAME", action="append", help="only these splits")
     p.add_argument("--shrink", metavar="DIR", help="encode every video anew into DIR, small and without sound")
-    p.add_argument("--short-side", type=int, default=224, metavar="PIXELS", help="of --shrink (224)")
-    p.add_argument("--fps", type=float, default=3.0, metavar="RATE", help="of --shrink, frames a second (3)")
+    p.add_argument("--short-side", type=int, metavar="PIXELS", help="of --shrink; default: 224")
+    p.add_argument("--fps", type=float, metavar="RATE", help="of --shrink, frames a second; default: 3")
     p.add_argument("--processes", type=int, metavar="N", help="of --shrink; default: one a core")
 
     p = verb("convert", _convert, "published weights to a folder that configs can start from, and back")
@@ -204,9 +204,13 @@ def _prepare(args: argparse.Namespace) -> int:
     cfg = config.load(args.config, args.overrides)
     if args.shrink and args.out:
         raise InputError("--shrink and --out: give one of them; shards can be written from the small videos afterwards")
+    size = {"short_side": args.short_side, "fps": args.fps, "processes": args.processes}
+    size = {name: value for name, value in size.items() if value is not None}
     if args.shrink:
-        size = {"short_side": args.short_side, "fps": args.fps, "processes": args.processes}
         shrink(cfg, args.shrink, args.split, **size)
+    elif size:
+        flags = ", ".join("--" + name.replace("_", "-") for name in size)
+        raise InputError(f"{flags}: of --shrink, which is not given; shards follow config.data.records")
     else:
         prepare(cfg, args.out, args.split)
     return 0

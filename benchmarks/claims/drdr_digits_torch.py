@@ -1,6 +1,6 @@
 """How far DRDR's accuracy on the digits scatters over seeds, here and in a plain PyTorch implementation of the paper.
 
-    python -m benchmarks.claims.drdr_digits_torch [--seeds 0 ... 9] [--root runs/claims/digits]
+    python -m benchmarks.claims.drdr_digits_torch [--seeds 0 ... 19] [--root runs/claims/digits]
 
 The experiment of `benchmarks.claims.drdr_digits`, its arm without transport and consensus, on more seeds, and the same
 one in `benchmarks.speed.torch_drdr` (PyTorch, of the extra `bench`), which shares no code with jaxvl: pixels in floats,
@@ -79,7 +79,7 @@ def torch_run(seed: int, steps: int, lecun: bool) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(10)))
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(20)))
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--root", default="runs/claims/digits", help="finished runs of jaxvl are kept here")
     args = parser.parse_args()

@@ -160,6 +160,11 @@ def test_broken_annotations_name_the_file(published, tmp_path, files, split, mes
     assert str(tmp_path) in str(error.value)
 
 
+def test_blanks_around_ids_are_no_part_of_them(published, tmp_path):
+    root = broken(published, tmp_path, train=b"\xef\xbb\xbfvideo_id\r\nvideo0 \r\n video1\r\n")
+    assert read_msrvtt(root, "train", videos=str(published / "videos")).ids == ("video0", "video1")
+
+
 def test_wrong_names(published, tmp_path):
     with pytest.raises(InputError, match="train, val, test"):
         read_msrvtt(published, "training")
@@ -167,6 +172,9 @@ def test_wrong_names(published, tmp_path):
         read_msrvtt(published, "train", train_csv="MSRVTT_train.8k.csv")
     with pytest.raises(InputError, match="no such folder of videos; there is videos beside it"):
         read_msrvtt(published, "train", videos="video")
+    (tmp_path / "YouTubeClips").mkdir()
+    with pytest.raises(InputError, match=r"no such folder of videos; there is YouTubeClips beside it"):
+        read_msrvtt(published, "train", videos=str(tmp_path / "videos"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"none of the 6 videos .* is this the right folder"):
         read_msrvtt(published, "train", videos=str(tmp_path / "empty"))

@@ -102,6 +102,19 @@ def test_folders_of_frames_can_be_written(tmp_path):
         write_clips(tmp_path / "out2", [ClipItem("f", str(tmp_path / "frames"))], short_side=32)
 
 
+def test_frames_of_unknown_rate_stay_so(tmp_path):
+    np.save(tmp_path / "f.npy", np.zeros((6, 8, 8, 3), np.uint8))
+    item = ClipItem("f", str(tmp_path / "f.npy"))
+    how = {"num_frames": 2, "image_size": 8, "sampling": "uniform"}
+    write_clips(tmp_path / "unknown", [item], short_side=8)
+    with pytest.raises(InputError, match="needs the rate of these frames"):
+        load_clip(ClipRecords(tmp_path / "unknown")[0], **how, end_s=1.0)
+    write_clips(tmp_path / "known", [item], short_side=8, frames_fps=3.0)
+    record = ClipRecords(tmp_path / "known")[0]
+    assert (record.timed, record.duration) == (True, 2.0)
+    np.testing.assert_allclose(load_clip(record, **how, end_s=0.5).times, [0, 1 / 3])
+
+
 def test_refusals(folder, media, tmp_path):
     with pytest.raises(InputError, match="holds a data set already"):
         write_clips(folder, [ClipItem("a", media.good)])

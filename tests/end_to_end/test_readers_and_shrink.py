@@ -140,6 +140,13 @@ def test_shrink_on_the_command_line(tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
+def test_flags_of_shrink_alone_are_not_overlooked(tmp_path, capsys):
+    words = ["prepare", "--config", str(tiny.QUICKSTART), "--out", str(tmp_path / "out"), "--fps", "5"]
+    assert cli.main([*words, "--short-side", "64"]) == 2
+    assert "--short-side, --fps: of --shrink, which is not given" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_unknown_reader_and_records_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"'vatex' is none of msrvtt, msvd, lsmdc, activitynet, didemo, records"):
         session.build_data(config_of("vatex", tmp_path), tmp_path, tiny.quiet)

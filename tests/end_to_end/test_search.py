@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -156,6 +158,46 @@ def test_captions_for_a_video(run, gallery, tmp_path, capsys):
     np.testing.assert_allclose([hit["score"] for hit in row["results"]], scores[best], atol=1e-5)
 
 
+def test_ask_answers_line_by_line(run, gallery, tmp_path, capsys, monkeypatch, decoded):
+    words = ["--videos", gallery, "--index", tmp_path / "index", "--no-sheet", "--top", 2]
+    own = gallery / "clip 0.mp4"
+    once = predict(run, capsys, *words, *ask(), "--like", own)["queries"]
+    decoded["embed"].clear()
+    lines = [TEXTS[0], "", f"video:{own}", "video:nowhere.mp4", TEXTS[1]]
+
+    def answers(*more, as_json=True):
+        monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines) + "\n"))
+        flags = ["--json"] if as_json else []
+        assert cli.main(["predict", "--workdir", str(run), *flags, *map(str, words), "--ask", *map(str, more)]) == 0
+        return capsys.readouterr().out.splitlines()
+
+    first, like, wrong, second = map(json.loads, answers())
+    for got, want in zip((first, second, like), once, strict=True):
+        assert got["query"] == want["query"]
+        for a, b in zip(got["results"], want["results"], strict=True):
+            assert (a["path"], a["best_segment"]) == (b["path"], b["best_segment"])
+            assert a["score"] == pytest.approx(b["score"], abs=1e-5)  # another batch, other round-off
+    assert wrong["error"] == "nowhere.mp4: file is missing"
+    assert all(row["ms"] > 0 for row in (first, like, wrong, second))
+    assert decoded["embed"] == ["nowhere.mp4"]
+    (tmp_path / "captions.txt").write_text("\n".join(TEXTS))
+    ranked = json.loads(answers("--captions", tmp_path / "captions.txt")[1])
+    assert sorted(hit["caption"] for hit in ranked["results"]) == sorted(TEXTS)
+    printed = answers(as_json=False)
+    assert printed[0].startswith(f"{TEXTS[0]}  (")
+    assert printed[1].startswith("  1. ")
+
+
+def test_a_head_without_embeddings_is_refused_before_anything_is_decoded(run, gallery, capsys, monkeypatch):
+    loaded = session.load(run, say=tiny.quiet)
+    loaded.config.model.head = "tightTransf"
+    parser = argparse.ArgumentParser()
+    files.add_arguments(parser)
+    args = parser.parse_args(["--videos", str(gallery), "--text", "x"])
+    with pytest.raises(InputError, match=r"head tightTransf compares each text with each video"):
+        files.run(loaded, args, as_json=False)
+
+
 def test_text_output_and_default_place(run, gallery, capsys):
     assert cli.main(["predict", "--workdir", str(run), "--videos", str(gallery), "--text", TEXTS[0]]) == 0
     out = capsys.readouterr()
@@ -165,7 +207,7 @@ def test_text_output_and_default_place(run, gallery, capsys):
     assert lines[1].endswith(" s]")
     assert lines[-1] == f"sheet: {run / 'search.png'}"
     assert "5 videos embedded, 0 unchanged, 0 dropped, 1 cannot be decoded" in out.err
-    assert len(list((run / "index").glob("*/index.json"))) >= 1
+    assert len(list((run / "index").glob("*/index.npz"))) >= 1
 
 
 def test_other_weights_are_refused_until_rebuilt(run, gallery, tmp_path, capsys):
@@ -176,7 +218,7 @@ def test_other_weights_are_refused_until_rebuilt(run, gallery, tmp_path, capsys)
     assert line.count("\n") <= 1
     again = predict(run, capsys, *words, "--checkpoint", 1, "--rebuild")
     assert again["index"]["embedded"] == 5
-    (tmp_path / "index" / "index.json").write_text("{")
+    (tmp_path / "index" / "index.npz").write_text("{")
     assert "damaged search index" in predict(run, capsys, *words, code=2)
 
 
@@ -184,7 +226,8 @@ def test_wrong_words_are_named(gallery, tmp_path):
     parser = argparse.ArgumentParser()
     files.add_arguments(parser)
     for words, message in (
-        (["--videos", gallery], "--text or --like"),
+        (["--videos", gallery], "--text, --like or --ask"),
+        (["--ask"], "--videos: name the folder"),
         (["--text", "x"], "--videos: name the folder"),
         (["--like", gallery / "clip 0.mp4"], "--videos: name the folder"),
         (["--text", "x", "--videos", gallery, "--captions", "f"], "name it with --like"),
@@ -210,3 +253,21 @@ def test_run_leaves_the_ids_it_used(run):
     ids = {p.name: p.read_text().splitlines() for p in (run / "ids").iterdir()}
     assert {name: len(rows) for name, rows in ids.items()} == {"train.txt": 24, "val.txt": 8, "test.txt": 12}
     assert not set(ids["train.txt"]) & set(ids["test.txt"])
+
+
+def test_the_report_ranks_by_the_scores_that_were_evaluated(tmp_path, monkeypatch):
+    """A cross-encoder's scores, where there are any, and not the dot products of its embeddings."""
+    names, scores = ["a", "b"], np.array([[0.0, 1.0], [1.0, 0.0]])
+    arrays = {"text": np.eye(2), "video": np.eye(2), "text_id": names, "video_id": names, "caption": names}
+    (tmp_path / "eval").mkdir()
+    np.savez(tmp_path / "eval" / "test.npz", **arrays, scores=scores)
+    config = tiny.quickstart("model.schedule=none", "model.reduce.algorithm=none", "eval.split=test")
+    videos = types.SimpleNamespace(
+        id_of=str, source=names, make=lambda record, rng: {"frames": np.zeros((3, 8, 8, 3), np.uint8)}
+    )
+    seen = {}
+    monkeypatch.setattr(files, "retrieval_sheet", lambda texts, rows, ranks: seen.update(rows=rows, ranks=ranks))
+    loaded = types.SimpleNamespace(config=config, workdir=tmp_path)
+    list(files.pictures(loaded, types.SimpleNamespace(splits={"test": {"video": videos}})))
+    assert [[hit.name for hit in row] for row in seen["rows"]] == [["b", "a"], ["a", "b"]]
+    assert seen["ranks"] == [1, 1]

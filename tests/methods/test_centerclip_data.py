@@ -7,9 +7,12 @@ import pickle
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxvl.core import session
+from jaxvl.core.errors import InputError
 from jaxvl.data.video import load_clip
+from jaxvl.methods.centerclip import data as data_module
 from jaxvl.methods.centerclip.method import batch_spec, model_config
 from tests import tiny
 from tests.data import media_files
@@ -78,3 +81,52 @@ def test_a_published_config_reads_its_published_layout(name, tmp_path):
             data.splits[split]["text"].make(text, np.random.default_rng(0))["ids"], got["ids"]
         )
         assert (tmp_path / "run" / "ids" / f"{split}.txt").read_text().split() == [video.video_id]
+
+
+def test_frames_extracted_faster_than_the_model_reads_cover_the_whole_video(tmp_path):
+    """40 frames of 8 a second stand for 5 s; taken for 3 a second they would be 13 s, cut after 5 (ActivityNet)."""
+    root = lay_out("activitynet", tmp_path / "root")
+    for v in NEEDED:
+        (root / "videos" / f"v_{v}.mp4").unlink()
+        (root / "videos" / f"v_{v}").mkdir()
+        for i in range(40):
+            Image.fromarray(media_files.counter_frame(i)).save(root / "videos" / f"v_{v}" / f"{i:03d}.png")
+    small = ("model.preset=tiny", "model.schedule=none", "model.reduce.algorithm=none", "data.max_words=8")
+    config = tiny.load("centerclip/activitynet.py", f"data.root={root}", "data.frames=5", "data.frames_fps=8", *small)
+
+    def seen(config):
+        data = session.build_data(config, tmp_path / "run", tiny.quiet)
+        video = data.splits["val"]["video"]
+        return data, media_files.counters(video.make(video.source[0], np.random.default_rng(0))["frames"])
+
+    data, numbers = seen(config)
+    assert numbers == [2, 10, 18, 26, 34]  # middles of five parts of the 15 frames at 3 a second
+    data_module.write_records(config, data, tmp_path / "out", ["train", "val"], tiny.quiet)
+    config.data.update({"reader": "records", "root": str(tmp_path / "out")})
+    assert seen(config)[1] == numbers
+
+
+@pytest.mark.parametrize("name", ["msrvtt", "msvd", "lsmdc", "didemo"])
+def test_a_split_that_nothing_reads_may_be_missing(name, tmp_path):
+    root = lay_out(name, tmp_path / "root")
+    if name == "msrvtt":
+        everything = json.loads((root / "MSRVTT_data.json").read_text())
+        for video in everything["videos"]:
+            video["split"] = "train"
+        (root / "MSRVTT_data.json").write_text(json.dumps(everything))
+    else:
+        for file in root.glob("*val*"):
+            file.unlink()
+    config = tiny.load(f"centerclip/{name}.py", f"data.root={root}")
+    data = session.build_data(config, tmp_path / "run", tiny.quiet)
+    assert sorted(data.splits) == ["test", "train"]
+    assert data.reports[-1].startswith("split val is left out: ")
+    config.train.eval_split = "val"
+    with pytest.raises(InputError, match="val"):
+        session.build_data(config, tmp_path / "run", tiny.quiet)
+    config.train.eval_every = 0  # only the last evaluation, on test
+    session.build_data(config, tmp_path / "run", tiny.quiet)
+    for file in root.glob("*train*"):
+        file.unlink()
+    with pytest.raises(InputError, match="no such file"):
+        session.build_data(config, tmp_path / "run", tiny.quiet)

@@ -80,7 +80,7 @@ def test_only_new_and_changed_files_are_embedded(tmp_path, folder):
     calls, index, counts = refresh(tmp_path, folder)
     assert (calls, counts.dropped, counts.kept, counts.bad) == (["good.mkv"], 2, 2, ())
     assert set(index.vectors) == {"good.mkv", "new.webm", "sub/a.é.avi"}
-    assert len(list((tmp_path / "index").iterdir())) == 2
+    assert [p.name for p in (tmp_path / "index").iterdir()] == ["index.npz"]
     assert refresh(tmp_path, folder, rebuild=True)[2].embedded == 3
 
 
@@ -92,13 +92,53 @@ def test_nothing_to_do_writes_nothing(tmp_path, folder):
     assert [p.stat().st_mtime_ns for p in sorted((tmp_path / "index").iterdir())] == stamps
 
 
-def test_killed_run_keeps_what_it_had(tmp_path, folder, monkeypatch):
-    monkeypatch.setattr(indexing, "SAVE_EVERY", 1)
+def test_interrupted_run_keeps_what_it_had(tmp_path, folder):
     with pytest.raises(KeyboardInterrupt):
         refresh(tmp_path, folder, Embedder(stop_after=2))
     calls, index, _ = refresh(tmp_path, folder)
     assert len(calls) == 1
     assert len(index.vectors) == 2
+
+
+def test_what_a_kill_can_lose_is_bounded_in_time(tmp_path, folder, monkeypatch):
+    monkeypatch.setattr(indexing, "SAVE_SECONDS", 0)
+    monkeypatch.setattr(indexing, "SAVE_SHARE", 0)
+    on_disk = []
+
+    class Watching(Embedder):
+        def __call__(self, paths):
+            for result in super().__call__(paths):
+                yield result
+                on_disk.append(len(indexing.read(tmp_path / "index").files))
+
+    refresh(tmp_path, folder, Watching())
+    assert on_disk == [1, 2, 3]
+
+
+def test_two_runs_at_once_leave_a_whole_index(tmp_path, folder):
+    """Each writes while the other has it open; the later one wins, and what it lacks is embedded again."""
+    other = {}
+
+    class Slow(Embedder):
+        def __call__(self, paths):
+            yield from super().__call__(paths[:1])
+            other["calls"] = refresh(tmp_path, folder)[0]
+            yield from super().__call__(paths[1:])
+
+    calls, mine, _ = refresh(tmp_path, folder, Slow())
+    assert len(calls) == len(other["calls"]) == 3
+    again, index, _ = refresh(tmp_path, folder)
+    assert again == []
+    assert set(index.vectors) == set(mine.vectors)
+
+
+def test_linked_folders_are_followed_once(tmp_path, folder):
+    (tmp_path / "disk2").mkdir()
+    (tmp_path / "disk2" / "far.mp4").write_bytes(b"far")
+    (folder / "more").symlink_to(tmp_path / "disk2")
+    (folder / "loop").symlink_to(folder)
+    (folder / "gone.mp4").symlink_to(tmp_path / "nowhere.mp4")
+    assert list(indexing.list_videos(folder)) == ["b.mp4", "bad.mkv", "more/far.mp4", "sub/a.é.avi"]
 
 
 def test_other_provenance_is_refused_by_name(tmp_path, folder):
@@ -124,41 +164,58 @@ def test_other_folder_is_refused_a_moved_one_is_not(tmp_path, folder):
         refresh(tmp_path, tmp_path / "empty")
 
 
-def damage_json(path):
-    file = path / "index.json"
+def rewrite(path, **changed):
+    with np.load(path) as arrays:
+        arrays = dict(arrays) | changed
+    np.savez(path, **arrays)
+
+
+def about(path):
+    with np.load(path) as arrays:
+        return json.loads(arrays["about"].tobytes())
+
+
+def cut(file):
     file.write_bytes(file.read_bytes()[:-20])
 
 
-def damage_vectors(path):
-    (file,) = path.glob("*.npz")
+def flip(file):
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
 
 
-def remove_vectors(path):
-    next(path.glob("*.npz")).unlink()
+def empty(file):
+    file.write_bytes(b"")
 
 
-def drop_row(path):
-    about = json.loads((path / "index.json").read_text())
-    about["rows"].pop()
-    (path / "index.json").write_text(json.dumps(about))
+def drop_row(file):
+    rows = about(file)
+    rows["rows"].pop()
+    rewrite(file, about=np.frombuffer(json.dumps(rows).encode(), np.uint8))
 
 
-def wrong_type(path):
-    (path / "index.json").write_text("[]")
+def wrong_type(file):
+    rewrite(file, about=np.frombuffer(b"[]", np.uint8))
 
 
-@pytest.mark.parametrize("damage", [damage_json, damage_vectors, remove_vectors, drop_row, wrong_type])
+@pytest.mark.parametrize("damage", [cut, flip, empty, drop_row, wrong_type])
 def test_damaged_index_is_one_line_and_can_be_rebuilt(tmp_path, folder, damage):
     refresh(tmp_path, folder)
-    damage(tmp_path / "index")
+    damage(tmp_path / "index" / "index.npz")
     with pytest.raises(InputError, match=r"index: damaged search index .*--rebuild") as error:
         refresh(tmp_path, folder)
     assert "\n" not in str(error.value)
     assert len(refresh(tmp_path, folder, rebuild=True)[0]) == 3
     assert refresh(tmp_path, folder)[0] == []
+
+
+def test_another_version_is_said(tmp_path, folder):
+    refresh(tmp_path, folder)
+    file = tmp_path / "index" / "index.npz"
+    rewrite(file, about=np.frombuffer(json.dumps(about(file) | {"version": 1}).encode(), np.uint8))
+    with pytest.raises(InputError, match=r"index\.npz: is of version 1, this is 2; --rebuild it"):
+        refresh(tmp_path, folder)
 
 
 def test_search_equals_brute_force():

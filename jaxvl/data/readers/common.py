@@ -174,7 +174,7 @@ def walk_media(folder: str | os.PathLike) -> Iterator[tuple[str, str]]:
             yield stem if end.lower() in VIDEO_ENDINGS else key, os.path.join(top, key)
         return
     if not os.path.isdir(top):
-        raise InputError(f"{top}: no such folder of videos{near(top)}")
+        raise InputError(f"{top}: no such folder of videos{near(top, folders=True)}")
     seen: set[str] = set()
     for here, folders, files in os.walk(top, followlinks=True):
         if (real := os.path.realpath(here)) in seen:  # a link to a folder above would never end
@@ -197,7 +197,7 @@ def media_from_paths(videos: str | os.PathLike, paths: Mapping[str, str]) -> dic
     """
     top = os.fspath(videos)
     if not os.path.isdir(top):
-        raise InputError(f"{top}: no such folder of videos{near(top)}")
+        raise InputError(f"{top}: no such folder of videos{near(top, folders=True)}")
     found = {}
     for video_id, relative in paths.items():
         path = os.path.join(top, relative)
@@ -303,10 +303,16 @@ def repeated(names: Iterable[str]) -> list[str]:
     return [name for name in names if name in seen or seen.add(name)]
 
 
-def near(path: str) -> str:
-    """`; there is X beside it` for the nearest name in the same folder, or which folder does not exist."""
+def near(path: str, folders: bool = False) -> str:
+    """`; there is X beside it` for the nearest name in the same folder, or which folder does not exist.
+
+    folders: where no name is near, the folders there are.
+    """
     folder, name = os.path.split(path.rstrip(os.sep))
     if not os.path.isdir(folder or "."):
         return f"; the folder {folder} does not exist either"
-    near = difflib.get_close_matches(name, os.listdir(folder or "."), 1, 0.5)
-    return f"; there is {near[0]} beside it" if near else ""
+    names = sorted(os.listdir(folder or "."))
+    beside = difflib.get_close_matches(name, names, 1, 0.5)
+    if folders and not beside:
+        beside = [n for n in names if os.path.isdir(os.path.join(folder, n)) and not n.startswith(".")]
+    return f"; there is {first_few(beside)} beside it" if beside else ""

@@ -55,7 +55,7 @@ def read_msrvtt(
         data = _read_annotations(where[annotations])
         ids = [v["video_id"] for v in data["videos"] if v.get("split") == "validate"]
         if not ids:
-            raise InputError(f"{where[annotations]}: marks no video as 'validate'; name a val_csv")
+            raise InputError(f"{where[annotations]}: marks no video as 'validate', so there is no val split")
         captions = _captions_of(ids, data, where[annotations])
         notes += _overlap_note(ids, where[train_csv])
     else:
@@ -64,6 +64,7 @@ def read_msrvtt(
         rows = common.read_csv(path, columns, f"the {split} list of {DATASET}")
         if not rows:
             raise InputError(f"{path}: the {split} list has a header but no rows")
+        rows = [{**row, "video_id": row["video_id"].strip()} for row in rows]
         if "sentence" in rows[0] and split != "train":
             captions = {}
             for row in rows:
@@ -109,6 +110,8 @@ def _captions_of(ids: Sequence[str], data: Mapping[str, Any], path: str) -> dict
 def _overlap_note(ids: Sequence[str], train_csv: str) -> list[str]:
     if not os.path.isfile(train_csv):
         return []
-    trained = {row["video_id"] for row in common.read_csv(train_csv, ["video_id"], f"the train list of {DATASET}")}
+    trained = {
+        row["video_id"].strip() for row in common.read_csv(train_csv, ["video_id"], f"the train list of {DATASET}")
+    }
     shared = len(trained.intersection(ids))
     return [f"{shared:,} of these videos are in {os.path.basename(train_csv)} too"] if shared else []

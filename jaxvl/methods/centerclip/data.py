@@ -24,7 +24,7 @@ from jaxvl.data.readers.msrvtt import read_msrvtt
 from jaxvl.data.readers.msvd import read_msvd
 from jaxvl.data.records import INDEX_FILE, ClipRecords
 from jaxvl.data.sampling import FIXED, SAMPLERS
-from jaxvl.data.video import load_clip
+from jaxvl.data.video import load_clip, open_source
 from jaxvl.methods.centerclip.method import model_config
 
 SPLITS = ("train", "val", "test")
@@ -42,13 +42,15 @@ READERS = ("msrvtt", *FOLDERS, "records")
 class MakeClip:
     """`VideoText -> {frames uint8 [T, R, R, 3], mask bool [T]}`, with the caption's ids int32 `[L]` if asked for.
 
-    records: where the clips are, if not in the files that the pairs name.
+    frames_fps: the rate of folders of frames and of arrays. records: where the clips are, if not in the files that
+    the pairs name.
     """
 
     num_frames: int
     image_size: int
     sampling: str
     fps: float | None
+    frames_fps: float | None
     tokenizer: Any = None
     max_words: int = 0
     records: ClipRecords | None = None
@@ -56,7 +58,7 @@ class MakeClip:
     def __call__(self, record: VideoText, rng: np.random.Generator) -> dict[str, Any]:
         """Decodes one clip; raises BadMedia."""
         clip = load_clip(
-            record.path if self.records is None else self.records.by_id(record.video_id),
+            open_source(record.path, self.frames_fps) if self.records is None else self.records.by_id(record.video_id),
             num_frames=self.num_frames,
             image_size=self.image_size,
             sampling=self.sampling,
@@ -115,7 +117,7 @@ def build_data(config: ConfigDict, workdir: Path, say) -> Data:
         root = Path(d.root) if d.root else Path(workdir) / "data"
         if d.world:
             render_world(d, root, say)
-    readings, clips = read_all(config, root)
+    readings, clips, notes = read_all(config, root)
     pairs = readings["train"].pairs
     if not pairs:
         raise InputError(f"{root}: no training pair is left; {readings['train'].report.line()}")
@@ -123,6 +125,7 @@ def build_data(config: ConfigDict, workdir: Path, say) -> Data:
     if d.shuffle_pairs:
         pairs = shuffled_pairs(pairs, config.seed)
     clip = {"num_frames": d.frames, "image_size": model_config(config).clip.image_size, "fps": d.fps or None}
+    clip["frames_fps"] = frames_fps(d)
     make_pair = MakeClip(
         **clip, sampling=d.sampling, tokenizer=tokenizer, max_words=d.max_words, records=clips.get("train")
     )
@@ -143,22 +146,39 @@ def build_data(config: ConfigDict, workdir: Path, say) -> Data:
     for split, reading in readings.items():
         if line := write_ids(workdir, split, reading.ids):
             say(line)
-    reports = list(dict.fromkeys(reading.report.line() for reading in readings.values()))
+    reports = [*dict.fromkeys(reading.report.line() for reading in readings.values()), *notes]
     return Data({"train": Examples(pairs, make_pair, pair_id, d.batch_size)}, splits, reports)
 
 
-def read_all(config: ConfigDict, root: Path) -> tuple[dict[str, Reading], dict[str, ClipRecords]]:
-    """Every split by the reader that `config.data.reader` names; of 'records' also the open shards, and only the
-    splits that were written (training's must be there)."""
+def read_all(config: ConfigDict, root: Path) -> tuple[dict[str, Reading], dict[str, ClipRecords], list[str]]:
+    """Every split by the reader that `config.data.reader` names; of 'records' also the open shards.
+
+    Training's split must be there, and those that the config evaluates on. Another one that cannot be read is left
+    out, and the last list says why.
+    """
     d = config.data
-    if d.reader == "msrvtt":
-        return {s: read_msrvtt(root, s, train_csv=d.train_csv, videos=d.videos, strict=d.strict) for s in SPLITS}, {}
-    if d.reader in FOLDERS:
-        return {s: FOLDERS[d.reader](root, s, videos=d.videos, strict=d.strict) for s in SPLITS}, {}
-    there = [s for s in SPLITS if s == "train" or (root / s).exists()]
-    asked = {"image_size": model_config(config).clip.image_size, "fps": d.fps or None, "num_frames": d.frames}
-    both = {s: read_pairs(root, s, **asked) for s in there}
-    return {s: reading for s, (reading, _) in both.items()}, {s: records for s, (_, records) in both.items()}
+    needed = {"train", config.eval.split, *([config.train.eval_split] if config.train.eval_every else [])}
+    readings: dict[str, Reading] = {}
+    clips: dict[str, ClipRecords] = {}
+    notes: list[str] = []
+    for split in SPLITS:
+        if d.reader == "records" and split != "train" and not (root / split).exists():
+            continue
+        try:
+            if d.reader == "msrvtt":
+                found = read_msrvtt(root, split, train_csv=d.train_csv, videos=d.videos, strict=d.strict)
+            elif d.reader in FOLDERS:
+                found = FOLDERS[d.reader](root, split, videos=d.videos, strict=d.strict)
+            else:
+                asked = {"image_size": model_config(config).clip.image_size, "fps": d.fps or None}
+                found, clips[split] = read_pairs(root, split, **asked, num_frames=d.frames)
+        except InputError as error:
+            if split in needed:
+                raise
+            notes.append(f"split {split} is left out: {error}")
+        else:
+            readings[split] = found
+    return readings, clips, notes
 
 
 def write_records(config: ConfigDict, data: Data, out: Path, splits: Sequence[str], say) -> None:
@@ -183,6 +203,7 @@ def write_records(config: ConfigDict, data: Data, out: Path, splits: Sequence[st
             short_side=r.short_side or model_config(config).clip.image_size,
             quality=r.quality,
             fps=r.fps or None,
+            frames_fps=frames_fps(d),
             max_frames=r.max_frames or None,
             num_shards=r.shards,
             num_threads=max(1, config.pipeline.threads),
@@ -208,6 +229,11 @@ def media_files(config: ConfigDict, data: Data, splits: Sequence[str] = ()) -> t
             raise InputError(f"--split {split}: the data has {', '.join(data.splits) or 'none'}")
     pairs = [pair for split in splits or data.splits for pair in data.splits[split]["video"].source]
     return Path(d.root) / d.videos, list(dict.fromkeys(pair.path for pair in pairs))
+
+
+def frames_fps(d: ConfigDict) -> float | None:
+    """Frames a second of folders and arrays of frames, which do not say it: `config.data.frames_fps`, else `.fps`."""
+    return d.frames_fps or d.fps or None
 
 
 def videos_of(pairs: Sequence[VideoText]) -> list[VideoText]:

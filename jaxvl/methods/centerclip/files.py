@@ -7,11 +7,12 @@ import dataclasses
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from concurrent import futures
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from PIL import Image
 
@@ -19,6 +20,7 @@ from jaxvl.core.errors import BadMedia, InputError
 from jaxvl.core.session import Loaded
 from jaxvl.data import text as texts
 from jaxvl.data.readers.common import VideoText, read_ids
+from jaxvl.data.threads import map_ahead
 from jaxvl.data.video import Clip, load_clip, open_source
 from jaxvl.methods.centerclip import index as indexing
 from jaxvl.methods.centerclip.data import build_tokenizer
@@ -30,6 +32,7 @@ from jaxvl.viz.tokens import kept_tokens
 
 SHEET_QUERIES, SHEET_TOP, SHEET_FRAMES = 6, 5, 3
 RECALLS = ("R@1", "R@5", "R@10", "MdR", "MnR")
+VIDEO_QUERY = "video:"
 PREPROCESSING = 1  # raised whenever the pixels that the model gets from a file change
 
 
@@ -40,6 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--like", action="append", default=[], metavar="VIDEO", help="search for similar videos")
     parser.add_argument("--captions", metavar="FILE", help="rank these captions, one a line, for each --like video")
     parser.add_argument("--top", type=int, default=5, metavar="K", help="results a query")
+    parser.add_argument(
+        "--ask", action="store_true", help=f"then answer standard input: a text a line, or {VIDEO_QUERY}PATH for --like"
+    )
     parser.add_argument("--index", metavar="PATH", help="embeddings of DIR, kept; default: a folder in WORKDIR/index")
     parser.add_argument("--rebuild", action="store_true", help="make the index again, from every video")
     parser.add_argument("--out", metavar="PNG", help="the picture sheet; default WORKDIR/search.png")
@@ -49,60 +55,130 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(loaded: Loaded, args: argparse.Namespace, as_json: bool) -> int:
     """Brings the index of the folder up to date, ranks it for each query, prints the ranking, writes the sheet."""
     _check(args)
+    if (head := loaded.config.model.head) == "tightTransf":
+        raise InputError(
+            f"--workdir {loaded.workdir}: its head {head} compares each text with each video in the network, so there "
+            "is nothing to index; `jaxvl evaluate` ranks with it, search takes meanP, seqTransf or seqLSTM"
+        )
     say = lambda line: print(line, file=sys.stderr)  # noqa: E731
     tokenizer = build_tokenizer(loaded.config, loaded.workdir, [])
     captions = read_ids(args.captions, "the captions to rank") if args.captions else []
-    unknown = texts.unknown_words(tokenizer, [*args.text, *captions])
-    if unknown:
-        say(f"words the model has never seen, read as unknown: {', '.join(unknown)}")
     report: dict[str, Any] = {}
     index = None
     if args.videos:
         index, report = _open_index(loaded, args, say)
-    like = [_vectors_of(loaded, Path(name), index) for name in args.like]
-    found: list[tuple[str, list[indexing.Found]]] = []  # rankings of videos
-    ranked: list[dict[str, Any]] = []  # rankings of captions
-    if args.text:
-        gallery = index.stack()
-        found += zip(args.text, gallery.search(embed_texts(loaded, tokenizer, args.text), args.top))
-    if captions:
-        vectors = embed_texts(loaded, tokenizer, captions)
-        ranked = [_rank(name, v, captions, vectors, args.top) for name, v in zip(args.like, like)]
-    elif like:
-        hits = index.stack().search(np.stack([v.video for v in like]), args.top + 1)
-        found += [(name, _others(name, index, row)[: args.top]) for name, row in zip(args.like, hits)]
+    search = Search(loaded, tokenizer, index, captions, args.top, say)
+    found = search.by_text(args.text) if args.text else []
+    ranked = [search.captions_of(name) for name in args.like] if captions else []
+    found += [] if captions else [search.by_video(name) for name in args.like]
     folder = Path(args.videos or ".")
-    results = [
-        {
-            "query": query,
-            "results": [
-                {"path": str(folder / f.name), "score": round(f.score, 6), "best_segment": _seconds(f.segment)}
-                for f in row
-            ],
-        }
-        for query, row in found
-    ]
     shown = [(query, row) for query, row in found if row]
     sheet = (
         None if args.no_sheet or not shown else _sheet(folder, shown, Path(args.out or loaded.workdir / "search.png"))
     )
-    if as_json:
-        print(json.dumps({"queries": results, "captions": ranked, **report, "sheet": sheet and str(sheet)}))
-        return 0
-    for row in [*results, *ranked]:
-        print(row["query"])
-        for rank, hit in enumerate(row["results"], 1):
-            start, end = hit["best_segment"]
-            print(f"  {rank}. {hit['score']:+.4f}  {hit.get('path') or hit['caption']}  [{start:.1f}-{end:.1f} s]")
-    if sheet:
-        print(f"sheet: {sheet}")
+    rows = [_row(folder, *one) for one in found]
+    if as_json and found + ranked:
+        print(json.dumps({"queries": rows, "captions": ranked, **report, "sheet": sheet and str(sheet)}), flush=True)
+    elif not as_json:
+        print("\n".join(line for row in [*rows, *ranked] for line in _lines(row)), end="\n" if found + ranked else "")
+        if sheet:
+            print(f"sheet: {sheet}", flush=True)
+    if args.ask:
+        _answer(search, folder, sys.stdin, as_json, say)
     return 0
 
 
+class Search:
+    """What answers queries once an index is open: embeddings of the videos, and of captions to rank for a video."""
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        tokenizer: Any,
+        index: indexing.SearchIndex | None,
+        captions: Sequence[str],
+        top: int,
+        say: Callable[[str], None],
+    ):
+        self.loaded, self.tokenizer, self.index, self.top, self.say = loaded, tokenizer, index, top, say
+        self.gallery = None if index is None else index.stack()
+        self.captions, self.vectors = captions, self.embed(captions) if captions else None
+
+    def embed(self, queries: Sequence[str]) -> np.ndarray:
+        """Unit embeddings `[n, E]` of texts; names the words that the vocabulary lacks."""
+        if unknown := texts.unknown_words(self.tokenizer, queries):
+            self.say(f"words the model has never seen, read as unknown: {', '.join(unknown)}")
+        return embed_texts(self.loaded, self.tokenizer, queries)
+
+    def by_text(self, queries: Sequence[str]) -> list[tuple[str, list[indexing.Found]]]:
+        """Each query with the videos nearest to it."""
+        return list(zip(queries, self.gallery.search(self.embed(queries), self.top)))
+
+    def by_video(self, name: str) -> tuple[str, list[indexing.Found]]:
+        """A video with those nearest to it, itself left out. Raises BadMedia."""
+        (row,) = self.gallery.search(_vectors_of(self.loaded, Path(name), self.index).video[None], self.top + 1)
+        own = _name_in(self.index, Path(name))
+        return name, [found for found in row if found.name != own][: self.top]
+
+    def captions_of(self, name: str) -> dict[str, Any]:
+        """The captions nearest to a video, best first. Raises BadMedia."""
+        video = _vectors_of(self.loaded, Path(name), self.index)
+        gallery = indexing.Gallery((name,), *(a[None] for a in dataclasses.astuple(video)))
+        scores = self.vectors @ video.video
+        return {
+            "query": name,
+            "results": [
+                {
+                    "caption": self.captions[i],
+                    "score": round(float(scores[i]), 6),
+                    "best_segment": _seconds(gallery.best_segment(self.vectors[i], 0)),
+                }
+                for i in np.argsort(-scores, kind="stable")[: self.top]
+            ],
+        }
+
+
+def _answer(search: Search, folder: Path, lines: Iterable[str], as_json: bool, say: Callable[[str], None]) -> None:
+    """Answers each line as it comes, with the milliseconds that it took; what is wrong with one is said and passed."""
+    embed_texts(search.loaded, search.tokenizer, [VIDEO_QUERY])  # compiles
+    say(f"ready: a text a line, or {VIDEO_QUERY}PATH")
+    for query in filter(None, map(str.strip, lines)):
+        begun = time.perf_counter()
+        try:
+            if not query.startswith(VIDEO_QUERY):
+                if search.gallery is None:
+                    raise InputError("--videos: name the folder to search")
+                row = _row(folder, *search.by_text([query])[0])
+            elif search.captions:
+                row = search.captions_of(query.removeprefix(VIDEO_QUERY).strip())
+            else:
+                row = _row(folder, *search.by_video(query.removeprefix(VIDEO_QUERY).strip()))
+        except (InputError, BadMedia) as error:
+            row = {"query": query, "error": str(error)}
+        row["ms"] = round(1000 * (time.perf_counter() - begun), 1)
+        print(json.dumps(row) if as_json else "\n".join(_lines(row)), flush=True)
+
+
+def _row(folder: Path, query: str, row: Sequence[indexing.Found]) -> dict[str, Any]:
+    hits = [
+        {"path": str(folder / f.name), "score": round(f.score, 6), "best_segment": _seconds(f.segment)} for f in row
+    ]
+    return {"query": query, "results": hits}
+
+
+def _lines(row: Mapping[str, Any]) -> Iterator[str]:
+    yield row["query"] + (f"  ({row['ms']:.1f} ms)" if "ms" in row else "")
+    if "error" in row:
+        yield f"  {row['error']}"
+    for rank, hit in enumerate(row.get("results", ()), 1):
+        start, end = hit["best_segment"]
+        yield f"  {rank}. {hit['score']:+.4f}  {hit.get('path') or hit['caption']}  [{start:.1f}-{end:.1f} s]"
+
+
 def _check(args: argparse.Namespace) -> None:
-    if not args.text and not args.like:
-        raise InputError("--text or --like: say what to search for")
-    if args.captions and not args.like:
+    if not args.text and not args.like and not args.ask:
+        raise InputError("--text, --like or --ask: say what to search for")
+    if args.captions and not args.like and not args.ask:
         raise InputError("--captions: are ranked for a video; name it with --like")
     if not args.videos and (args.text or not args.captions):
         raise InputError("--videos: name the folder to search")
@@ -145,26 +221,41 @@ def provenance(loaded: Loaded) -> dict[str, Any]:
 
 
 def embed_videos(loaded: Loaded, paths: Sequence[Path]) -> Iterator[tuple[Path, indexing.Vectors | str]]:
-    """Each path with its embeddings, or with the reason why it cannot be decoded; one batch is held at a time."""
-    size, segments = loaded.config.data.eval_batch_size, model_config(loaded.config).segments
-    with futures.ThreadPoolExecutor(max(1, loaded.config.pipeline.threads)) as pool:
-        for start in range(0, len(paths), size):
-            part = paths[start : start + size]
-            good: list[tuple[Path, Clip, float]] = []
-            for path, got in zip(part, pool.map(lambda p: _clip(loaded, p), part)):
-                if isinstance(got, BadMedia):
-                    yield path, got.reason
-                else:
-                    good.append((path, *got))
-            if not good:
-                continue
-            rows = [good[i % len(good)][1] for i in range(size)]  # full batches: one shape is compiled
-            batch = {"frames": np.stack([c.frames for c in rows]), "mask": np.stack([c.mask for c in rows])}
-            out = {k: np.asarray(v) for k, v in loaded.predict(loaded.variables, {"video": batch}).items()}
-            for i, (path, clip, duration) in enumerate(good):
-                spans = indexing.segment_spans(clip.times, clip.mask, duration, segments)
-                video, parts = (out[name][i].astype(np.float32) for name in ("video", "segments"))
-                yield path, indexing.Vectors(video, parts, out["segment_mask"][i], spans)
+    """Each path with its embeddings, or with the reason why it cannot be decoded.
+
+    The next clips are decoded while the device works; two batches are held at most.
+    """
+    size, segments = _rows_a_call(loaded), model_config(loaded.config).segments
+    threads = max(1, loaded.config.pipeline.threads)
+    clips = map_ahead(lambda p: _clip(loaded, p), paths, threads, ahead=max(size, threads))
+    good: list[tuple[Path, Clip, float]] = []
+    for number, (path, got) in enumerate(zip(paths, clips), 1):
+        if isinstance(got, BadMedia):
+            yield path, got.reason
+        else:
+            good.append((path, *got))
+        if len(good) < size and (number < len(paths) or not good):
+            continue
+        rows = [good[i % len(good)][1] for i in range(size)]  # full batches: one shape is compiled
+        batch = {"frames": np.stack([c.frames for c in rows]), "mask": np.stack([c.mask for c in rows])}
+        out = {k: np.asarray(v) for k, v in loaded.predict(loaded.variables, {"video": batch}).items()}
+        for i, (done, clip, duration) in enumerate(good):
+            spans = indexing.segment_spans(clip.times, clip.mask, duration, segments)
+            video, parts = (out[name][i].astype(np.float32) for name in ("video", "segments"))
+            yield done, indexing.Vectors(video, parts, out["segment_mask"][i], spans)
+        good = []
+
+
+def _rows_a_call(loaded: Loaded) -> int:
+    """Videos a call of `predict`: always the same number, so that embeddings do not depend on what else is embedded.
+
+    On CPUs one a device, where a larger batch is no faster and a single new video would cost that of a whole one.
+    """
+    return _shards(loaded) if jax.default_backend() == "cpu" else loaded.config.data.eval_batch_size
+
+
+def _shards(loaded: Loaded) -> int:
+    return loaded.mesh.shape["data"] * loaded.mesh.shape["fsdp"]
 
 
 def _clip(loaded: Loaded, path: Path) -> tuple[Clip, float] | BadMedia:
@@ -195,29 +286,6 @@ def _name_in(index: indexing.SearchIndex, path: Path) -> str | None:
     return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else None
 
 
-def _others(like: str, index: indexing.SearchIndex, row: Sequence[indexing.Found]) -> list[indexing.Found]:
-    """Without the video itself."""
-    own = _name_in(index, Path(like))
-    return [found for found in row if found.name != own]
-
-
-def _rank(name: str, video: indexing.Vectors, captions: Sequence[str], vectors: np.ndarray, top: int) -> dict[str, Any]:
-    """Captions for one video, best first."""
-    gallery = indexing.Gallery((name,), *(a[None] for a in dataclasses.astuple(video)))
-    scores = vectors @ video.video
-    return {
-        "query": name,
-        "results": [
-            {
-                "caption": captions[i],
-                "score": round(float(scores[i]), 6),
-                "best_segment": _seconds(gallery.best_segment(vectors[i], 0)),
-            }
-            for i in np.argsort(-scores, kind="stable")[:top]
-        ],
-    }
-
-
 def _seconds(span: tuple[float, float]) -> list[float]:
     return [round(t, 3) for t in span]
 
@@ -234,16 +302,14 @@ def _sheet(folder: Path, rankings: Sequence[tuple[str, list[indexing.Found]]], o
 
 
 def embed_texts(loaded: Loaded, tokenizer: Any, queries: Sequence[str]) -> np.ndarray:
-    """Unit embeddings `[n, E]` of free text."""
-    d = loaded.config.data
-    rows = np.zeros((-(-len(queries) // d.eval_batch_size) * d.eval_batch_size, d.max_words), np.int32)
-    for i, q in enumerate(queries):
-        rows[i] = texts.pack(tokenizer, q, d.max_words)
-    rows[len(queries) :] = rows[0]
-    parts = [
-        np.asarray(loaded.predict(loaded.variables, {"text": {"ids": rows[i : i + d.eval_batch_size]}})["text"])
-        for i in range(0, len(rows), d.eval_batch_size)
-    ]
+    """Unit embeddings `[n, E]` of free text, as many rows a call as there are texts (and `eval_batch_size` at most)."""
+    d, shards = loaded.config.data, _shards(loaded)
+    size = min(d.eval_batch_size, -(-len(queries) // shards) * shards)
+    rows = np.stack([texts.pack(tokenizer, q, d.max_words) for q in queries])
+    parts = []
+    for start in range(0, len(rows), size):
+        ids = rows[np.arange(start, start + size) % len(rows)]  # the last block is filled up
+        parts.append(np.asarray(loaded.predict(loaded.variables, {"text": {"ids": ids}})["text"]))
     return np.concatenate(parts)[: len(queries)]
 
 
@@ -255,7 +321,7 @@ def pictures(loaded: Loaded, data: Any) -> Iterator[tuple[str, Image.Image, str]
     by_id = {videos.id_of(r): r for r in videos.source}
     arrays = np.load(stored)
     picked = np.linspace(0, len(arrays["text"]) - 1, min(SHEET_QUERIES, len(arrays["text"])), dtype=int)
-    scores = arrays["text"][picked] @ arrays["video"].T
+    scores = arrays["scores"][picked] if "scores" in arrays else arrays["text"][picked] @ arrays["video"].T
     order = np.argsort(-scores, axis=1, kind="stable")[:, :SHEET_TOP]
     frames = lambda name: videos.make(by_id[str(name)], np.random.default_rng(0))["frames"]  # noqa: E731
     names, wanted = arrays["video_id"].astype(str), arrays["text_id"].astype(str)

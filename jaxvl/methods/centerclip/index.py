@@ -1,20 +1,19 @@
 """A search index of a folder of videos: embeddings of whole videos and of their segments, kept between searches.
 
-PATH/
-  index.json              provenance, folder, and the state of every file: size, mtime, row or reason; written last
-  vectors-<crc>.npz       video [n, E], segments [n, S, E], segment_mask [n, S], spans [n, S, 2] (seconds)
+PATH/index.npz holds `video [n, E]`, `segments [n, S, E]`, `segment_mask [n, S]`, `spans [n, S, 2]` (seconds) and
+`about`: JSON with version, provenance, folder, names of the rows, and the state of every file: size, mtime, reason.
 
-The two are bound by the checksum in the name, and each appears whole under its name or not at all, so a killed run
-leaves the index that was there before.
+It is one file that is replaced as a whole. So a killed run leaves the index that was there before, and of two runs
+that write at once the later one wins: what it lacks is embedded again by the next.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import json
 import os
+import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,9 +26,13 @@ import numpy as np
 from jaxvl.core.errors import InputError
 from jaxvl.data.readers.common import VIDEO_ENDINGS
 
-VERSION = 1
-INDEX_FILE = "index.json"
-SAVE_EVERY = 512  # videos embedded between two writes, at least, so that a killed first run loses little
+VERSION = 2
+INDEX_FILE = "index.npz"
+ABOUT = "about"
+SAVE_SECONDS = 60  # between two writes while embedding: what a killed run loses
+SAVE_SHARE = 20  # and so many times what a write takes, since each is of the whole
+_BROKEN = (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, EOFError)  # what damage raises
+_BROKEN += (zipfile.BadZipFile, zlib.error)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -137,10 +140,26 @@ def weights_digest(variables: Any) -> str:
     return digest.hexdigest()
 
 
-def list_videos(folder: Path) -> list[Path]:
-    """Video files under `folder`, sorted; hidden files and folders are left out."""
-    found = (p for p in folder.rglob("*") if p.suffix.lower() in VIDEO_ENDINGS and p.is_file())
-    return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+def list_videos(folder: Path) -> dict[str, list[int]]:
+    """Video files under `folder` by name below it, each `[size, mtime_ns]`, sorted.
+
+    Hidden files and folders are left out; links to folders are followed, each folder once.
+    """
+    found: dict[str, list[int]] = {}
+    seen: set[str] = set()
+    for here, folders, files in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(here)) in seen:  # a link to a folder above would never end
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in files:
+            path = os.path.join(here, name)
+            if name.startswith(".") or not name.lower().endswith(VIDEO_ENDINGS) or not os.path.isfile(path):
+                continue
+            state = os.stat(path)
+            found[Path(path).relative_to(folder).as_posix()] = [state.st_size, state.st_mtime_ns]
+    return dict(sorted(found.items()))
 
 
 def refresh(
@@ -158,39 +177,41 @@ def refresh(
     dropped. rebuild: forget what was there.
     Raises InputError: another provenance or folder than the index was made with, a damaged index.
     """
-    names = {p.relative_to(folder).as_posix(): p for p in list_videos(folder)}
-    if not names:
+    states = list_videos(folder)
+    if not states:
         raise InputError(f"--videos {folder}: holds no video file ({', '.join(VIDEO_ENDINGS[:5])}, ...)")
-    states = {name: [(s := p.stat()).st_size, s.st_mtime_ns] for name, p in names.items()}
     here = str(folder.resolve())
     index = None if rebuild else read(path)
     if index is None:
         index = SearchIndex(here, dict(provenance))
     _check(path, index, here, provenance, states)
     before, index.folder = set(index.files), here
-    gone = [name for name in index.files if name not in names]
-    todo = [name for name in names if index.files.get(name, [None, None])[:2] != states[name]]
-    kept = len(names) - len(todo) - sum(bool(index.files[n][2]) for n in set(names) - set(todo))
+    gone = [name for name in index.files if name not in states]
+    todo = [name for name, state in states.items() if index.files.get(name, [None, None])[:2] != state]
+    kept = len(states) - len(todo) - sum(bool(index.files[n][2]) for n in set(states) - set(todo))
     for name in [*gone, *todo]:
         index.files.pop(name, None)
         index.vectors.pop(name, None)
-    embedded, saved_at, unsaved = 0, 0, bool(gone) or not before
-    by_path = {names[name]: name for name in todo}
-    for number, (file, result) in enumerate(embed([names[name] for name in todo]), 1):
-        name = by_path[file]
-        reason = result if isinstance(result, str) else ""
-        index.files[name] = [*states[name], reason]
-        if not reason:
-            index.vectors[name] = result
-            embedded += 1
-        unsaved = True
-        if number - saved_at >= max(SAVE_EVERY, len(index.vectors) // 4):  # every write is of the whole
+    embedded, unsaved, due = 0, bool(gone) or not before, time.monotonic() + SAVE_SECONDS
+    by_path = {folder / name: name for name in todo}
+    try:
+        for number, (file, result) in enumerate(embed(list(by_path)), 1):
+            name = by_path[file]
+            reason = result if isinstance(result, str) else ""
+            index.files[name] = [*states[name], reason]
+            if not reason:
+                index.vectors[name] = result
+                embedded += 1
+            unsaved = True
+            if (begun := time.monotonic()) >= due:
+                save(path, index)
+                unsaved = False
+                due = time.monotonic() + max(SAVE_SECONDS, SAVE_SHARE * (time.monotonic() - begun))
+                say(f"indexing: {number:,} of {len(todo):,} videos")
+    finally:  # interrupted, too
+        if unsaved:
             save(path, index)
-            saved_at, unsaved = number, False
-            say(f"indexing: {number:,} of {len(todo):,} videos")
-    if unsaved:
-        save(path, index)
-    bad = tuple((name, index.files[name][2]) for name in sorted(names) if index.files[name][2])
+    bad = tuple((name, index.files[name][2]) for name in states if index.files[name][2])
     return index, Counts(embedded, kept, len(gone), bad)
 
 
@@ -200,17 +221,17 @@ def save(path: Path, index: SearchIndex) -> None:
     order = sorted(index.vectors)
     names = [field.name for field in dataclasses.fields(Vectors)]
     parts = zip(*(_parts(index.vectors[n]) for n in order)) if order else [[]] * len(names)
-    buffer = io.BytesIO()
-    np.savez(buffer, **{name: np.stack(part) if part else np.zeros(0) for name, part in zip(names, parts)})
-    data = buffer.getvalue()
-    vectors = f"vectors-{zlib.crc32(data):08x}.npz"
+    columns = {name: np.stack(part) if part else np.zeros(0) for name, part in zip(names, parts)}
     about = {"version": VERSION, "provenance": dict(index.provenance), "folder": index.folder}
-    about |= {"vectors": vectors, "rows": order, "files": index.files}
-    _write(path / vectors, data)
-    _write(path / INDEX_FILE, json.dumps(about, ensure_ascii=False).encode("utf-8", "surrogateescape"))
-    for old in path.glob("vectors-*.npz"):
-        if old.name != vectors:
-            old.unlink()
+    about |= {"rows": order, "files": index.files}
+    text = json.dumps(about, ensure_ascii=False).encode("utf-8", "surrogateescape")
+    unfinished = path / f".{INDEX_FILE}.{os.getpid()}.tmp"
+    try:
+        with unfinished.open("wb") as file:
+            np.savez(file, **{ABOUT: np.frombuffer(text, np.uint8)}, **columns)
+        os.replace(unfinished, path / INDEX_FILE)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def read(path: Path) -> SearchIndex | None:
@@ -219,13 +240,10 @@ def read(path: Path) -> SearchIndex | None:
     if not file.exists():
         return None
     try:
-        about = json.loads(file.read_bytes().decode("utf-8", "surrogateescape"))
-        if about["version"] != VERSION:
-            raise InputError(f"{file}: is of version {about['version']}, this is {VERSION}; make it again: --rebuild")
-        data = (path / about["vectors"]).read_bytes()
-        if f"vectors-{zlib.crc32(data):08x}.npz" != about["vectors"]:
-            raise ValueError(f"{about['vectors']} has changed bytes")
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        with np.load(file, allow_pickle=False) as arrays:  # checks the checksum of each array
+            about = json.loads(arrays[ABOUT].tobytes().decode("utf-8", "surrogateescape"))
+            if about["version"] != VERSION:
+                raise InputError(f"{file}: is of version {about['version']}, this is {VERSION}; --rebuild it")
             columns = [arrays[field.name] for field in dataclasses.fields(Vectors)]
         if any(len(column) != len(about["rows"]) for column in columns):
             raise ValueError("its lengths differ")
@@ -233,7 +251,7 @@ def read(path: Path) -> SearchIndex | None:
         if set(vectors) != {name for name, state in about["files"].items() if not state[2]}:
             raise ValueError("its files and rows differ")
         return SearchIndex(about["folder"], about["provenance"], about["files"], vectors)
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, zipfile.BadZipFile) as error:
+    except _BROKEN as error:
         reason = str(error) or type(error).__name__
         raise InputError(f"{path}: damaged search index ({reason}); make it again with --rebuild") from error
 
@@ -261,9 +279,3 @@ def _check(
 
 def _parts(vectors: Vectors) -> tuple[np.ndarray, ...]:
     return tuple(getattr(vectors, field.name) for field in dataclasses.fields(Vectors))
-
-
-def _write(path: Path, data: bytes) -> None:
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    unfinished.write_bytes(data)
-    os.replace(unfinished, path)

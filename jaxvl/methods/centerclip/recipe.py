@@ -101,6 +101,7 @@ def base() -> ConfigDict:
         "world": {},  # fields of jaxvl.data.synthetic.sprites.WorldConfig: render this world into root first
         "frames": 12,  # T
         "fps": 3.0,  # resample to so many frames a second before sampling; 0: the file's own frames
+        "frames_fps": 0.0,  # rate at which folders and arrays of frames were extracted; 0: that of fps
         "sampling": "official",  # of training: a name of jaxvl.data.sampling.SAMPLERS
         "eval_sampling": "uniform",  # of evaluation and search: one that draws nothing (linspace, head, tail)
         "batch_size": 128,
