@@ -225,6 +225,11 @@ def save_evaluation(
 def _evaluation(config: ConfigDict, compiled, data: Data, workdir: Path):
     if not compiled.method.evaluators or not data.splits:
         return None
+    asked = {"eval.split": config.eval.split}
+    asked |= {"train.eval_split": config.train.eval_split} if config.train.eval_every else {}
+    for field, split in asked.items():
+        if split not in data.splits:
+            raise InputError(f"config.{field}: {split!r}, but the data has {', '.join(sorted(data.splits))}")
 
     def run(state) -> dict[str, float]:
         final = int(state.step) == config.train.steps

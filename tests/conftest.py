@@ -1,5 +1,7 @@
 """Eight simulated CPU devices and one compilation cache for the whole suite, set before jax is imported."""
 
+import functools
+import gc
 import logging
 import os
 from importlib.metadata import version
@@ -13,8 +15,6 @@ if version("jaxlib").startswith("0.10."):  # XLA ends the program on a flag that
     # a test's program runs once or twice on tiny arrays: compiled without optimisation it takes a third of the time
     flags += ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
     flags += ["--xla_cpu_use_fusion_emitters=false"]
-    # that scheduler lets collectives overlap; a program that comes from the cache then waits for itself for ever
-    flags += ["--xla_cpu_enable_concurrency_optimized_scheduler=false"]
 os.environ["XLA_FLAGS"] = " ".join(flags)
 # XLA's CPU client has one thread a device by default; two collectives at once then wait for each other for ever
 os.environ.setdefault("NPROC", "64")
@@ -23,8 +23,45 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)  # child processes share it
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
+from jax._src import compilation_cache  # noqa: E402 (reads the variables above)
+
+keep = compilation_cache.put_executable_and_time
+
+
+def keep_if_of_one_device(key, name, executable, *rest):
+    """A CPU program of several devices that comes from the cache does not order its collectives any more: two of them
+    wait for each other until XLA ends the process. Such programs are compiled anew every time."""
+    if len(executable.local_devices()) == 1:
+        keep(key, name, executable, *rest)
+
+
+compilation_cache.put_executable_and_time = keep_if_of_one_device
+
 logging.getLogger("absl").setLevel(logging.ERROR)
 
 # the same examples every time: a rare one that fails should not be found by another's change
 hypothesis.settings.register_profile("house", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("house")
+
+# tracing makes millions of objects that live for a moment: a search for cycles at every 700 of them, as Python does it,
+# is a quarter of the time
+gc.set_threshold(50_000, 20, 20)
+
+
+def roomy(function):
+    """Calls `function` from a frame of half a megabyte.
+
+    CPython keeps the frames of calls in chunks of 16 KiB and gives a chunk back as soon as its first frame returns. A
+    loop that happens to run at a chunk's end, as tracing does, asks the system for memory at every call: a million
+    times in a whole run. Behind a large frame the chunk is as large, and everything that is called fits into it.
+    """
+    return function()
+
+
+roomy.__code__ = roomy.__code__.replace(co_stacksize=2**16)
+
+
+def pytest_collection_modifyitems(items):
+    gc.freeze()  # what is imported stays
+    for item in items:
+        item.setup, item.runtest = functools.partial(roomy, item.setup), functools.partial(roomy, item.runtest)

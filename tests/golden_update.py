@@ -10,14 +10,18 @@ old checkpoints and published numbers hang on both.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import json
 import sys
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
+import flax.linen as nn
 import jax
+import numpy as np
 
 from jaxvl.core import config as configs
 from jaxvl.core import session
@@ -26,7 +30,6 @@ from jaxvl.core import state as states
 ROOT = Path(__file__).parent.parent
 GOLDEN = ROOT / "tests" / "golden"
 TREES = GOLDEN / "trees"
-_TRACED: dict[str, dict] = {}
 
 
 class Experiment(NamedTuple):
@@ -80,7 +83,7 @@ def describe(experiment: Experiment) -> dict:
 
 
 def key_of(config) -> str:
-    """What the traced functions of a config hang on: model, precision and the shapes of its batches."""
+    """What tells the updates of two config files apart: model, precision and the shapes of their batches."""
     spec = session.build_method(config).batch_spec
     shapes = {s: {k: [list(v.shape), str(v.dtype)] for k, v in f.items()} for s, f in spec.items()}
     parts = json.loads(configs.to_json(config))
@@ -88,18 +91,40 @@ def key_of(config) -> str:
 
 
 def tree_of(config) -> dict:
-    """`{count, parameters, other}`, traced once for all configs of the same key."""
-    key = key_of(config)
-    if key not in _TRACED:
-        state = states.abstract_state(session.build_method(config), config)
-        leaf = lambda x: f"{x.dtype} {list(x.shape)}"  # noqa: E731
-        tree = lambda t: {k: leaf(v) for k, v in sorted(states.flatten(t).items())}  # noqa: E731
-        _TRACED[key] = {
-            "count": sum(x.size for x in jax.tree.leaves(state.params)),
-            "parameters": tree(state.params),
-            "other": tree(state.mutables),
-        }
-    return _TRACED[key]
+    """`{count, parameters, other}`."""
+    state = abstract_state(config)
+    leaf = lambda x: f"{x.dtype} {list(x.shape)}"  # noqa: E731
+    tree = lambda t: {k: leaf(v) for k, v in sorted(states.flatten(t).items())}  # noqa: E731
+    return {
+        "count": sum(x.size for x in jax.tree.leaves(state.params)),
+        "parameters": tree(state.params),
+        "other": tree(state.mutables),
+    }
+
+
+def abstract_state(config, method=None) -> states.TrainState:
+    """`states.abstract_state`. Everything is run for this config alone but the insides of its Linen modules: a module
+    that equals one of an earlier config, called with the same shapes, is not traced again."""
+    with mock.patch.object(nn.Module, "init", _init):
+        return states.abstract_state(method or session.build_method(config), config)
+
+
+_linen_init = nn.Module.init
+
+
+def _init(module, *args, **kwargs):
+    leaves, tree = jax.tree.flatten((args, kwargs))
+    arrays = [x for x in leaves if isinstance(x, jax.Array | np.ndarray)]
+    rest = tuple(None if isinstance(x, jax.Array | np.ndarray) else x for x in leaves)
+    return _init_once(module, tree, rest, arrays)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _init_once(module, tree, rest, arrays):
+    """Jitted for jit's cache of traces, whose key is the module (by its fields) and the shapes of what it is given."""
+    arrays = iter(arrays)
+    args, kwargs = jax.tree.unflatten(tree, [next(arrays) if x is None else x for x in rest])
+    return _linen_init(module, *args, **kwargs)
 
 
 def tree_name(description: dict) -> str:

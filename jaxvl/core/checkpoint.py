@@ -108,13 +108,18 @@ class Checkpoints:
             {f: getattr(state, f) for f in TRAIN_FIELDS if jax.tree.leaves(getattr(state, f))}
         )
         items["meta"] = A.JsonSave({"positions": dict(positions), "items": sorted(items), **meta})
-        if self._metric and metrics is not None and self._metric not in metrics:
-            raise InputError(f"config.checkpoint.best_metric: {self._metric!r} is none of {sorted(metrics)}")
+        unknown = bool(self._metric) and metrics is not None and self._metric not in metrics
         if not self._manager.save(
-            step, args=A.Composite(**items), metrics=dict(metrics) if metrics else None, force=True
+            step, args=A.Composite(**items), metrics=dict(metrics) if metrics and not unknown else None, force=True
         ):
             raise RuntimeError(f"orbax refused to save step {step}")
         self._pending = step
+        if unknown:
+            self.wait()
+            raise InputError(
+                f"config.checkpoint.best_metric: {self._metric!r} is none of {sorted(metrics)} (step {step} is saved; "
+                "go on with --resume and another name)"
+            )
         return True
 
     def poll(self) -> None:

@@ -198,7 +198,13 @@ def run(r: Run, state: TrainState, start: int, consumed: Mapping[str, int], stop
             _raise_if_bad(r, state, int(to_host(state.bad_step)), history)
         if evaluates:
             paused = time.monotonic()
-            metrics = r.evaluate(state)
+            try:
+                metrics = r.evaluate(state)
+            except InputError:  # costs no training: mended, the same command goes on from here
+                if jax.process_count() == 1:  # others may not have failed, and saving takes all
+                    _save(r, state, taken, None)
+                    r.checkpoints.wait()
+                raise
             r.writer.scalars(last, "eval", metrics)
             since += time.monotonic() - paused
         if saves:

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import random
@@ -172,6 +173,46 @@ def test_wrong_batch_is_one_clear_line(tmp_path):
 
     with pytest.raises(InputError, match=r"(?s)x.*16"):
         train.train(toys.toy_config(), tmp_path, method=toys.contrastive(), data=toys.toy_data(make=narrow), say=quiet)
+
+
+def test_an_evaluation_that_cannot_be_costs_no_training(tmp_path):
+    evaluator = toys.MeanEvaluator()
+
+    def fails(acc):
+        raise InputError("config.eval.ties: nonsense")
+
+    evaluator.compute = fails
+    method = dataclasses.replace(toys.contrastive(), evaluators={"mean": evaluator})
+    config = toys.toy_config(steps=4, checkpoint_every=99, eval_every=2)
+    with pytest.raises(InputError, match="nonsense"):
+        train.train(config, tmp_path, method=method, data=toys.toy_data(), say=quiet)
+    lines = []
+    assert train.train(config, tmp_path, method=toys.contrastive(), data=toys.toy_data(), say=lines.append).step == 4
+    assert "resuming at step 2 of 4" in lines
+
+
+def test_a_metric_that_is_none_costs_no_training(tmp_path):
+    config = toys.toy_config(steps=2, checkpoint_every=99)
+    config.checkpoint.best_metric = "meen"
+    with pytest.raises(
+        InputError, match=r"'meen' is none of \['count', 'mean'\] \(step 2 is saved; go on with --resume"
+    ):
+        train.train(config, tmp_path, method=toys.contrastive(), data=toys.toy_data(), say=quiet)
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["2"]
+    config.checkpoint.best_metric = "mean"
+    lines = []
+    train.train(config, tmp_path, method=toys.contrastive(), data=toys.toy_data(), resume=True, say=lines.append)
+    assert "resuming at step 2 of 2" in lines
+
+
+@pytest.mark.parametrize(("field", "every"), [("eval.split", 0), ("train.eval_split", 1)])
+def test_a_split_that_the_data_lacks_is_named_before_training(tmp_path, field, every):
+    config = toys.toy_config(steps=2, eval_every=every)
+    group, name = field.split(".")
+    config[group][name] = "tset"
+    with pytest.raises(InputError, match=rf"config\.{field}: 'tset', but the data has test"):
+        train.train(config, tmp_path, method=toys.contrastive(), data=toys.toy_data(), say=quiet)
+    assert losses(tmp_path) == {}
 
 
 def test_values_at_log_steps_do_not_depend_on_the_interval(whole, tmp_path):

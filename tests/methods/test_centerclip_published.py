@@ -87,6 +87,10 @@ def test_arguments_of_a_published_run():
     assert got["model.head"] == "meanP"
     assert "model.head_ln_eps" not in got
     assert published.overrides(HPARAMS | {"sim_header": "seqTransf"}, B32)["model.head_ln_eps"] == 1e-5
+    embed = HPARAMS | {"cluster_embedding": 1}
+    assert published.overrides(embed, B32)["model.reduce.cluster_embedding"]
+    sparse = published.overrides(embed | {"cluster_algo": "sparse_sampling"}, B32)
+    assert not sparse["model.reduce.cluster_embedding"]  # the published code makes none there
     unsaid = {k: v for k, v in HPARAMS.items() if k != "cluster_inter"}
     assert published.overrides(unsaid, B32)["model.schedule"] == "B6-4,49"
     plain = published.overrides(HPARAMS | {"cluster_inter": 0}, B32)

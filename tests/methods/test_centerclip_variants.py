@@ -170,6 +170,7 @@ def test_variants_that_cannot_be_are_refused():
         (("model.reduce.algorithm=none",), "set the schedule to 'none'"),
         (("model.reduce.algorithm=pooling", "model.schedule=B1-2,3"), "pooling after block 1 keeps 4 tokens"),
         (("model.reduce.algorithm=random", "model.reduce.aggregation=mean"), "needs clusters"),
+        (("eval.ties=strict",), "config.eval.ties: 'strict' is none of optimistic"),
         (("model.head=meanp",), "config.model.head: 'meanp' is none of meanP"),
     ):
         with pytest.raises(InputError, match=words):

@@ -1,5 +1,7 @@
 """Official checkpoints of SlimCLR and MoCo: every key, both ways, and single widths as ordinary ResNets."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,8 +34,9 @@ KINDS = {
 }
 
 
+@functools.cache
 def tree(kind):
-    """Random variables of ours, flat."""
+    """Random variables of ours, flat; traced once, so nobody writes to them."""
     cfg = small.config(*KINDS[kind])
     state = abstract_state(build(cfg), cfg)
     rng = np.random.default_rng(0)

@@ -42,6 +42,7 @@ def start(workdir, steps, stop="-"):
     """Both processes, started. Their output goes to files: a full pipe would stop them."""
     port = free_port()
     env = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    env["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # see `keep_if_of_one_device` in tests/conftest.py
     children = []
     for i in range(2):
         log = (workdir.parent / f"{workdir.name}-{i}.log").open("w")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import jax
@@ -29,8 +30,9 @@ SLIM = {  # width: convolutions, batch norms, total with its slice of the classi
 WIDTHS = tuple(SLIM)
 
 
-def variables_of(net, size=64):
-    return jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, size, size, 3))))
+@functools.cache
+def variables_of(net):
+    return jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3))))
 
 
 def sizes(tree, *names):

@@ -14,6 +14,7 @@ from jaxvl.nn.video_heads import (
     TightTransformer,
     init_from_text_tower,
 )
+from tests.tiny import drawn
 
 B, S, E = 3, 5, 16
 LENGTHS = np.array([5, 3, 1])
@@ -36,28 +37,30 @@ def heads():
 
 @pytest.mark.parametrize("head", heads(), ids=["seqTransf", "seqLSTM"])
 def test_masked_frames_do_not_count(head, video):
-    params = head.init(jax.random.key(2), video, MASK)
+    params = drawn(head.init, jax.random.key(2), video, MASK)
     noisy = jnp.where(MASK[..., None], video, 100.0)
-    a = pool_segments(head.apply(params, video, MASK), MASK)
-    b = pool_segments(head.apply(params, noisy, MASK), MASK)
+    apply = jax.jit(head.apply)
+    a = pool_segments(apply(params, video, MASK), MASK)
+    b = pool_segments(apply(params, noisy, MASK), MASK)
     np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 @pytest.mark.parametrize("head", heads(), ids=["seqTransf", "seqLSTM"])
 def test_order_of_frames_counts_unlike_for_mean_pooling(head, video):
-    params = head.init(jax.random.key(2), video, MASK)
+    params = drawn(head.init, jax.random.key(2), video, MASK)
     # positions start small; make the dependence plain
     params = jax.tree.map(lambda x: x * 5, params)
     reverse = video[:, ::-1]
     full = jnp.ones((B, S), bool)
-    a, b = (pool_segments(head.apply(params, v, full), full) for v in (video, reverse))
+    apply = jax.jit(head.apply)
+    a, b = (pool_segments(apply(params, v, full), full) for v in (video, reverse))
     assert float(jnp.abs(a - b).max()) > 1e-2
     np.testing.assert_allclose(pool_segments(video, full), pool_segments(reverse, full), atol=1e-6)
 
 
 def test_lstm_follows_torch_gate_order(video):
     head = SequenceLSTM()
-    params = head.init(jax.random.key(3), video, MASK)
+    params = drawn(head.init, jax.random.key(3), video, MASK)
     w = {k: np.asarray(v, np.float64) for k, v in params["params"]["lstm_visual"].items()}
     sigmoid = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
     want = np.array(video, np.float64)
@@ -74,16 +77,18 @@ def test_lstm_follows_torch_gate_order(video):
 
 def test_tight_scores_pairs_one_by_one_and_ignores_masked_frames(text, video):
     head = TightTransformer(2, 2, chunk=2)
-    params = head.init(jax.random.key(4), text, video, MASK)
-    scores = head.apply(params, text, video, MASK)
+    params = drawn(head.init, jax.random.key(4), text, video, MASK)
+    apply = jax.jit(head.apply, static_argnums=4)
+    scores = apply(params, text, video, MASK)
     assert scores.shape == (4, B)
-    alone = head.apply(params, text[2:3], video[1:2], MASK[1:2])
+    alone = apply(params, text[2:3], video[1:2], MASK[1:2])
     np.testing.assert_allclose(scores[2, 1], alone[0, 0], atol=1e-5)
     noisy = jnp.where(MASK[..., None], video, 9.0)
-    np.testing.assert_allclose(scores, head.apply(params, text, noisy, MASK), atol=1e-5)
+    np.testing.assert_allclose(scores, apply(params, text, noisy, MASK), atol=1e-5)
     # chunks of texts change nothing
-    np.testing.assert_allclose(scores, TightTransformer(2, 2, chunk=4).apply(params, text, video, MASK), atol=1e-5)
-    dropped = head.apply(params, text, video, MASK, True, rngs={"dropout": jax.random.key(0)})
+    other = jax.jit(TightTransformer(2, 2, chunk=4).apply)(params, text, video, MASK)
+    np.testing.assert_allclose(scores, other, atol=1e-5)
+    dropped = apply(params, text, video, MASK, True, rngs={"dropout": jax.random.key(0)})
     assert float(jnp.abs(dropped - scores).max()) > 1e-4
 
 
@@ -104,18 +109,18 @@ def test_heads_start_from_the_text_tower(text, video):
     config = CLIPConfig(
         text_width=E, text_heads=2, text_layers=3, embed_dim=E, vocab_size=32, vision_width=64, vision_heads=1
     )
-    tower = TextTower(config).init(jax.random.key(5), jnp.ones((1, 4), jnp.int32))["params"]
+    tower = drawn(TextTower(config).init, jax.random.key(5), jnp.ones((1, 4), jnp.int32))["params"]
     head = SequenceTransformer(2, 2)
-    params = init_from_text_tower(head.init(jax.random.key(6), video, MASK)["params"], tower)
+    params = init_from_text_tower(drawn(head.init, jax.random.key(6), video, MASK)["params"], tower)
     np.testing.assert_array_equal(params["frame_position_embeddings"], tower["positional_embedding"])
     np.testing.assert_array_equal(
         params["transformerClip"]["resblocks_1"]["mlp"]["c_fc"]["kernel"], tower["resblocks_1"]["mlp"]["c_fc"]["kernel"]
     )
     tight = TightTransformer(2, 3)
-    params = init_from_text_tower(tight.init(jax.random.key(6), text, video, MASK)["params"], tower)
+    params = init_from_text_tower(drawn(tight.init, jax.random.key(6), text, video, MASK)["params"], tower)
     np.testing.assert_array_equal(params["cross"]["embeddings"]["position_embeddings"], tower["positional_embedding"])
     with pytest.raises(InputError, match="too few blocks"):
-        init_from_text_tower(SequenceTransformer(2, 4).init(jax.random.key(6), video, MASK)["params"], tower)
+        init_from_text_tower(drawn(SequenceTransformer(2, 4).init, jax.random.key(6), video, MASK)["params"], tower)
 
 
 def test_too_many_frames_is_one_line():

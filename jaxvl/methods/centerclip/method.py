@@ -52,6 +52,8 @@ def build(config: ConfigDict) -> Method:
     model = CenterCLIP(cfg)
     scale = config.model.encoder_grad_scale
     lowest, highest = config.model.logit_scale_range
+    if config.eval.ties not in retrieval.TIE_RULES:
+        raise InputError(f"config.eval.ties: {config.eval.ties!r} is none of {', '.join(retrieval.TIE_RULES)}")
 
     def init(rng, batch):
         b = batch["train"]

@@ -102,7 +102,8 @@ def overrides(hparams: Mapping[str, Any], config: CLIPConfig) -> dict[str, Any]:
     out["model.reduce.aggregation"] = "mean" if hparams.get("aggregation") == "mean" else "medoid"
     out["model.reduce.max_iters"] = int(hparams.get("cluster_iter_limit", 100))
     out["model.reduce.pre_norm"] = bool(hparams.get("pre_norm", 0))
-    out["model.reduce.cluster_embedding"] = bool(hparams.get("cluster_embedding", 0))
+    clusters = algorithm in ("kmedoids++", "spectral")  # the others have no embedding, whatever the argument says
+    out["model.reduce.cluster_embedding"] = clusters and bool(hparams.get("cluster_embedding", 0))
     if algorithm == "spectral":
         out["model.reduce.sigma"] = float(hparams.get("spectral_sigma", 2.0))
         out["model.reduce.graph"] = "knn" if hparams.get("spectral_graph") == "KNN" else "heat"
