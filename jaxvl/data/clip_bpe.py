@@ -46,8 +46,10 @@ def clean(text: str) -> str:
 def find_vocabulary() -> Path:
     """The vocabulary file: `$JAXVL_CLIP_BPE`, the file that comes with jaxvl, else that of an installed `open_clip`
     or `clip` package (which is not imported). Raises InputError when there is none."""
-    if VARIABLE in os.environ:
-        return Path(os.environ[VARIABLE])
+    if path := os.environ.get(VARIABLE):
+        if not Path(path).is_file():
+            raise InputError(f"{VARIABLE}={path}: no such file; name a copy of {PUBLISHED_NAME}, or unset it")
+        return Path(path)
     if VENDORED.is_file():
         return VENDORED
     for package in ("open_clip", "clip"):

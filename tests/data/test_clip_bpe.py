@@ -134,6 +134,14 @@ def test_full_and_cut_vocabulary_are_the_same(tmp_path, tokenizer, monkeypatch):
     assert other._rank == tokenizer._rank
 
 
+def test_the_variable_names_a_file_or_is_empty(tmp_path, monkeypatch):
+    monkeypatch.setenv(clip_bpe.VARIABLE, str(tmp_path / "gone"))
+    with pytest.raises(InputError, match=r"JAXVL_CLIP_BPE=.*gone: no such file"):
+        clip_bpe.find_vocabulary()
+    monkeypatch.setenv(clip_bpe.VARIABLE, "")
+    assert clip_bpe.find_vocabulary() == clip_bpe.VENDORED
+
+
 def test_packages_are_searched_when_the_vendored_file_is_gone(tmp_path, monkeypatch):
     monkeypatch.delenv(clip_bpe.VARIABLE, raising=False)
     monkeypatch.setattr(clip_bpe, "VENDORED", tmp_path / "gone")

@@ -159,6 +159,13 @@ def test_weights_that_do_not_fit_are_one_line(folder, overrides, words):
     assert "\n" not in str(error.value)
 
 
+def test_weights_that_end_texts_otherwise_are_one_line(folder):
+    flat, info = load_weights(folder)
+    info = info | {"config": info["config"] | {"eos_token_id": 7}}
+    with pytest.raises(InputError, match=r"end texts with the id 7, .*--set eos_token_id=None"):
+        weights.adopt(config_of(folder), {"params": {}}, flat, info)
+
+
 def test_another_runs_workdir_is_a_start(folder, tmp_path):
     first = session.compile_method(config_of(folder))
     state = _first_state(first.config, first, tiny.quiet)

@@ -27,6 +27,11 @@ def adopt(
     own, theirs = model_config(config).clip, info.get("config", {})
     for name in SEMANTICS:
         if name in theirs and theirs[name] != getattr(own, name):
+            if name not in config.model:
+                raise InputError(
+                    f"{config.init.weights}: end texts with the id {theirs[name]}, this model with the highest id; if "
+                    f"that is what they mean, convert again with --set {name}=None"
+                )
             raise InputError(
                 f"{config.init.weights}: were made with {name} = {theirs[name]!r}, config.model has "
                 f"{getattr(own, name)!r}; set config.model.{name}, or convert again (--image-size for the resolution)"
