@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 
@@ -170,6 +171,22 @@ def test_a_place_that_cannot_be_written_is_named_before_the_work(tmp_path, folde
     with pytest.raises(InputError, match=r"index: cannot be written \(File exists\)"):
         refresh(tmp_path, folder, embed)
     assert embed.calls == []
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_old_index(tmp_path, folder, monkeypatch):
+    refresh(tmp_path, folder)
+    (folder / "new.mp4").write_bytes(b"new")
+
+    def full(file, **arrays):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(np, "savez", full)
+        with pytest.raises(InputError, match=r"index: cannot be written \(No space left on device\)"):
+            refresh(tmp_path, folder)
+    assert [p.name for p in (tmp_path / "index").iterdir()] == ["index.npz"]
+    assert refresh(tmp_path, folder)[0] == ["new.mp4"]
 
 
 def rewrite(path, **changed):

@@ -9,6 +9,7 @@ that write at once the later one wins: what it lacks is embedded again by the ne
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -196,7 +197,8 @@ def refresh(
     embedded, unsaved, due = 0, bool(gone) or not before, time.monotonic() + SAVE_SECONDS
     by_path = {folder / name: name for name in todo}
     if todo or gone:
-        _check_writable(path)
+        with _writing(path) as probe:  # before the work, not after it
+            probe.touch()
     if todo:
         say(f"indexing: {len(todo):,} videos to embed")
     try:
@@ -221,8 +223,7 @@ def refresh(
 
 
 def save(path: Path, index: SearchIndex) -> None:
-    """Writes the index; the previous one stays in force until the new one is whole."""
-    path.mkdir(parents=True, exist_ok=True)
+    """Writes the index; the previous one stays in force until the new one is whole. InputError where it cannot."""
     order = sorted(index.vectors)
     names = [field.name for field in dataclasses.fields(Vectors)]
     parts = zip(*(_parts(index.vectors[n]) for n in order)) if order else [[]] * len(names)
@@ -230,13 +231,24 @@ def save(path: Path, index: SearchIndex) -> None:
     about = {"version": VERSION, "provenance": dict(index.provenance), "folder": index.folder}
     about |= {"rows": order, "files": index.files}
     text = json.dumps(about, ensure_ascii=False).encode("utf-8", "surrogateescape")
-    unfinished = path / f".{INDEX_FILE}.{os.getpid()}.tmp"
-    try:
+    with _writing(path) as unfinished:
         with unfinished.open("wb") as file:
             np.savez(file, **{ABOUT: np.frombuffer(text, np.uint8)}, **columns)
         os.replace(unfinished, path / INDEX_FILE)
-    finally:
-        unfinished.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[Path]:
+    """A file of this process in the folder `path`, gone afterwards; OSErrors (no right, no space) as InputError."""
+    unfinished = path / f".{INDEX_FILE}.{os.getpid()}.tmp"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        try:
+            yield unfinished
+        finally:
+            unfinished.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"--index {path}: cannot be written ({error.strerror}); name another folder") from error
 
 
 def read(path: Path) -> SearchIndex | None:
@@ -280,17 +292,6 @@ def _check(
             f"{path}: is the search index of {index.folder}, which shares no file with {folder}; "
             "give another --index, or --rebuild"
         )
-
-
-def _check_writable(path: Path) -> None:
-    """Before the work, not after it."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".{os.getpid()}.tmp"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise InputError(f"--index {path}: cannot be written ({error.strerror}); name another folder") from error
 
 
 def _parts(vectors: Vectors) -> tuple[np.ndarray, ...]:
