@@ -97,6 +97,7 @@ SAMPLERS: dict[str, Sampler] = {
     "tail": tail,
 }
 """By the name that a config takes; 'official' is what CenterCLIP trains with."""
+ORDERS = ("forward", "reversed", "random")
 FIXED = ("uniform", "linspace", "head", "tail")
 """Those that draw nothing, for evaluation."""
 
@@ -113,6 +114,15 @@ def get_sampler(name: str) -> Sampler:
 def valid_mask(num_samples: int, num_frames: int) -> np.ndarray:
     """`[T]` bool, True for the first `min(n, T)` rows: repeats of the last frame are not valid."""
     return np.arange(num_samples) < num_frames
+
+
+def frame_order(order: str, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Rows `[T]` int64 that bring the valid frames of a clip, which come first, into an order of `ORDERS`: 'forward',
+    'reversed', or 'random', a new permutation each time (CLIP4Clip's `frame_order` 0, 1, 2)."""
+    rows, valid = np.arange(len(mask)), int(mask.sum())
+    if order != "forward":
+        rows[:valid] = rng.permutation(valid) if order == "random" else rows[:valid][::-1]
+    return rows
 
 
 def _check(num_samples: int, num_frames: int) -> None:

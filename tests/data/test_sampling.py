@@ -6,7 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxvl.core.errors import InputError
-from jaxvl.data.sampling import FIXED, SAMPLERS, get_sampler, multi_segment, stratified, uniform, valid_mask
+from jaxvl.data.sampling import (
+    FIXED,
+    SAMPLERS,
+    frame_order,
+    get_sampler,
+    multi_segment,
+    stratified,
+    uniform,
+    valid_mask,
+)
 
 
 @pytest.mark.parametrize(
@@ -48,6 +57,16 @@ def test_multi_segment_published_behaviour():
 )
 def test_clip4clip_rules(name, frames, want):
     assert get_sampler(name)(4, frames, None).tolist() == want
+
+
+def test_orders_move_valid_frames_only():
+    mask = np.arange(6) < 4
+    rng = np.random.default_rng(0)
+    assert frame_order("forward", mask, rng).tolist() == [0, 1, 2, 3, 4, 5]
+    assert frame_order("reversed", mask, rng).tolist() == [3, 2, 1, 0, 4, 5]
+    draws = [frame_order("random", mask, rng).tolist() for _ in range(200)]
+    assert all(sorted(d[:4]) == [0, 1, 2, 3] and d[4:] == [4, 5] for d in draws)
+    assert len({tuple(d) for d in draws}) == 24
 
 
 def test_fixed_rules_draw_nothing():

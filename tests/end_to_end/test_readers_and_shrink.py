@@ -67,6 +67,20 @@ def write_set(reader, folder):
     return root
 
 
+def test_frames_in_another_order(tmp_path):
+    fields = f"data.root={write_set('lsmdc', tmp_path)}", "data.frames=8"
+    rows = {}
+    for order in ("forward", "reversed"):
+        config = tiny.load("centerclip/lsmdc.py", *fields, f"data.frame_order={order}")
+        data = session.build_data(config, tmp_path / order, tiny.quiet)
+        video = data.splits["test"]["video"]
+        rows[order] = video.make(video.source[0], np.random.default_rng(0))
+    valid = int(rows["forward"]["mask"].sum())
+    assert 2 < valid < 8
+    for field in ("frames", "_times"):
+        np.testing.assert_array_equal(rows["reversed"][field][:valid], rows["forward"][field][:valid][::-1])
+
+
 def test_clip4clip_reads_one_frame_a_second(tmp_path):
     config = tiny.load("centerclip/lsmdc.py:b32_clip4clip_meanp", f"data.root={write_set('lsmdc', tmp_path)}")
     data = session.build_data(config, tmp_path / "work", tiny.quiet)

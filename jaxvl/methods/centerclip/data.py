@@ -23,7 +23,7 @@ from jaxvl.data.readers.lsmdc import read_lsmdc
 from jaxvl.data.readers.msrvtt import read_msrvtt
 from jaxvl.data.readers.msvd import read_msvd
 from jaxvl.data.records import INDEX_FILE, ClipRecords
-from jaxvl.data.sampling import FIXED, SAMPLERS
+from jaxvl.data.sampling import FIXED, ORDERS, SAMPLERS, frame_order
 from jaxvl.data.video import load_clip, open_source
 from jaxvl.methods.centerclip.method import model_config
 
@@ -42,8 +42,8 @@ READERS = ("msrvtt", *FOLDERS, "records")
 class MakeClip:
     """`VideoText -> {frames uint8 [T, R, R, 3], mask bool [T]}`, with the caption's ids int32 `[L]` if asked for.
 
-    frames_fps: the rate of folders of frames and of arrays. records: where the clips are, if not in the files that
-    the pairs name.
+    frames_fps: the rate of folders of frames and of arrays. order: of the frames in a clip. records: where the clips
+    are, if not in the files that the pairs name.
     """
 
     num_frames: int
@@ -51,6 +51,7 @@ class MakeClip:
     sampling: str
     fps: float | None
     frames_fps: float | None
+    order: str = "forward"
     tokenizer: Any = None
     max_words: int = 0
     records: ClipRecords | None = None
@@ -67,9 +68,10 @@ class MakeClip:
             start_s=record.start_s,
             end_s=record.end_s,
         )
-        out = {"frames": clip.frames, "mask": clip.mask, "_video_id": record.video_id}
+        rows = slice(None) if self.order == "forward" else frame_order(self.order, clip.mask, rng)
+        out = {"frames": clip.frames[rows], "mask": clip.mask, "_video_id": record.video_id}
         if self.tokenizer is None:
-            return out | {"_times": clip.times}
+            return out | {"_times": clip.times[rows]}
         index = np.int32(zlib.crc32(record.video_id.encode()) & 0x7FFFFFFF)  # tells the videos of a batch apart
         return out | {"ids": text.pack(self.tokenizer, record.caption, self.max_words), "video_index": index}
 
@@ -106,7 +108,7 @@ def build_data(config: ConfigDict, workdir: Path, say) -> Data:
     d = config.data
     if d.reader not in READERS:
         raise InputError(f"config.data.reader: {d.reader!r} is none of {', '.join(READERS)}")
-    for field, known in (("sampling", SAMPLERS), ("eval_sampling", FIXED)):
+    for field, known in (("sampling", SAMPLERS), ("eval_sampling", FIXED), ("frame_order", ORDERS)):
         if d[field] not in known:
             raise InputError(f"config.data.{field}: {d[field]!r} is none of {', '.join(known)}")
     if d.reader == "records":
@@ -125,7 +127,7 @@ def build_data(config: ConfigDict, workdir: Path, say) -> Data:
     if d.shuffle_pairs:
         pairs = shuffled_pairs(pairs, config.seed)
     clip = {"num_frames": d.frames, "image_size": model_config(config).clip.image_size, "fps": d.fps or None}
-    clip["frames_fps"] = frames_fps(d)
+    clip |= {"frames_fps": frames_fps(d), "order": d.frame_order}
     make_pair = MakeClip(
         **clip, sampling=d.sampling, tokenizer=tokenizer, max_words=d.max_words, records=clips.get("train")
     )

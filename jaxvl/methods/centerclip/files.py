@@ -61,6 +61,8 @@ def run(loaded: Loaded, args: argparse.Namespace, as_json: bool) -> int:
             f"--workdir {loaded.workdir}: its head {head} compares each text with each video in the network, so there "
             "is nothing to index; `jaxvl evaluate` ranks with it, search takes meanP, seqTransf or seqLSTM"
         )
+    if (order := loaded.config.data.frame_order) != "forward":
+        raise InputError(f"--workdir {loaded.workdir}: takes frames in order {order!r}; search needs 'forward'")
     say = lambda line: print(line, file=sys.stderr)  # noqa: E731
     tokenizer = build_tokenizer(loaded.config, loaded.workdir, [])
     captions = read_ids(args.captions, "the captions to rank") if args.captions else []

@@ -103,6 +103,7 @@ def base() -> ConfigDict:
         "fps": 3.0,  # resample to so many frames a second before sampling; 0: the file's own frames
         "frames_fps": 0.0,  # rate at which folders and arrays of frames were extracted; 0: that of fps
         "sampling": "official",  # of training: a name of jaxvl.data.sampling.SAMPLERS
+        "frame_order": "forward",  # reversed, random: of the frames in a clip, in training and evaluation
         "eval_sampling": "uniform",  # of evaluation and search: one that draws nothing (linspace, head, tail)
         "batch_size": 128,
         "eval_batch_size": 32,
