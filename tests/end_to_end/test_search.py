@@ -145,6 +145,15 @@ def test_like_a_video(run, gallery, tmp_path, capsys, decoded):
     assert [h["path"] for h in outside["results"][1:]] == [h["path"] for h in inside["results"]]
 
 
+def test_like_a_link_is_like_the_file_that_the_index_holds(run, gallery, tmp_path, capsys, decoded):
+    (gallery / "clip 0.mp4").rename(tmp_path / "elsewhere.mp4")
+    (gallery / "clip 0.mp4").symlink_to(tmp_path / "elsewhere.mp4")
+    words = ["--videos", gallery, "--index", tmp_path / "index", "--no-sheet"]
+    (row,) = predict(run, capsys, *words, "--like", gallery / "clip 0.mp4")["queries"]
+    assert decoded["embed"].count("clip 0.mp4") == 1
+    assert "clip 0.mp4" not in {hit["path"].rpartition("/")[2] for hit in row["results"]}
+
+
 def test_captions_for_a_video(run, gallery, tmp_path, capsys):
     (tmp_path / "captions.txt").write_text("\n".join([*TEXTS, "", "a green thing"]) + "\n")
     words = ["--like", gallery / "clip 2.mp4", "--captions", tmp_path / "captions.txt", "--top", 2]

@@ -288,9 +288,12 @@ def _vectors_of(loaded: Loaded, path: Path, index: indexing.SearchIndex | None) 
 
 
 def _name_in(index: indexing.SearchIndex, path: Path) -> str | None:
-    """What the index calls the file, or would."""
-    folder, file = Path(index.folder), path.resolve()
-    return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else None
+    """What the index calls the file; a link is called as it is named, or as the file that it leads to."""
+    folder = Path(index.folder)
+    for file in (path.absolute(), path.parent.resolve() / path.name, path.resolve()):
+        if file.is_relative_to(folder) and (name := file.relative_to(folder).as_posix()) in index.files:
+            return name
+    return None
 
 
 def _seconds(span: tuple[float, float]) -> list[float]:
