@@ -6,6 +6,7 @@ Exit codes: 0 done (also a managed preemption), 2 the input is wrong (one line),
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -35,9 +36,14 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"--config.{overrides[0]}: `jaxvl {args.verb}` takes the config of the workdir, as it was trained"
             )
         args.overrides, args.rest = overrides, rest
-        return args.run(args)
+        code = args.run(args)
+        sys.stdout.flush()  # a broken pipe shows here, not when Python ends
+        return code
     except (InputError, BadMedia) as error:
         return _fail(str(error))
+    except BrokenPipeError:  # whoever read the output, as in `| head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at the end
+        return 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import importlib.util
 import json
 import re
 import shlex
@@ -30,7 +29,7 @@ def all_layouts() -> dict[str, Layout]:
     """Every layout by name: the shared ones, and those of methods that have a `published` module."""
     out = dict(layouts.LAYOUTS)
     for name in registry.names():
-        if importlib.util.find_spec(f"{registry.PACKAGE}.{name}.published"):
+        if registry.has_part(name, "published"):
             out |= registry.module(name, "published").LAYOUTS
     return out
 

@@ -62,6 +62,16 @@ def child(code):
     )  # fmt: skip
 
 
+def test_a_reader_that_has_seen_enough_ends_it_quietly():
+    read, write = os.pipe()
+    os.close(read)
+    code = "import sys; from jaxvl import cli; sys.exit(cli.main(['methods']))"
+    env = {**os.environ, "PYTHONPATH": str(tiny.ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE, env=env, timeout=60)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_help_imports_nothing_heavy():
     """Every --help, a listing and a mistake answer at once: no array library is loaded for them."""
     script = f"""

@@ -158,6 +158,24 @@ def from_json(text: str) -> ConfigDict:
     return cfg
 
 
+def complete(cfg: ConfigDict, base: ConfigDict) -> dict[str, Any]:
+    """Adds to `cfg` every field that it lacks and `base` has; gives what was added as `{a.b: value}`.
+
+    For configs that an older version wrote: the default of a new field is what runs did before there was the field.
+    """
+    have = dict(dotted(cfg))
+    added = {name: value for name, value in dotted(base) if name not in have}
+    with cfg.unlocked():
+        for name, value in added.items():
+            node, (*parents, leaf) = cfg, name.split(".")
+            for key in parents:
+                if key not in node:
+                    node[key] = ConfigDict()
+                node = node[key]
+            node[leaf] = value
+    return added
+
+
 def digest(cfg: ConfigDict) -> str:
     """Short hash of the resolved config: what tells one experiment from another."""
     return hashlib.sha256(to_json(cfg).encode()).hexdigest()[:16]

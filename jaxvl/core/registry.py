@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import importlib.util
 import pkgutil
 from types import ModuleType
 
@@ -36,6 +37,11 @@ def names() -> list[str]:
 def info(name: str) -> MethodInfo:
     """The card of one method; raises InputError with the nearest name for an unknown one."""
     return _module(name, "").INFO
+
+
+def has_part(name: str, part: str) -> bool:
+    """Whether there is a method of this name with a module `PART`."""
+    return name in names() and importlib.util.find_spec(f"{PACKAGE}.{name}.{part}") is not None
 
 
 def module(name: str, part: str) -> ModuleType:

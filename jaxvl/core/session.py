@@ -97,7 +97,7 @@ class Loaded:
 def load(workdir: str | Path, checkpoint: int | None = None, best: bool = False, say: Say = print) -> Loaded:
     """The model of a workdir: newest checkpoint, the best one, or a named step. Never random weights: raises
     InputError where there is no checkpoint."""
-    config = read_config(workdir)
+    config = read_config(workdir, say)
     compiled = compile_method(config)
     checkpoints = Checkpoints(workdir, config, say, read_only=True)
     try:
@@ -122,17 +122,26 @@ def load(workdir: str | Path, checkpoint: int | None = None, best: bool = False,
     return Loaded(config, Path(workdir), compiled.method, compiled.mesh, variables, compiled.predict, int(meta["step"]))
 
 
-def read_config(workdir: str | Path) -> ConfigDict:
-    """The resolved config of a workdir."""
+def read_config(workdir: str | Path, say: Say | None = None) -> ConfigDict:
+    """The resolved config of a workdir. Fields that it lacks, since an older version wrote it, have their defaults, and
+    `say` tells which."""
     path = Path(workdir) / "config.json"
     if not path.is_file():
         raise InputError(f"--workdir {workdir}: has no config.json, so no run was made there; give a run's folder")
     try:
-        return configs.from_json(path.read_text())
+        config = configs.from_json(path.read_text())
     except json.JSONDecodeError as error:
         raise InputError(
             f"{path}: not valid JSON ({error.msg}, line {error.lineno}); restore it or train afresh"
         ) from None
+    name = config.get("method", "")
+    base = registry.module(name, "recipe").base() if registry.has_part(name, "recipe") else configs.base()
+    for entry in set(base.optim) - set(config.get("optim", {})):  # an optimiser that this run has not
+        del base.optim[entry]
+    added = configs.complete(config, base)
+    if added and say is not None:
+        say(f"{path}: of an older version; " + ", ".join(f"config.{k} is taken as {v!r}" for k, v in added.items()))
+    return config
 
 
 def build_data(config: ConfigDict, workdir: str | Path, say: Say) -> Data:

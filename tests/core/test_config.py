@@ -1,7 +1,9 @@
 import pytest
 
 from jaxvl.core import config as configs
+from jaxvl.core import session
 from jaxvl.core.errors import InputError
+from tests import tiny
 
 
 @pytest.fixture
@@ -50,6 +52,36 @@ def test_json_round_trip_keeps_tuples_and_digest(cfg):
     assert configs.differences(again, cfg) == []
     configs.apply(again, ["train.steps=5"])
     assert configs.differences(cfg, again) == ["train.steps: 1000 -> 5"]
+
+
+def test_configs_of_older_versions_get_the_fields_that_came_later(cfg, tmp_path):
+    old = configs.from_json(configs.to_json(cfg))
+    with old.unlocked():
+        del old.pipeline, old.train.ema, old.model.use
+        old.optim.critic = old.optim.main
+        del old.optim.main
+    assert configs.complete(old, cfg).keys() == {
+        *(f"pipeline.{k}" for k in cfg.pipeline), "train.ema", "model.use", *(f"optim.main.{k}" for k in cfg.optim.main)
+    }  # fmt: skip
+    assert old.train.ema == cfg.train.ema
+    with pytest.raises(AttributeError, match="the config is locked"):
+        old.train.new = 1
+    new = tiny.quickstart()
+    kept = configs.from_json(configs.to_json(new))
+    with kept.unlocked():
+        del kept.data.frame_order, kept.model.linear_patch
+        kept.optim.only, kept.data.frames = kept.optim.main, 7
+        del kept.optim.main
+    (tmp_path / "config.json").write_text(configs.to_json(kept))
+    lines = []
+    got = session.read_config(tmp_path, lines.append)
+    assert (got.data.frame_order, got.model.linear_patch, got.data.frames) == ("forward", "2d", 7)
+    assert list(got.optim) == ["only"]
+    (line,) = lines
+    assert "of an older version; config.data.frame_order is taken as 'forward', config.model.linear_patch is" in line
+    (tmp_path / "config.json").write_text(configs.to_json(new))
+    session.read_config(tmp_path, lines.append)
+    assert len(lines) == 1
 
 
 def test_file_without_get_config_and_missing_file(tmp_path):
