@@ -49,6 +49,7 @@ setup(
         "test": [
             "lmdb>=3.0.0",
             "pytest>=9.0",
+            "pytest-xdist>=3.8",
             "hypothesis>=6.150",
             "scipy>=1.17",
             *DIGITS,
