@@ -175,6 +175,17 @@ def walk_media(folder: str | os.PathLike) -> Iterator[tuple[str, str]]:
         return
     if not os.path.isdir(top):
         raise InputError(f"{top}: no such folder of videos{near(top, folders=True)}")
+    for here, _, files in walk_folders(top):
+        names = [(name, *os.path.splitext(name)) for name in files]
+        media = [(stem, name) for name, stem, end in names if end.lower() in VIDEO_ENDINGS + ARRAY_ENDINGS]
+        if here != top and any(end.lower() in PICTURE_ENDINGS for _, _, end in names):
+            media.append((os.path.basename(here), ""))
+        yield from ((stem, os.path.join(here, name) if name else here) for stem, name in media)
+
+
+def walk_folders(top: str | os.PathLike) -> Iterator[tuple[str, list[str], list[str]]]:
+    """`os.walk` in sorted order that follows links to folders, each real folder once; what the caller takes out of the
+    second list is not entered."""
     seen: set[str] = set()
     for here, folders, files in os.walk(top, followlinks=True):
         if (real := os.path.realpath(here)) in seen:  # a link to a folder above would never end
@@ -182,11 +193,7 @@ def walk_media(folder: str | os.PathLike) -> Iterator[tuple[str, str]]:
             continue
         seen.add(real)
         folders.sort()
-        names = [(name, *os.path.splitext(name)) for name in sorted(files)]
-        media = [(stem, name) for name, stem, end in names if end.lower() in VIDEO_ENDINGS + ARRAY_ENDINGS]
-        if here != top and any(end.lower() in PICTURE_ENDINGS for _, _, end in names):
-            media.append((os.path.basename(here), ""))
-        yield from ((stem, os.path.join(here, name) if name else here) for stem, name in media)
+        yield here, folders, sorted(files)
 
 
 def media_from_paths(videos: str | os.PathLike, paths: Mapping[str, str]) -> dict[str, str]:

@@ -25,7 +25,7 @@ import jax
 import numpy as np
 
 from jaxvl.core.errors import InputError
-from jaxvl.data.readers.common import VIDEO_ENDINGS
+from jaxvl.data.readers.common import VIDEO_ENDINGS, walk_folders
 
 VERSION = 2
 INDEX_FILE = "index.npz"
@@ -147,13 +147,8 @@ def list_videos(folder: Path) -> dict[str, list[int]]:
     Hidden files and folders are left out; links to folders are followed, each folder once.
     """
     found: dict[str, list[int]] = {}
-    seen: set[str] = set()
-    for here, folders, files in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(here)) in seen:  # a link to a folder above would never end
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    for here, folders, files in walk_folders(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
             path = os.path.join(here, name)
             if name.startswith(".") or not name.lower().endswith(VIDEO_ENDINGS) or not os.path.isfile(path):
