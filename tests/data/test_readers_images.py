@@ -22,6 +22,7 @@ def folder(tmp_path):
         (tmp_path / "art" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "art" / name).write_bytes(b"junk")
     (tmp_path / "art" / "apple" / "zero.jpg").touch()
+    (tmp_path / "art" / "apple" / "deep" / "up").symlink_to(tmp_path / "art" / "apple")  # has no end
     return tmp_path
 
 

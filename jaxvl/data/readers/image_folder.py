@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 from jaxvl.core.errors import InputError
-from jaxvl.data.readers.common import first_few, near
+from jaxvl.data.readers.common import first_few, near, walk_folders
 
 IMAGE_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """Endings that count as pictures, in lower case; files are compared in lower case."""
@@ -109,9 +109,9 @@ def class_folders(root: str | os.PathLike) -> list[str]:
 def image_files(folder: str | os.PathLike) -> list[str]:
     """Paths of the pictures below `folder`, sorted; hidden files (`._x.jpg` of macOS archives) are left out."""
     found = []
-    for here, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(f for f in folders if not f.startswith((".", "__MACOSX")))
-        found += [os.path.join(here, name) for name in sorted(files) if is_image(name)]
+    for here, folders, files in walk_folders(folder):
+        folders[:] = [f for f in folders if not f.startswith((".", "__MACOSX"))]
+        found += [os.path.join(here, name) for name in files if is_image(name)]
     return found
 
 
