@@ -97,9 +97,10 @@ SAMPLERS: dict[str, Sampler] = {
     "tail": tail,
 }
 """By the name that a config takes; 'official' is what CenterCLIP trains with."""
-ORDERS = ("forward", "reversed", "random")
 FIXED = ("uniform", "linspace", "head", "tail")
 """Those that draw nothing, for evaluation."""
+ORDERS = ("forward", "reversed", "random")
+"""Of `frame_order`."""
 
 
 def get_sampler(name: str) -> Sampler:

@@ -34,7 +34,6 @@ PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
 LINEAR_PATCHES = ("2d", "3d")
-
 KINDS = {
     "int": Integral,
     "int | None": Integral | None,
@@ -43,6 +42,7 @@ KINDS = {
     "tuple[int, ...]": tuple | list,
 }
 """What fields of `CLIPConfig` may hold, by their annotation."""
+
 BlockHook = Callable[[int, jax.Array], jax.Array]
 
 

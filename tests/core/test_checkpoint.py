@@ -174,13 +174,3 @@ def test_a_reader_leaves_the_step_alone_that_a_trainer_is_writing(trained, tmp_p
     assert nowhere.restore_variables({"params": compiled.target.params}) is None
     nowhere.close()
     assert not (tmp_path / "nowhere").exists()
-
-
-def test_the_later_of_two_equal_steps_is_the_best(trained, tmp_path):
-    config, _, states = trained
-    config = config.copy_and_resolve_references()
-    config.checkpoint.update({"best_metric": "r1", "keep_last": 1})
-    save_all(tmp_path, config, states, [{"r1": 5.0}, {"r1": 5.0}, {"r1": 4.0}])
-    checkpoints = checkpoint.Checkpoints(tmp_path, config)
-    assert (checkpoints.steps(), checkpoints.best_step()) == ([2, 3], 2)
-    checkpoints.close()

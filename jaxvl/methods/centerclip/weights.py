@@ -41,9 +41,9 @@ def adopt(
     has_head = any(k.startswith("head/") for k in flat)
     has_embed = any("/cluster_embed" in k for k in flat)
     allow = ([] if has_head else [r"head/.*"]) + ([] if has_embed else [r"visual/reduce_\d+/cluster_embed"])
-    # a head that this model does not use is left behind; published seqLSTM files hold positions that it never reads
     if "visual/patch_embed/kernel_around" not in flat:
         allow.append("visual/patch_embed/kernel_around")  # zero at the start: the 2d kernel of the middle frame acts
+    # a head that this model does not use is left behind; published seqLSTM files hold positions that it never reads
     unexpected = {"meanP": [r"head/.*"], "seqLSTM": [r"head/frame_position_embeddings"]}.get(config.model.head, [])
     merged = merge_variables(
         variables, flat, allow_missing=allow, allow_unexpected=unexpected, source=str(config.init.weights)
