@@ -35,7 +35,7 @@ from jaxvl import cli, report, train
 from jaxvl.core import config as configs
 from jaxvl.core.session import build_data
 from jaxvl.core.writers import read_metrics
-from jaxvl.data.readers.image_records import load_picture
+from jaxvl.data.readers.classification.image_records import load_picture
 from jaxvl.viz.curves import line_chart, series_from_rows
 from jaxvl.viz.images import to_bytes
 

@@ -11,8 +11,8 @@ import pytest
 from jaxvl.core import config as configs
 from jaxvl.core import session
 from jaxvl.core.errors import InputError
-from jaxvl.data.readers.msrvtt import read_msrvtt
-from jaxvl.data.readers.msvd import read_msvd
+from jaxvl.data.readers.retrieval.msrvtt import read_msrvtt
+from jaxvl.data.readers.retrieval.msvd import read_msvd
 from jaxvl.methods.centerclip.data import build_data
 
 REPOSITORY = Path(__file__).parent.parent

@@ -21,7 +21,7 @@ from torch import nn
 from benchmarks import results
 from benchmarks.claims.drdr_digits import run
 from benchmarks.speed.torch_drdr import DRDR, Trainer
-from jaxvl.data.readers.digits import read_mnist5k, read_optdigits
+from jaxvl.data.readers.classification.digits import read_mnist5k, read_optdigits
 
 ARM = "DRDR (global, Stiefel, local)"
 WEIGHTS = {"translation": 50.0, "distance": 0.8, "angular": 2.5, "transport": 0.0, "consensus": 0.0}

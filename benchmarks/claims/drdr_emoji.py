@@ -27,7 +27,7 @@ from PIL import Image
 from benchmarks import results
 from benchmarks.claims import lite0
 from jaxvl.core import session, sharding
-from jaxvl.data.readers import emoji
+from jaxvl.data.readers.adaptation import emoji
 from jaxvl.methods.drdr import recipe
 from jaxvl.ops import optimal_transport as transport
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks import results
 from jaxvl.core import session, sharding
-from jaxvl.data.readers.digits import read_mnist5k
+from jaxvl.data.readers.classification.digits import read_mnist5k
 from jaxvl.methods.drdr import recipe
 
 DEGREES, ARMS, DIM, BATCH = (30, 45, 60), ("source only", "DRDR", "no Stiefel layer"), 64, 128

@@ -27,7 +27,7 @@ import numpy as np
 import optax
 
 from benchmarks import results
-from jaxvl.data.readers.digits import PIXEL_MAX, read_optdigits
+from jaxvl.data.readers.classification.digits import PIXEL_MAX, read_optdigits
 from jaxvl.nn import slimmable
 from jaxvl.nn.resnet import ResNet
 

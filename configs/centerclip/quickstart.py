@@ -7,7 +7,7 @@ a tiny CLIP whose third block on sees cluster centres only, and ranks 256 unseen
 """
 
 from jaxvl.core import config as configs
-from jaxvl.data.synthetic.sprite_motions import ORDER_FREE_MOTIONS
+from jaxvl.data.synthetic.sprites.motions import ORDER_FREE_MOTIONS
 from jaxvl.methods.centerclip import recipe
 
 

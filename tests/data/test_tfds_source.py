@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from jaxvl.core.errors import InputError
-from jaxvl.data.readers.tfds_images import find_tfds, read_tfds_images
+from jaxvl.data.readers.classification.tfds_images import find_tfds, read_tfds_images
 from jaxvl.data.tfds_source import open_tfds
 
 

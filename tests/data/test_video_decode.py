@@ -257,8 +257,8 @@ def test_bad_folders_and_arrays(tmp_path):
 
 def test_worker_modules_do_not_import_jax():
     code = (
-        "import sys, jaxvl.data.video, jaxvl.data.sampling, jaxvl.data.images, jaxvl.data.readers.msrvtt, "
-        "jaxvl.data.readers.msvd, jaxvl.data.records, jaxvl.data.pipeline; "
+        "import sys, jaxvl.data.video, jaxvl.data.sampling, jaxvl.data.images, jaxvl.data.readers.retrieval.msrvtt, "
+        "jaxvl.data.readers.retrieval.msvd, jaxvl.data.records, jaxvl.data.pipeline; "
         "sys.exit('jax' in sys.modules or 'grain' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], env=dict(os.environ, PYTHONPATH=os.getcwd())).returncode == 0

@@ -10,8 +10,8 @@ from jaxvl.core import session
 from jaxvl.core.errors import InputError
 from jaxvl.core.writers import read_metrics
 from jaxvl.data import pipeline
-from jaxvl.data.readers.clip_records import read_pairs, write_pairs
 from jaxvl.data.readers.common import VideoText
+from jaxvl.data.readers.retrieval.clip_records import read_pairs, write_pairs
 from jaxvl.data.records import ClipRecords
 from jaxvl.prepare import prepare
 from tests import tiny

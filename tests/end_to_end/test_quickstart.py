@@ -10,7 +10,7 @@ import pytest
 from jaxvl import cli, train
 from jaxvl.core import session
 from jaxvl.core.writers import read_metrics
-from jaxvl.data.readers.msrvtt import read_msrvtt
+from jaxvl.data.readers.retrieval.msrvtt import read_msrvtt
 from jaxvl.evaluate import evaluate
 from tests import tiny
 

@@ -11,8 +11,8 @@ from jaxvl.core import config as configs
 from jaxvl.core.errors import BadMedia, InputError
 from jaxvl.core.writers import read_metrics
 from jaxvl.data import pipeline
-from jaxvl.data.readers.domain_sets import PARTS, SETS
-from jaxvl.data.readers.image_folder import LabelledImage
+from jaxvl.data.readers.adaptation.domain_sets import PARTS, SETS
+from jaxvl.data.readers.classification.image_folder import LabelledImage
 from jaxvl.methods.drdr import data, recipe
 from jaxvl.methods.drdr import task as tasks
 from jaxvl.methods.drdr.evaluator import DomainAccuracy

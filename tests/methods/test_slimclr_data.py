@@ -13,12 +13,12 @@ from jaxvl.core import config as configs
 from jaxvl.core import session
 from jaxvl.core.errors import InputError
 from jaxvl.data import color, transforms
-from jaxvl.data.readers.image_records import label_of
+from jaxvl.data.readers.classification.image_records import label_of
 from jaxvl.data.synthetic.patterns import PatternWorld, ensure_world, render
 from jaxvl.methods.slimclr.augment import VIEWS, views_of
 from jaxvl.methods.slimclr.data import build_data, central
 from tests import tiny
-from tests.data.test_readers_arrays import cifar10, idx_bytes
+from tests.data.readers.test_classification_arrays import cifar10, idx_bytes
 from tests.methods.slimclr_small import SMALL
 
 WORLD = ("data.world.classes=4", "data.world.num_train=64", "data.world.num_test=24", "data.world.size=12")

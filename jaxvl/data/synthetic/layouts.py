@@ -9,7 +9,7 @@
 A line of world.jsonl (order train, val, test) is a record: split, index, video (path under the root), image_size, fps,
 num_frames, seconds, captions, background {kind, tone, ...}, events [{verb, sprite, start, end}], sprites [{id, noun,
 colour, texture, size_name, size, depth, on_stage, event}], segment, twin, heldout, and tracks [{id, box_full,
-box_visible, visible_fraction, opacity}] with one entry a frame (see `sprite_render.Track`).
+box_visible, visible_fraction, opacity}] with one entry a frame (see `sprites.render.Track`).
 
 No jax here: rendering runs in spawned processes.
 """
@@ -32,8 +32,8 @@ from pathlib import Path
 
 from jaxvl.core.errors import InputError
 from jaxvl.data.synthetic.encode import write_video
-from jaxvl.data.synthetic.sprite_render import Rendered, render_clip
-from jaxvl.data.synthetic.sprites import SPLITS, Clip, WorldConfig, plan_clip
+from jaxvl.data.synthetic.sprites.render import Rendered, render_clip
+from jaxvl.data.synthetic.sprites.world import SPLITS, Clip, WorldConfig, plan_clip
 
 WORLD_VERSION = 1
 """Raised whenever the same config gives other clips; part of the stamp."""

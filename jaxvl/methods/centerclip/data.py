@@ -15,13 +15,13 @@ from jaxvl.core.errors import InputError
 from jaxvl.core.method import Data, Examples
 from jaxvl.data import text
 from jaxvl.data.clip_bpe import CLIPTokenizer
-from jaxvl.data.readers.activitynet_captions import read_activitynet_captions
-from jaxvl.data.readers.clip_records import read_pairs, write_pairs
 from jaxvl.data.readers.common import Reading, VideoText, write_ids
-from jaxvl.data.readers.didemo import read_didemo
-from jaxvl.data.readers.lsmdc import read_lsmdc
-from jaxvl.data.readers.msrvtt import read_msrvtt
-from jaxvl.data.readers.msvd import read_msvd
+from jaxvl.data.readers.retrieval.activitynet_captions import read_activitynet_captions
+from jaxvl.data.readers.retrieval.clip_records import read_pairs, write_pairs
+from jaxvl.data.readers.retrieval.didemo import read_didemo
+from jaxvl.data.readers.retrieval.lsmdc import read_lsmdc
+from jaxvl.data.readers.retrieval.msrvtt import read_msrvtt
+from jaxvl.data.readers.retrieval.msvd import read_msvd
 from jaxvl.data.records import INDEX_FILE, ClipRecords
 from jaxvl.data.sampling import FIXED, ORDERS, SAMPLERS, frame_order
 from jaxvl.data.video import load_clip, open_source
@@ -274,7 +274,7 @@ def build_tokenizer(config: ConfigDict, workdir: Path, captions: Sequence[str]):
 def render_world(d: ConfigDict, root: Path, say) -> None:
     """Renders the sprite world into `root` in the layout of the reader, unless it stands there already."""
     from jaxvl.data.synthetic.layouts import LAYOUTS, ensure_world
-    from jaxvl.data.synthetic.sprites import WorldConfig
+    from jaxvl.data.synthetic.sprites.world import WorldConfig
 
     if d.reader not in LAYOUTS:
         raise InputError(

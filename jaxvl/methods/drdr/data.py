@@ -17,13 +17,19 @@ from jaxvl.core.errors import InputError
 from jaxvl.core.method import Data, Examples
 from jaxvl.core.session import write_text
 from jaxvl.data import transforms
-from jaxvl.data.readers import digits, emoji
-from jaxvl.data.readers.domain_sets import SETS, read_domain
-from jaxvl.data.readers.emoji import read_emoji
-from jaxvl.data.readers.image_arrays import ArrayPicture
-from jaxvl.data.readers.image_folder import ImageReading, LabelledImage, read_unlabelled, require_same_classes
-from jaxvl.data.readers.image_records import load_picture
-from jaxvl.data.readers.tfds_images import TfdsImage, find_tfds, read_tfds_images
+from jaxvl.data.readers.adaptation import emoji
+from jaxvl.data.readers.adaptation.domain_sets import SETS, read_domain
+from jaxvl.data.readers.adaptation.emoji import read_emoji
+from jaxvl.data.readers.classification import digits
+from jaxvl.data.readers.classification.image_arrays import ArrayPicture
+from jaxvl.data.readers.classification.image_folder import (
+    ImageReading,
+    LabelledImage,
+    read_unlabelled,
+    require_same_classes,
+)
+from jaxvl.data.readers.classification.image_records import load_picture
+from jaxvl.data.readers.classification.tfds_images import TfdsImage, find_tfds, read_tfds_images
 from jaxvl.methods.drdr import task as tasks
 from jaxvl.methods.drdr.task import Task
 

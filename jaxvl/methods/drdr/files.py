@@ -15,7 +15,7 @@ from PIL import Image
 from jaxvl.core.errors import BadMedia, InputError
 from jaxvl.core.session import Loaded
 from jaxvl.data import pipeline
-from jaxvl.data.readers.image_folder import LabelledImage, read_unlabelled
+from jaxvl.data.readers.classification.image_folder import LabelledImage, read_unlabelled
 from jaxvl.methods.drdr import task as tasks
 from jaxvl.methods.drdr.data import class_names, evaluation_maker
 from jaxvl.viz import images

@@ -13,13 +13,20 @@ from ml_collections import ConfigDict
 from jaxvl.core.errors import InputError
 from jaxvl.core.method import Data, Examples
 from jaxvl.data import transforms
-from jaxvl.data.readers import digits
-from jaxvl.data.readers.cifar import read_cifar
-from jaxvl.data.readers.idx import DIGITS, FASHION, read_idx_images
-from jaxvl.data.readers.image_folder import ImageReading, read_image_folder
-from jaxvl.data.readers.image_records import ImageRecords, Picture, label_of, load_picture, picture_id, write_pictures
-from jaxvl.data.readers.imagenet import read_imagenet
-from jaxvl.data.readers.tfds_images import read_tfds_images
+from jaxvl.data.readers.classification import digits
+from jaxvl.data.readers.classification.cifar import read_cifar
+from jaxvl.data.readers.classification.idx import DIGITS, FASHION, read_idx_images
+from jaxvl.data.readers.classification.image_folder import ImageReading, read_image_folder
+from jaxvl.data.readers.classification.image_records import (
+    ImageRecords,
+    Picture,
+    label_of,
+    load_picture,
+    picture_id,
+    write_pictures,
+)
+from jaxvl.data.readers.classification.imagenet import read_imagenet
+from jaxvl.data.readers.classification.tfds_images import read_tfds_images
 from jaxvl.data.records import INDEX_FILE
 from jaxvl.methods.slimclr.augment import View, views_of
 from jaxvl.methods.slimclr.frameworks import WITH_LABELS

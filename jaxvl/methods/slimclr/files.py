@@ -18,8 +18,8 @@ from PIL import Image
 from jaxvl.core.errors import BadMedia, InputError
 from jaxvl.core.session import Loaded
 from jaxvl.core.writers import read_metrics
-from jaxvl.data.readers.image_folder import LabelledImage, read_unlabelled
-from jaxvl.data.readers.image_records import Picture, load_picture, picture_id
+from jaxvl.data.readers.classification.image_folder import LabelledImage, read_unlabelled
+from jaxvl.data.readers.classification.image_records import Picture, load_picture, picture_id
 from jaxvl.methods.slimclr.data import central
 from jaxvl.methods.slimclr.method import model_config
 from jaxvl.methods.slimclr.model import Encoder

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from jaxvl.core.errors import InputError
+from jaxvl.data.readers.classification.image_arrays import ArrayPicture
 from jaxvl.data.readers.common import near, read_text
-from jaxvl.data.readers.image_arrays import ArrayPicture
 from jaxvl.data.tfds_source import open_tfds
 
 INFO, NAMES = "dataset_info.json", "label.labels.txt"

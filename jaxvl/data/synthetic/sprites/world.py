@@ -2,7 +2,7 @@
 
 `plan_clip(config, split, index)` is a pure function: a clip depends on the look of the world (seed and the
 fields that describe pictures and captions), its split and its index, never on another clip, so any one can
-be planned and rendered alone. `sprite_render.render_clip` turns a plan into frames and ground truth.
+be planned and rendered alone. `sprites.render.render_clip` turns a plan into frames and ground truth.
 
 How the honesty rules are met:
 * a *combination* is (noun, colour, texture, motion); all of them are shuffled once by the seed and dealt to
@@ -22,10 +22,11 @@ import itertools
 import numpy as np
 
 from jaxvl.core.errors import InputError
-from jaxvl.data.synthetic import sprite_captions, sprite_deal
-from jaxvl.data.synthetic.sprite_deal import Combination, keyed_rng
-from jaxvl.data.synthetic.sprite_motions import MOTIONS, Path, plan_path
-from jaxvl.data.synthetic.sprite_shapes import COLOURS, NOUNS, SIZES, TEXTURES, TONES
+from jaxvl.data.synthetic.sprites import captions as wording
+from jaxvl.data.synthetic.sprites import deal
+from jaxvl.data.synthetic.sprites.deal import Combination, keyed_rng
+from jaxvl.data.synthetic.sprites.motions import MOTIONS, Path, plan_path
+from jaxvl.data.synthetic.sprites.shapes import COLOURS, NOUNS, SIZES, TEXTURES, TONES
 
 SPLITS = ("train", "val", "test")
 BACKGROUNDS = ("flat", "texture", "noise", "gradient")
@@ -224,17 +225,17 @@ class Clip:
 
 
 def heldout_pairs(config: WorldConfig) -> frozenset[tuple[str, str]]:
-    """The (noun, motion) pairs that occur in test only; see `sprite_deal.heldout_pairs`."""
-    return sprite_deal.heldout_pairs(_vocabulary(config))
+    """The (noun, motion) pairs that occur in test only; see `sprites.deal.heldout_pairs`."""
+    return deal.heldout_pairs(_vocabulary(config))
 
 
 def combinations(config: WorldConfig) -> dict[str, tuple[Combination, ...]]:
     """Split -> its combinations, in the order in which items use them. The three lists share none."""
-    return sprite_deal.combinations(_vocabulary(config))
+    return deal.combinations(_vocabulary(config))
 
 
-def _vocabulary(config: WorldConfig) -> sprite_deal.Vocabulary:
-    return sprite_deal.Vocabulary(*(getattr(config, f.name) for f in dataclasses.fields(sprite_deal.Vocabulary)))
+def _vocabulary(config: WorldConfig) -> deal.Vocabulary:
+    return deal.Vocabulary(*(getattr(config, f.name) for f in dataclasses.fields(deal.Vocabulary)))
 
 
 def is_twin(config: WorldConfig, split: str, index: int) -> bool:
@@ -282,7 +283,7 @@ def plan_clip(config: WorldConfig, split: str, index: int) -> Clip:
     sprites += _distractors(config, [c[0] for c in chosen], number, frames, still, rng)
     depth = rng.permutation(len(sprites))
     places = [*order, *range(number, len(sprites))]  # a twin's sprites swap ids, not depths
-    captions = sprite_captions.write_captions(
+    captions = wording.write_captions(
         [(c[0], c[1], c[2], s) for c, s in zip(chosen, sizes)],
         [c[3] for c in chosen],
         order,

@@ -9,10 +9,16 @@ import pytest
 from PIL import Image
 
 from jaxvl.core.errors import BadMedia, InputError
-from jaxvl.data.readers.cifar import read_cifar
-from jaxvl.data.readers.idx import DIGITS, read_idx, read_idx_images
-from jaxvl.data.readers.image_folder import LabelledImage
-from jaxvl.data.readers.image_records import ImageRecords, label_of, load_picture, picture_id, write_pictures
+from jaxvl.data.readers.classification.cifar import read_cifar
+from jaxvl.data.readers.classification.idx import DIGITS, read_idx, read_idx_images
+from jaxvl.data.readers.classification.image_folder import LabelledImage
+from jaxvl.data.readers.classification.image_records import (
+    ImageRecords,
+    label_of,
+    load_picture,
+    picture_id,
+    write_pictures,
+)
 
 
 def idx_bytes(array):

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from jaxvl.core.errors import InputError
-from jaxvl.data.synthetic import sprite_shapes
-from jaxvl.data.synthetic.sprite_captions import VERBS, noun_phrase, sentence, with_article
-from jaxvl.data.synthetic.sprite_motions import MOTIONS, ORDER_FREE_MOTIONS, plan_path, state_at
-from jaxvl.data.synthetic.sprite_render import render_clip, sprite_state
-from jaxvl.data.synthetic.sprites import SPLITS, WorldConfig, combinations, heldout_pairs, plan_clip
+from jaxvl.data.synthetic.sprites import shapes
+from jaxvl.data.synthetic.sprites.captions import VERBS, noun_phrase, sentence, with_article
+from jaxvl.data.synthetic.sprites.motions import MOTIONS, ORDER_FREE_MOTIONS, plan_path, state_at
+from jaxvl.data.synthetic.sprites.render import render_clip, sprite_state
+from jaxvl.data.synthetic.sprites.world import SPLITS, WorldConfig, combinations, heldout_pairs, plan_clip
 
 CONFIG = WorldConfig(num_train=400, num_val=40, num_test=300, captions_per_video=4)
 TWINS = WorldConfig(num_train=120, num_val=10, num_test=40, events_per_clip=(2, 2), twins=0.5, distractors=(0, 2))
@@ -33,16 +33,16 @@ def within(inner, outer, slack: float) -> bool:
 # ------------------------------------------------------------------------------------------ shapes, motions
 
 
-@pytest.mark.parametrize("noun", sprite_shapes.NOUNS)
+@pytest.mark.parametrize("noun", shapes.NOUNS)
 def test_a_shape_stays_in_the_unit_disc_and_nearly_fills_it(noun):
-    radius = np.linalg.norm(np.concatenate(sprite_shapes.rings(noun)), axis=1)
+    radius = np.linalg.norm(np.concatenate(shapes.rings(noun)), axis=1)
     assert radius.max() <= 1.0 + 1e-9
     assert radius.max() > 0.85
 
 
 def test_there_are_enough_words():
-    assert len(sprite_shapes.NOUNS) >= 12
-    assert len(sprite_shapes.COLOURS) == 8
+    assert len(shapes.NOUNS) >= 12
+    assert len(shapes.COLOURS) == 8
     assert set(VERBS) == set(MOTIONS) >= set(ORDER_FREE_MOTIONS)
     assert all(len(forms) >= 2 and len({f for form in forms for f in form}) >= 4 for forms in VERBS.values())
 
@@ -160,8 +160,8 @@ def test_one_clip_is_the_same_alone_in_another_process_and_in_a_larger_world():
     assert plan_clip(dataclasses.replace(CONFIG, seed=1), "test", 17) != clip
     code = (
         "import sys, zlib\n"
-        "from jaxvl.data.synthetic.sprites import *\n"
-        "from jaxvl.data.synthetic.sprite_render import *\n"
+        "from jaxvl.data.synthetic.sprites.world import *\n"
+        "from jaxvl.data.synthetic.sprites.render import *\n"
         "c = WorldConfig(num_train=400, num_val=40, num_test=300, captions_per_video=4)\n"
         "r = render_clip(plan_clip(c, 'test', 17))\n"
         "assert 'jax' not in sys.modules\n"

@@ -15,8 +15,8 @@ from jaxvl.core.errors import InputError
 from jaxvl.data.synthetic import layouts
 from jaxvl.data.synthetic.encode import write_video
 from jaxvl.data.synthetic.layouts import LAYOUTS, ensure_world
-from jaxvl.data.synthetic.sprite_render import render_clip
-from jaxvl.data.synthetic.sprites import WorldConfig, plan_clip
+from jaxvl.data.synthetic.sprites.render import render_clip
+from jaxvl.data.synthetic.sprites.world import WorldConfig, plan_clip
 from tests import tiny
 
 CONFIG = WorldConfig(num_train=9, num_val=2, num_test=3, seconds=(1, 1.5), captions_per_video=4)
@@ -127,7 +127,7 @@ def test_a_killed_rendering_goes_on_with_what_is_missing(msrvtt, tmp_path):
     code = (
         "import os\n"
         "from jaxvl.data.synthetic import layouts\n"
-        "from jaxvl.data.synthetic.sprites import WorldConfig\n"
+        "from jaxvl.data.synthetic.sprites.world import WorldConfig\n"
         "c = WorldConfig(num_train=9, num_val=2, num_test=3, seconds=(1, 1.5), captions_per_video=4)\n"
         "real, seen = layouts.write_video, []\n"
         "def dies(path, *rest):\n"

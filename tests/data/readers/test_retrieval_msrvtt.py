@@ -9,7 +9,7 @@ import pytest
 
 from jaxvl.core.errors import BadMedia, InputError
 from jaxvl.data.readers.common import Report, VideoText, find_media
-from jaxvl.data.readers.msrvtt import read_msrvtt
+from jaxvl.data.readers.retrieval.msrvtt import read_msrvtt
 from jaxvl.data.video import load_clip
 from tests.data import media_files as mf
 

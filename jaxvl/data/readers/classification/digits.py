@@ -16,7 +16,7 @@ import zlib
 import numpy as np
 
 from jaxvl.core.errors import InputError
-from jaxvl.data.readers.image_arrays import ImageArrays
+from jaxvl.data.readers.classification.image_arrays import ImageArrays
 
 CLASSES = tuple("0123456789")
 PIXEL_MAX = {"mnist5k": 255, "optdigits": 16}

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxvl.core.errors import InputError
+from jaxvl.data.readers.classification.image_arrays import ImageArrays
 from jaxvl.data.readers.common import near, require_file
-from jaxvl.data.readers.image_arrays import ImageArrays
 
 SIDE, PIXELS = 32, 3072
 FILES = {

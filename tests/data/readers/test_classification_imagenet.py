@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 
 from jaxvl.core.errors import InputError
-from jaxvl.data.readers.image_records import label_of, load_picture
-from jaxvl.data.readers.imagenet import DEVKIT, read_imagenet
-from jaxvl.data.readers.tfds_images import read_tfds_images
+from jaxvl.data.readers.classification.image_records import label_of, load_picture
+from jaxvl.data.readers.classification.imagenet import DEVKIT, read_imagenet
+from jaxvl.data.readers.classification.tfds_images import read_tfds_images
 from tests.data.test_tfds_source import prepared  # noqa: F401 (a fixture)
 
 WNIDS = ("n01440764", "n01443537", "n02105855")

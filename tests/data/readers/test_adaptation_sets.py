@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from jaxvl.core.errors import InputError
-from jaxvl.data.readers.domain_sets import SETS, read_domain
+from jaxvl.data.readers.adaptation.domain_sets import SETS, read_domain
 
 
 def picture(path, value=0):

@@ -7,8 +7,8 @@ import pytest
 from sklearn.datasets import load_digits
 
 from jaxvl.core.errors import InputError
-from jaxvl.data.readers import digits
-from jaxvl.data.readers.image_arrays import ImageArrays
+from jaxvl.data.readers.classification import digits
+from jaxvl.data.readers.classification.image_arrays import ImageArrays
 
 
 def test_optdigits_are_those_of_scikit_learn():

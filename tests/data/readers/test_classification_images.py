@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from jaxvl.core.errors import InputError
-from jaxvl.data.readers.image_folder import read_image_folder, read_unlabelled, require_same_classes
-from jaxvl.data.readers.image_list import parse_list, read_image_list
+from jaxvl.data.readers.classification.image_folder import read_image_folder, read_unlabelled, require_same_classes
+from jaxvl.data.readers.classification.image_list import parse_list, read_image_list
 
 
 def picture(path, value=0):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxvl.core.errors import InputError
-from jaxvl.data.readers.msvd import load_plain_pickle, read_msvd
+from jaxvl.data.readers.retrieval.msvd import load_plain_pickle, read_msvd
 from tests.data import media_files as mf
 
 CAPTIONS = {

@@ -10,7 +10,7 @@ from PIL import Image, ImageFont
 
 from jaxvl import cli
 from jaxvl.core.errors import InputError
-from jaxvl.data.readers import emoji
+from jaxvl.data.readers.adaptation import emoji
 from tests.tiny import ROOT
 
 NAMES = [chr(ord("A") + i) for i in range(26)]  # letters, which Pillow's own font has

@@ -27,8 +27,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from jaxvl.core.errors import InputError
 from jaxvl.data.images import read_image
+from jaxvl.data.readers.classification.image_folder import ImageReading, read_image_folder
 from jaxvl.data.readers.common import first_few, read_json, require_file
-from jaxvl.data.readers.image_folder import ImageReading, read_image_folder
 
 PACKAGES = {
     "noto": "emoji-datasource-google",

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxvl.core.errors import InputError
+from jaxvl.data.readers.classification.image_arrays import ImageArrays
 from jaxvl.data.readers.common import near
-from jaxvl.data.readers.image_arrays import ImageArrays
 
 PREFIX = {"train": "train", "test": "t10k"}
 FASHION = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")

@@ -12,7 +12,7 @@ import itertools
 
 import numpy as np
 
-from jaxvl.data.synthetic.sprite_shapes import ROUND
+from jaxvl.data.synthetic.sprites.shapes import ROUND
 
 Combination = tuple[str, str, str, str]  # noun, colour, texture, motion
 

@@ -9,8 +9,8 @@ import os
 from collections.abc import Sequence
 
 from jaxvl.core.errors import InputError
+from jaxvl.data.readers.classification.image_folder import ImageReading, LabelledImage
 from jaxvl.data.readers.common import first_few, read_text
-from jaxvl.data.readers.image_folder import ImageReading, LabelledImage
 
 
 def read_image_list(

@@ -13,9 +13,9 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 
 from jaxvl.core.errors import InputError
+from jaxvl.data.readers.classification.image_folder import ImageReading, class_folders, read_image_folder
+from jaxvl.data.readers.classification.image_list import names_of_labels, parse_list, read_image_list
 from jaxvl.data.readers.common import near
-from jaxvl.data.readers.image_folder import ImageReading, class_folders, read_image_folder
-from jaxvl.data.readers.image_list import names_of_labels, parse_list, read_image_list
 
 PARTS = ("train", "test")
 

@@ -13,9 +13,9 @@ from collections.abc import Collection
 import numpy as np
 from PIL import Image, ImageDraw
 
-from jaxvl.data.synthetic import sprite_shapes
-from jaxvl.data.synthetic.sprite_motions import State, state_at
-from jaxvl.data.synthetic.sprites import Background, Clip, Sprite
+from jaxvl.data.synthetic.sprites import shapes
+from jaxvl.data.synthetic.sprites.motions import State, state_at
+from jaxvl.data.synthetic.sprites.world import Background, Clip, Sprite
 
 SUPERSAMPLE = 4
 _SHOWS = 0.05  # least opacity of a pixel that counts as visible
@@ -74,7 +74,7 @@ def draw_sprite(sprite: Sprite, state: State, side: int) -> _Drawn:
     radius = sprite.size * state.scale * side / 2
     cx, cy = state.x * side, state.y * side
     turn = np.array([[math.cos(state.angle), math.sin(state.angle)], [-math.sin(state.angle), math.cos(state.angle)]])
-    outline = [r @ turn * radius + (cx, cy) for r in sprite_shapes.rings(sprite.noun)]
+    outline = [r @ turn * radius + (cx, cy) for r in shapes.rings(sprite.noun)]
     edge = max(0.6, radius * 0.07)  # half the width of the dark edge, pixels
     points = np.concatenate(outline)
     box = (*(points.min(0) - edge / 2), *(points.max(0) + edge / 2))
@@ -84,7 +84,7 @@ def draw_sprite(sprite: Sprite, state: State, side: int) -> _Drawn:
     def place(xy: np.ndarray) -> list[tuple[float, float]]:  # picture pixels -> fine patch pixels
         return [tuple(p) for p in (xy - (left, top)) * ss - 0.5]
 
-    rgb = sprite_shapes.COLOURS[sprite.colour]
+    rgb = shapes.COLOURS[sprite.colour]
     colour = Image.new("RGB", (width * ss, height * ss), rgb)
     cover = Image.new("L", colour.size, 0)
     paint, mask = ImageDraw.Draw(colour), ImageDraw.Draw(cover)
@@ -92,7 +92,7 @@ def draw_sprite(sprite: Sprite, state: State, side: int) -> _Drawn:
     for hole in outline[1:]:
         mask.polygon(place(hole), fill=0)
     _draw_texture(paint, sprite, radius * ss, lambda xy: place(xy @ turn * radius + (cx, cy)))
-    dark = sprite_shapes.outline(rgb)
+    dark = shapes.outline(rgb)
     for ring in outline:
         line = place(ring)
         line += line[:2]
@@ -110,7 +110,7 @@ def draw_sprite(sprite: Sprite, state: State, side: int) -> _Drawn:
 def _draw_texture(paint: ImageDraw.ImageDraw, sprite: Sprite, radius: float, place) -> None:
     """Stripes or dots over the whole patch, fixed to the sprite so that they turn and grow with it.
     radius: of the sprite in fine pixels; place: unit-disc points -> fine pixels."""
-    second = sprite_shapes.accent(sprite_shapes.COLOURS[sprite.colour])
+    second = shapes.accent(shapes.COLOURS[sprite.colour])
     if sprite.texture == "striped":
         for x in np.arange(-1.6, 1.61, 0.64):  # slanted bands, about as wide as the gaps between them
             band = np.array([(x - 0.75, 1.2), (x + 0.45, -1.2), (x + 0.75, -1.2), (x - 0.45, 1.2)])
@@ -127,7 +127,7 @@ def draw_background(background: Background, side: int, margin: int = 0) -> np.nd
     """float32 `[side + 2 margin, side + 2 margin, 3]` in 0..255, before the clip's brightness."""
     rng = np.random.Generator(np.random.PCG64(background.seed))
     n = side + 2 * margin
-    tone = np.array(sprite_shapes.TONES[background.tone], np.float32) + rng.uniform(-6, 6, 3).astype(np.float32)
+    tone = np.array(shapes.TONES[background.tone], np.float32) + rng.uniform(-6, 6, 3).astype(np.float32)
     change = 0.22 * (255 - tone if tone.mean() < 128 else -tone)  # towards the far end, so that it can be seen
     if background.kind == "flat":
         weight = np.zeros((n, n), np.float32)

@@ -19,8 +19,8 @@ from PIL import Image
 
 from jaxvl.core.errors import BadMedia, InputError
 from jaxvl.data import images
-from jaxvl.data.readers.image_arrays import ArrayPicture
-from jaxvl.data.readers.image_folder import LabelledImage
+from jaxvl.data.readers.classification.image_arrays import ArrayPicture
+from jaxvl.data.readers.classification.image_folder import LabelledImage
 from jaxvl.data.records import INDEX_FILE, ClipItem, ClipRecord, ClipRecords, Written, write_clips
 
 Picture = LabelledImage | ArrayPicture | ClipRecord

@@ -14,9 +14,15 @@ import os
 from collections.abc import Sequence
 
 from jaxvl.core.errors import InputError
+from jaxvl.data.readers.classification.image_folder import (
+    ImageReading,
+    LabelledImage,
+    class_folders,
+    is_image,
+    read_image_folder,
+)
+from jaxvl.data.readers.classification.image_list import parse_list
 from jaxvl.data.readers.common import near, read_csv
-from jaxvl.data.readers.image_folder import ImageReading, LabelledImage, class_folders, is_image, read_image_folder
-from jaxvl.data.readers.image_list import parse_list
 
 TREES = ("", os.path.join("ILSVRC", "Data", "CLS-LOC"))
 DEVKIT = "ILSVRC2012_validation_ground_truth.txt"

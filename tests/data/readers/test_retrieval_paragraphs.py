@@ -9,10 +9,10 @@ import shutil
 import pytest
 
 from jaxvl.core.errors import InputError
-from jaxvl.data.readers.activitynet_captions import find_prefixed, paragraph, read_activitynet_captions
 from jaxvl.data.readers.common import write_ids
-from jaxvl.data.readers.didemo import GONE, find_named, read_didemo
-from jaxvl.data.readers.lsmdc import read_lsmdc
+from jaxvl.data.readers.retrieval.activitynet_captions import find_prefixed, paragraph, read_activitynet_captions
+from jaxvl.data.readers.retrieval.didemo import GONE, find_named, read_didemo
+from jaxvl.data.readers.retrieval.lsmdc import read_lsmdc
 from jaxvl.data.video import load_clip
 
 # ---------------------------------------------------------------- LSMDC

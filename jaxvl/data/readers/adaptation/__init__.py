@@ -1,0 +1,1 @@
+"""Readers of domain adaptation sets: one labelled set of pictures a domain."""

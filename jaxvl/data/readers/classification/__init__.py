@@ -1,0 +1,1 @@
+"""Readers of labelled pictures: folders, lists, arrays and records."""

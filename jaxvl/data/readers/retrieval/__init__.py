@@ -1,0 +1,1 @@
+"""Readers of text-video retrieval sets: captions with their clips."""
