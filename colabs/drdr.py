@@ -30,10 +30,11 @@ from IPython.display import SVG, display
 from IPython.display import Image as Inline
 from PIL import Image
 
-from jaxvl import cli, report, train
+from jaxvl import cli
 from jaxvl.core import config as configs
 from jaxvl.core.session import build_data
 from jaxvl.core.writers import read_metrics
+from jaxvl.verbs import report, train
 from jaxvl.viz import images
 from jaxvl.viz.curves import line_chart, series_from_rows
 

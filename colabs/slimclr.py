@@ -31,11 +31,12 @@ from IPython.display import SVG, display
 from IPython.display import Image as Inline
 from PIL import Image
 
-from jaxvl import cli, report, train
+from jaxvl import cli
 from jaxvl.core import config as configs
 from jaxvl.core.session import build_data
 from jaxvl.core.writers import read_metrics
 from jaxvl.data.readers.classification.image_records import load_picture
+from jaxvl.verbs import report, train
 from jaxvl.viz.curves import line_chart, series_from_rows
 from jaxvl.viz.images import to_bytes
 

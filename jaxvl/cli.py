@@ -162,9 +162,9 @@ def _methods(args: argparse.Namespace) -> int:
 
 def _train(args: argparse.Namespace) -> int:
     _start(args)
-    from jaxvl import train
     from jaxvl.core import config
-    from jaxvl.report import show_results
+    from jaxvl.verbs import train
+    from jaxvl.verbs.report import show_results
 
     cfg = config.load(args.config, args.overrides)
     result = train.train(cfg, args.workdir, resume=args.resume, fresh=args.fresh)
@@ -178,8 +178,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     _start(args)
     import json
 
-    from jaxvl.evaluate import evaluate
-    from jaxvl.report import show_results
+    from jaxvl.verbs.evaluate import evaluate
+    from jaxvl.verbs.report import show_results
 
     say = (lambda line: print(line, file=sys.stderr)) if args.json else print
     metrics = evaluate(args.workdir, args.split, args.checkpoint, args.best, say)
@@ -197,7 +197,7 @@ def _predict(args: argparse.Namespace) -> int:
             return 0
         raise InputError("--workdir is required; see jaxvl predict --help")
     _start(args)
-    from jaxvl.predict import predict
+    from jaxvl.verbs.predict import predict
 
     return predict(args)
 
@@ -205,7 +205,7 @@ def _predict(args: argparse.Namespace) -> int:
 def _prepare(args: argparse.Namespace) -> int:
     _start(args)
     from jaxvl.core import config
-    from jaxvl.prepare import prepare, shrink
+    from jaxvl.verbs.prepare import prepare, shrink
 
     cfg = config.load(args.config, args.overrides)
     if args.shrink and args.out:
@@ -224,7 +224,7 @@ def _prepare(args: argparse.Namespace) -> int:
 
 def _convert(args: argparse.Namespace) -> int:
     _start(args)
-    from jaxvl import convert
+    from jaxvl.verbs import convert
 
     if args.reverse:
         if args.image_size or args.interpolation or args.set or args.prefix or args.drop:
@@ -248,7 +248,7 @@ def _convert(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from jaxvl import report
+    from jaxvl.verbs import report
 
     print(report.write(args.workdir))
     return 0
@@ -256,7 +256,7 @@ def _report(args: argparse.Namespace) -> int:
 
 def _doctor(args: argparse.Namespace) -> int:
     _start(args)
-    from jaxvl.doctor import doctor
+    from jaxvl.verbs.doctor import doctor
 
     return doctor(args.workdir)
 

@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from jaxvl import cli, doctor
+from jaxvl import cli
 from jaxvl.core import registry
+from jaxvl.verbs import doctor
 from tests import tiny
 from tests.data import media_files as mf
 

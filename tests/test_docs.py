@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxvl import cli, train
+from jaxvl import cli
 from jaxvl.core import config as configs
 from jaxvl.core import registry
 from jaxvl.core.errors import InputError
 from jaxvl.core.writers import read_metrics
 from jaxvl.data.clip_bpe import CLIPTokenizer
 from jaxvl.nn.clip import PIXEL_MEAN, PIXEL_STD
+from jaxvl.verbs import train
 from tests.interop import numpy_clip, torch_writer
 
 ROOT = Path(__file__).parent.parent

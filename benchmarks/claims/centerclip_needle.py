@@ -16,8 +16,8 @@ import json
 from pathlib import Path
 
 from benchmarks import results
-from jaxvl import train
 from jaxvl.core import config as configs
+from jaxvl.verbs import train
 
 RUNS = {
     "needle": ("kmedoids++", "random", "sparse_sampling"),

@@ -256,7 +256,7 @@ def run_config(config: SparseEventsConfig) -> configs.ConfigDict:
 
 def run_arm(config: SparseEventsConfig, workdir: str | Path) -> dict[str, float]:
     """Trains one arm with the house's loop and gives its test metrics."""
-    from jaxvl.train import train
+    from jaxvl.verbs.train import train
 
     result = train(run_config(config), workdir, data=data(config), method=build(config), pictures=False)
     return result.metrics

@@ -275,7 +275,7 @@ def run_config(config: ClipTinyConfig) -> configs.ConfigDict:
 def run_arm(config: ClipTinyConfig, root: Path) -> dict[str, float]:
     """Trains one arm with the house's loop and gives its metrics on the gallery, kept under `root` so that a stopped
     benchmark goes on where it was."""
-    from jaxvl.train import train
+    from jaxvl.verbs.train import train
 
     workdir = root / f"{config.arm.replace(' ', '_')}-{config.seed}"
     done = workdir / "eval" / "test.json"

@@ -18,8 +18,8 @@ import json
 from pathlib import Path
 
 from benchmarks import results
-from jaxvl import train
 from jaxvl.core import config as configs
+from jaxvl.verbs import train
 
 QUICKSTART = Path(__file__).parent.parent.parent / "configs" / "drdr" / "quickstart.py"
 OT = ("model.weights.transport=0.01", "model.weights.consensus=0.1")

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 
 from benchmarks import results
-from jaxvl import train
 from jaxvl.core import config as configs
 from jaxvl.core import session
 from jaxvl.core.evaluation import evaluate
@@ -27,6 +26,7 @@ from jaxvl.core.writers import read_metrics
 from jaxvl.metrics.classification import accuracy
 from jaxvl.metrics.knn import knn_scores
 from jaxvl.metrics.linear_probe import probe_scores
+from jaxvl.verbs import train
 
 CONFIG = Path(__file__).parents[2] / "configs" / "slimclr" / "patterns.py"
 ARMS = {

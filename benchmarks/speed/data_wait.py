@@ -17,11 +17,11 @@ from pathlib import Path
 import jax
 
 from benchmarks import results
-from jaxvl import train
 from jaxvl.core import config as configs
 from jaxvl.core import loop, session, sharding
 from jaxvl.core.evaluation import device_fields
 from jaxvl.data import pipeline
+from jaxvl.verbs import train
 
 
 def measure(config, root: Path, steps: int, rounds: int) -> dict:

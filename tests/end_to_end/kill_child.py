@@ -3,7 +3,7 @@
 import sys
 import time
 
-from jaxvl import train
+from jaxvl.verbs import train
 from tests import toys
 
 PAUSE = float(sys.argv[3]) if len(sys.argv) > 3 else 0.0

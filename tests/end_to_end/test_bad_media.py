@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from jaxvl import train
 from jaxvl.core import session
 from jaxvl.core.errors import InputError
 from jaxvl.core.writers import read_metrics
 from jaxvl.data import pipeline
-from jaxvl.evaluate import evaluate
 from jaxvl.metrics import retrieval
+from jaxvl.verbs import train
+from jaxvl.verbs.evaluate import evaluate
 from tests import tiny
 from tests.data import media_files as mf
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxvl import train
 from jaxvl.core.errors import BadMedia, InputError
 from jaxvl.core.loop import NotFinite
 from jaxvl.core.writers import read_metrics
+from jaxvl.verbs import train
 from tests import toys
 
 ROOT = Path(__file__).parent.parent.parent

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxvl import cli, train
+from jaxvl import cli
 from jaxvl.core import session
 from jaxvl.core.errors import InputError
 from jaxvl.core.writers import read_metrics
@@ -13,7 +13,8 @@ from jaxvl.data import pipeline
 from jaxvl.data.readers.common import VideoText
 from jaxvl.data.readers.retrieval.clip_records import read_pairs, write_pairs
 from jaxvl.data.records import ClipRecords
-from jaxvl.prepare import prepare
+from jaxvl.verbs import train
+from jaxvl.verbs.prepare import prepare
 from tests import tiny
 from tests.data import media_files as mf
 

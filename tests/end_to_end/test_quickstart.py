@@ -7,11 +7,12 @@ import re
 import numpy as np
 import pytest
 
-from jaxvl import cli, train
+from jaxvl import cli
 from jaxvl.core import session
 from jaxvl.core.writers import read_metrics
 from jaxvl.data.readers.retrieval.msrvtt import read_msrvtt
-from jaxvl.evaluate import evaluate
+from jaxvl.verbs import train
+from jaxvl.verbs.evaluate import evaluate
 from tests import tiny
 
 STEPS = 40

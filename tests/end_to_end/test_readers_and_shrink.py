@@ -12,7 +12,7 @@ from jaxvl import cli
 from jaxvl.core import session
 from jaxvl.core.errors import InputError
 from jaxvl.methods.centerclip.data import media_files
-from jaxvl.prepare import shrink
+from jaxvl.verbs.prepare import shrink
 from tests import tiny
 from tests.data import media_files as mf
 

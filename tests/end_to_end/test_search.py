@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxvl import cli, train
+from jaxvl import cli
 from jaxvl.core import session
 from jaxvl.core.errors import InputError
 from jaxvl.data.video import index_video, load_clip
 from jaxvl.methods.centerclip import files
 from jaxvl.methods.centerclip.method import model_config
+from jaxvl.verbs import train
 from tests import tiny
 
 TEXTS = ["a red circle moves", "a big blue square"]

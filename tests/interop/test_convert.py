@@ -10,7 +10,6 @@ import jax
 import numpy as np
 import pytest
 
-from jaxvl import convert
 from jaxvl.cli import main
 from jaxvl.core import config as configs
 from jaxvl.core import session
@@ -23,6 +22,7 @@ from jaxvl.interop.weights import load_weights, merge_weights
 from jaxvl.methods.centerclip import recipe
 from jaxvl.nn.clip import CLIP, CLIPConfig
 from jaxvl.nn.positional import resize_positions
+from jaxvl.verbs import convert
 from tests import tiny
 from tests.interop import torch_writer
 from tests.interop.numpy_clip import TINY, TINY_RESNET, random_arrays

@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 
-from jaxvl import convert
 from jaxvl.cli import main
 from jaxvl.core.errors import InputError
 from jaxvl.interop import keys, layouts, resnet
@@ -14,6 +13,7 @@ from jaxvl.interop.resnet import ResNetConfig
 from jaxvl.interop.safetensors_file import read_safetensors, write_safetensors
 from jaxvl.interop.weights import load_weights, merge_weights
 from jaxvl.nn.resnet import BLOCKS, ResNet
+from jaxvl.verbs import convert
 from tests.interop import torch_writer
 from tests.nn.resnet_weights import flax_variables, numpy_state
 

@@ -20,7 +20,7 @@ from jaxvl.methods.centerclip.method import model_config, trained_parameters
 from jaxvl.methods.centerclip.model import CenterCLIP
 from jaxvl.methods.centerclip.reduce import ALGORITHMS
 from jaxvl.nn.video_heads import HEADS
-from jaxvl.train import eval_streams
+from jaxvl.verbs.train import eval_streams
 from tests import tiny
 from tests.methods.tiny import TINY
 

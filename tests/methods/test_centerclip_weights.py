@@ -9,14 +9,14 @@ import jax
 import numpy as np
 import pytest
 
-from jaxvl import convert
 from jaxvl.core import session, sharding
 from jaxvl.core.checkpoint import Checkpoints
 from jaxvl.core.errors import InputError
 from jaxvl.core.state import flatten
 from jaxvl.interop.weights import load_weights, save_weights
 from jaxvl.methods.centerclip import weights
-from jaxvl.train import _first_state
+from jaxvl.verbs import convert
+from jaxvl.verbs.train import _first_state
 from tests import tiny
 from tests.interop import numpy_clip, torch_writer
 from tests.interop.numpy_clip import random_arrays

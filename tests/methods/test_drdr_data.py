@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxvl import cli, train
+from jaxvl import cli
 from jaxvl.core import config as configs
 from jaxvl.core.errors import BadMedia, InputError
 from jaxvl.core.writers import read_metrics
@@ -17,6 +17,7 @@ from jaxvl.methods.drdr import data, recipe
 from jaxvl.methods.drdr import task as tasks
 from jaxvl.methods.drdr.evaluator import DomainAccuracy
 from jaxvl.methods.drdr.method import batch_spec
+from jaxvl.verbs import train
 from tests import tiny
 from tests.tiny import ROOT, quiet
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxvl import cli, prepare, train
+from jaxvl import cli
 from jaxvl.core import config as configs
 from jaxvl.core import session
 from jaxvl.core.errors import InputError
@@ -17,6 +17,7 @@ from jaxvl.data.readers.classification.image_records import label_of
 from jaxvl.data.synthetic.patterns import PatternWorld, ensure_world, render
 from jaxvl.methods.slimclr.augment import VIEWS, views_of
 from jaxvl.methods.slimclr.data import build_data, central
+from jaxvl.verbs import prepare, train
 from tests import tiny
 from tests.data.readers.test_classification_arrays import cifar10, idx_bytes
 from tests.methods.slimclr_small import SMALL

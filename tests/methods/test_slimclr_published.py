@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvl import convert
 from jaxvl.core import session
 from jaxvl.core.errors import InputError
 from jaxvl.core.state import abstract_state
@@ -19,6 +18,7 @@ from jaxvl.methods.slimclr.model import Encoder
 from jaxvl.methods.slimclr.published import SlimConfig
 from jaxvl.methods.slimclr.weights import adopt
 from jaxvl.nn.resnet import ResNet
+from jaxvl.verbs import convert
 from tests.interop.torch_writer import save as write_torch
 from tests.methods import slimclr_small as small
 

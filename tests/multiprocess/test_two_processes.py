@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxvl import train
 from jaxvl.core.writers import read_metrics
+from jaxvl.verbs import train
 from tests import toys
 from tests.multiprocess import shared
 

@@ -15,7 +15,7 @@ def main() -> None:
         initialization_timeout=60,
         heartbeat_timeout_seconds=30,
     )
-    from jaxvl import train
+    from jaxvl.verbs import train
     from tests import toys
     from tests.multiprocess import shared
 

@@ -22,11 +22,11 @@ from jaxvl.data import text as texts
 from jaxvl.data.readers.common import VideoText, read_ids
 from jaxvl.data.threads import map_ahead
 from jaxvl.data.video import Clip, load_clip, open_source
-from jaxvl.methods.centerclip import index as indexing
 from jaxvl.methods.centerclip.data import build_tokenizer
 from jaxvl.methods.centerclip.method import model_config
 from jaxvl.methods.centerclip.reduce import Reduction, token_positions
 from jaxvl.metrics import retrieval
+from jaxvl.search import index as indexing
 from jaxvl.viz.retrieval import Hit, retrieval_sheet
 from jaxvl.viz.tokens import kept_tokens
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxvl.core.errors import InputError
-from jaxvl.methods.centerclip import index as indexing
+from jaxvl.search import index as indexing
 
 E, S = 8, 3
 MADE_BY = {"weights": "w1", "model": "m", "frames": 6, "fps": 3.0}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jaxvl.core import session
 from jaxvl.core.evaluation import evaluate as run_evaluators
-from jaxvl.train import eval_streams, save_evaluation
+from jaxvl.verbs.train import eval_streams, save_evaluation
 
 
 def evaluate(

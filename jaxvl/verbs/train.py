@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxvl import report
 from jaxvl.core import config as configs
 from jaxvl.core import diagnose, loop, registry, session, sharding
 from jaxvl.core.checkpoint import Checkpoints
@@ -26,6 +25,7 @@ from jaxvl.data import pipeline
 from jaxvl.data.bad_media import BadBudget
 from jaxvl.data.spec import check_batch
 from jaxvl.interop import keys, weights
+from jaxvl.verbs import report
 
 
 @dataclasses.dataclass
