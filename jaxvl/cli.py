@@ -40,13 +40,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # a broken pipe shows here, not when Python ends
         return code
     except (InputError, BadMedia) as error:
-        return _fail(str(error))
+        return _end(str(error), _fail(str(error)))
     except BrokenPipeError:  # whoever read the output, as in `| head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at the end
         return 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return 130
+        return _end("interrupted", 130)
+
+
+def _end(line: str, code: int) -> int:
+    """The exit code, which the other processes of the run hear of, if there are any."""
+    if (processes := sys.modules.get("jaxvl.core.processes")) is not None:
+        processes.fail(line, code)
+    return code
 
 
 def _fail(line: str) -> int:
@@ -139,10 +146,10 @@ def _start(args: argparse.Namespace) -> None:
     import logging
 
     logging.getLogger("absl").setLevel(logging.ERROR)
-    if getattr(args, "distributed", False) or getattr(args, "coordinator", None):
-        import jax
+    if hasattr(args, "coordinator"):
+        from jaxvl.core import processes
 
-        jax.distributed.initialize(args.coordinator, args.processes, args.process)
+        processes.connect(args.coordinator, args.processes, args.process, find=args.distributed)
 
 
 def _methods(args: argparse.Namespace) -> int:

@@ -70,9 +70,14 @@ def compile_method(config: ConfigDict, method: Method | None = None, devices: An
     """Builds (lazily compiled) everything that runs on devices. Raises where batch and mesh do not fit."""
     method = method or build_method(config)
     mesh = sharding.make_mesh(config.mesh, devices)
+    if mesh.shape["tensor"] > 1 and not method.partition_rules:
+        raise InputError(
+            f"config.mesh.tensor: {mesh.shape['tensor']}, but {method.name} has no partition rules, so these devices "
+            "would all do the same work; set it to 1, and config.mesh.fsdp where memory is short"
+        )
     for stream, fields in method.batch_spec.items():
         for field, spec in fields.items():
-            sharding.local_batch_size(spec.shape[0], mesh, f"batch size of stream {stream!r} ({field})")
+            sharding.check_batch_size(spec.shape[0], mesh, f"batch size of stream {stream!r} ({field})")
     abstract = states.abstract_state(method, config)
     cells = states.build_cells(method, abstract.params, config)
     where = sharding.state_shardings(abstract, mesh, method.partition_rules)
