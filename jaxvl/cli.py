@@ -42,25 +42,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # a broken pipe shows here, not when Python ends
         return code
     except (InputError, BadMedia) as error:
-        return _end(str(error), _fail(str(error)))
+        return _fail(str(error))
     except BrokenPipeError:  # whoever read the output, as in `| head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at the end
         return 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return _end("interrupted", 130)
-
-
-def _end(line: str, code: int) -> int:
-    """The exit code, which the other processes of the run hear of, if there are any."""
-    if (processes := sys.modules.get("jaxvl.core.processes")) is not None:
-        processes.fail(line, code)
-    return code
+        _tell_the_others("interrupted", 130)
+        return 130
 
 
 def _fail(line: str) -> int:
     print(f"jaxvl: {' '.join(line.split())}", file=sys.stderr)
+    _tell_the_others(line, 2)
     return 2
+
+
+def _tell_the_others(line: str, code: int) -> None:
+    """Ends all processes of a run that has several."""
+    if (processes := sys.modules.get("jaxvl.core.processes")) is not None:
+        processes.fail(line, code)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -184,7 +185,7 @@ def _version() -> int:
 
 def _train(args: argparse.Namespace) -> int:
     _start(args)
-    from jaxvl.core import config
+    from jaxvl.core import config, processes
     from jaxvl.verbs import train
     from jaxvl.verbs.report import show_results
 
@@ -199,7 +200,8 @@ def _train(args: argparse.Namespace) -> int:
     result = train.train(cfg, args.workdir, resume=args.resume, fresh=args.fresh)
     if result.stopped:
         return 130 if result.stopped == "SIGINT" else 0
-    show_results(args.workdir)
+    if processes.index() == 0:
+        show_results(args.workdir)
     return 0
 
 
@@ -207,11 +209,15 @@ def _evaluate(args: argparse.Namespace) -> int:
     _start(args)
     import json
 
+    from jaxvl.core import processes
     from jaxvl.verbs.evaluate import evaluate
     from jaxvl.verbs.report import show_results
 
-    say = (lambda line: print(line, file=sys.stderr)) if args.json else print
+    main = processes.index() == 0
+    say = (lambda line: print(line, file=sys.stderr if args.json else None)) if main else lambda line: None
     metrics = evaluate(args.workdir, args.split, args.checkpoint, args.best, say)
+    if not main:
+        return 0
     if args.json:
         print(json.dumps(metrics))
     else:

@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 HEARTBEAT_SECONDS = 20  # a process that is silent for so long is taken for dead; the others end within 30
 START_SECONDS = 300  # hosts of a job come up minutes apart
-END_SECONDS = 600  # process 0 may still be writing the report
+END_SECONDS = 3600  # process 0 may still be making the pictures of the report
 POLL_SECONDS = 0.5
 LINGER_SECONDS = 5  # whoever ends waits so long at most for the others to have read why
 

@@ -107,12 +107,14 @@ def train(
         checkpoints.close()
     if outcome.stopped:
         tell(f"stopped by {outcome.stopped} at step {int(outcome.state.step)}; the same command resumes it")
-    elif main and pictures and outcome.metrics is not None:
+    elif pictures and outcome.metrics is not None:
         session_model = session.Loaded(
             config, workdir, compiled.method, compiled.mesh,
             outcome.state.variables(config.eval.use_ema), compiled.predict, int(outcome.state.step),
         )  # fmt: skip
-        report.save_pictures(session_model, data)
+        session_model = session.on_one_device(session_model)
+        if main:
+            report.save_pictures(session_model, data)
     if main:
         report.write(workdir)
     if budget.bad:
