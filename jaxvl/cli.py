@@ -48,12 +48,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
+        _tell_the_others("interrupted", 130)
         return 130
 
 
 def _fail(line: str) -> int:
     print(f"jaxvl: {' '.join(line.split())}", file=sys.stderr)
+    _tell_the_others(line, 2)
     return 2
+
+
+def _tell_the_others(line: str, code: int) -> None:
+    """Ends all processes of a run that has several."""
+    if (processes := sys.modules.get("jaxvl.core.processes")) is not None:
+        processes.fail(line, code)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -158,10 +166,10 @@ def _start(args: argparse.Namespace) -> None:
     import logging
 
     logging.getLogger("absl").setLevel(logging.ERROR)
-    if getattr(args, "distributed", False) or getattr(args, "coordinator", None):
-        import jax
+    if hasattr(args, "coordinator"):
+        from jaxvl.core import processes
 
-        jax.distributed.initialize(args.coordinator, args.processes, args.process)
+        processes.connect(args.coordinator, args.processes, args.process, find=args.distributed)
 
 
 def _methods(args: argparse.Namespace) -> int:
@@ -188,7 +196,7 @@ def _version() -> int:
 def _train(args: argparse.Namespace) -> int:
     _start(args)
     from jaxvl import api
-    from jaxvl.core import config
+    from jaxvl.core import config, processes
     from jaxvl.verbs.report import show_results
 
     cfg = config.load(args.config, args.overrides)
@@ -202,7 +210,8 @@ def _train(args: argparse.Namespace) -> int:
     result = api.train(cfg, args.workdir, resume=args.resume, fresh=args.fresh)
     if result.stopped:
         return 130 if result.stopped == "SIGINT" else 0
-    show_results(args.workdir)
+    if processes.index() == 0:
+        show_results(args.workdir)
     return 0
 
 
@@ -211,10 +220,14 @@ def _evaluate(args: argparse.Namespace) -> int:
     import json
 
     from jaxvl import api
+    from jaxvl.core import processes
     from jaxvl.verbs.report import show_results
 
-    say = (lambda line: print(line, file=sys.stderr)) if args.json else print
+    main = processes.index() == 0
+    say = (lambda line: print(line, file=sys.stderr if args.json else None)) if main else lambda line: None
     metrics = api.evaluate(args.workdir, args.split, checkpoint=args.checkpoint, best=args.best, say=say)
+    if not main:
+        return 0
     if args.json:
         print(json.dumps(metrics))
     else:

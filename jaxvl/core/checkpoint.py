@@ -19,6 +19,7 @@ import jax
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
+from jaxvl.core import processes
 from jaxvl.core.errors import InputError
 from jaxvl.core.state import TrainState
 
@@ -82,12 +83,12 @@ class Checkpoints:
         return float(metrics[self._metric])
 
     def steps(self) -> list[int]:
-        """Complete steps on disk, ascending."""
-        return sorted(self._manager.all_steps(read=True))
+        """Complete steps on disk, ascending. As process 0 sees them; the others hear it, here and below."""
+        return processes.decide(lambda: sorted(self._manager.all_steps(read=True)))
 
     def best_step(self) -> int | None:
         """The step with the best `best_metric`, if any was saved with it."""
-        return self._manager.best_step() if self._metric else None
+        return processes.decide(self._manager.best_step) if self._metric else None
 
     def save(
         self,
@@ -185,9 +186,10 @@ class Checkpoints:
         wanted = steps if step is None else [step]
         for s in reversed(wanted):
             after = "falling back to the one before" if s != wanted[0] else "none is left"
-            damage = check_list(self.root / str(s), self.lists / f"{s}.json")
+            file = self.lists / f"{s}.json"
+            damage, listed = processes.decide(lambda: (check_list(self.root / str(s), file), file.exists()))  # noqa: B023
             if damage is None:
-                if (self.lists / f"{s}.json").exists():
+                if listed:
                     return read(s)
                 # killed between the save and its list: whole by its name, which Orbax gives last
                 self.say(f"checkpoint {s}: has no checksum list (killed while it was written); used unverified")
@@ -198,9 +200,10 @@ class Checkpoints:
                     if type(error) is not Exception and not isinstance(error, ValueError | KeyError | OSError):
                         raise
                     damage = f"cannot be read: {_short(error)}"
-                else:
-                    if not self.read_only:
-                        write_list(self.root / str(s), self.lists / f"{s}.json")
+                damage = next(filter(None, processes.gather(damage)), None)  # nobody uses what one cannot read
+                if damage is None:
+                    if not self.read_only and processes.index() == 0:
+                        write_list(self.root / str(s), file)
                     return result
             self.say(f"checkpoint {s}: damaged ({damage}); {after}")
         if wanted:
@@ -217,6 +220,7 @@ class Checkpoints:
                 shutil.rmtree(place, ignore_errors=True)
                 (self.root / str(s)).rename(place)
                 self.say(f"checkpoint {s}: moved to {place}")
+        processes.barrier()
         self._manager.reload()
 
 

@@ -17,7 +17,7 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxvl.core import config as configs
-from jaxvl.core import registry, sharding
+from jaxvl.core import processes, registry, sharding
 from jaxvl.core import state as states
 from jaxvl.core.checkpoint import Checkpoints
 from jaxvl.core.errors import InputError
@@ -34,6 +34,9 @@ RUN_FILES = (
     *("index", "search.png"),
 )
 """What a run leaves in its workdir; `data/`, which may be a rendered world, is not among it."""
+
+
+SHARED_SECONDS = 10  # a file system of many hosts may show a new file late
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,9 +74,14 @@ def compile_method(config: ConfigDict, method: Method | None = None, devices: An
     """Builds (lazily compiled) everything that runs on devices. Raises where batch and mesh do not fit."""
     method = method or build_method(config)
     mesh = sharding.make_mesh(config.mesh, devices)
+    if mesh.shape["tensor"] > 1 and not method.partition_rules:
+        raise InputError(
+            f"config.mesh.tensor: {mesh.shape['tensor']}, but {method.name} has no partition rules, so these devices "
+            "would all do the same work; set it to 1, and config.mesh.fsdp where memory is short"
+        )
     for stream, fields in method.batch_spec.items():
         for field, spec in fields.items():
-            sharding.local_batch_size(spec.shape[0], mesh, f"batch size of stream {stream!r} ({field})")
+            sharding.check_batch_size(spec.shape[0], mesh, f"batch size of stream {stream!r} ({field})")
     abstract = states.abstract_state(method, config)
     cells = states.build_cells(method, abstract.params, config)
     where = sharding.state_shardings(abstract, mesh, method.partition_rules)
@@ -93,6 +101,18 @@ class Loaded:
     variables: Mapping[str, Any]
     predict: Callable
     step: int
+
+
+def on_one_device(model: Loaded) -> Loaded:
+    """The same model with its arrays on one device of this process, which may then use it without the others, as
+    pictures do. All processes must call it; with one process it is the model as it is."""
+    if jax.process_count() == 1:
+        return model
+    variables = sharding.to_host(dict(model.variables))
+    mesh = sharding.make_mesh(dict.fromkeys(sharding.AXES, 1), jax.local_devices()[:1])
+    placed = jax.device_put(variables, sharding.replicated(mesh))
+    predict = jit_predict(model.method, mesh, model.config.precision)
+    return dataclasses.replace(model, mesh=mesh, variables=placed, predict=predict)
 
 
 def load(workdir: str | Path, checkpoint: int | None = None, best: bool = False, say: Say = print) -> Loaded:
@@ -150,10 +170,8 @@ def build_data(config: ConfigDict, workdir: str | Path, say: Say) -> Data:
     build = registry.module(config.method, "data").build_data
     if jax.process_count() == 1:
         return build(config, Path(workdir), say)
-    from jax.experimental import multihost_utils
-
     data = build(config, Path(workdir), say) if jax.process_index() == 0 else None
-    multihost_utils.sync_global_devices("data was built by process 0")
+    processes.barrier()
     return data or build(config, Path(workdir), say)
 
 
@@ -184,16 +202,34 @@ def claim_workdir(workdir: str | Path, config: ConfigDict, resume: bool, fresh: 
                 f"--workdir {workdir}: holds a run of another config ({'; '.join(rows[:3])}{more}); "
                 "choose another folder, or --resume to go on with the new values, or --fresh to start over"
             )
-    if jax.process_count() > 1:  # nobody writes before everybody has compared, nobody goes on before it is written
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices("compared the workdir")
+    processes.barrier()  # nobody writes before everybody has compared, nobody goes on before it is written
     if jax.process_index() == 0:
         path.mkdir(parents=True, exist_ok=True)
         write_text(file, configs.to_json(config))
         write_text(path / "env.json", json.dumps(environment(), indent=1) + "\n")
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("claimed the workdir")
+    check_shared(path)
+
+
+def check_shared(workdir: Path) -> None:
+    """Raises InputError where not all processes see what process 0 writes to the workdir: checkpoints of hosts that
+    write each to its own disk are useless."""
+    if processes.count() == 1:
+        return
+    token = workdir / processes.decide(lambda: f".seen-by-all-{os.getpid()}-{time.time_ns()}")
+    if processes.index() == 0:
+        token.touch()
+    processes.barrier()
+    end = time.monotonic() + SHARED_SECONDS
+    while not (seen := token.exists()) and time.monotonic() < end:
+        time.sleep(0.2)
+    blind = [processes.name_of(p) for p, sees in enumerate(processes.gather(seen)) if not sees]
+    if processes.index() == 0:
+        token.unlink()
+    if blind:
+        raise InputError(
+            f"--workdir {workdir}: {blind[0]} does not see what {processes.name_of(0)} writes there; name a folder "
+            "that all hosts share (a network file system, or a bucket mounted on each)"
+        )
 
 
 def write_text(path: Path, text: str) -> None:

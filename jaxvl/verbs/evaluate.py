@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import jax
+
 from jaxvl.core import session
 from jaxvl.core.evaluation import evaluate as run_evaluators
 from jaxvl.verbs.train import eval_streams, save_evaluation
@@ -23,5 +25,6 @@ def evaluate(
     split = split or loaded.config.eval.split
     streams = eval_streams(loaded.config, data, split, Path(workdir))
     metrics, arrays = run_evaluators(loaded.method, loaded.predict, loaded.variables, streams, loaded.mesh, split)
-    save_evaluation(Path(workdir), split, loaded.step, metrics, arrays)
+    if jax.process_index() == 0:
+        save_evaluation(Path(workdir), split, loaded.step, metrics, arrays)
     return metrics

@@ -112,12 +112,14 @@ def train(
         checkpoints.close()
     if outcome.stopped:
         tell(f"stopped by {outcome.stopped} at step {int(outcome.state.step)}; the same command resumes it")
-    elif main and pictures and outcome.metrics is not None:
+    elif pictures and outcome.metrics is not None:
         session_model = session.Loaded(
             config, workdir, compiled.method, compiled.mesh,
             outcome.state.variables(config.eval.use_ema), compiled.predict, int(outcome.state.step),
         )  # fmt: skip
-        report.save_pictures(session_model, data)
+        session_model = session.on_one_device(session_model)
+        if main:
+            report.save_pictures(session_model, data)
     if main:
         report.write(workdir)
     if budget.bad:
@@ -202,8 +204,6 @@ def stream_seed(seed: int, stream: str) -> int:
 def pipeline_options(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Keyword arguments of the pipeline that training and evaluation share."""
     return {
-        "process_index": jax.process_index(),
-        "process_count": jax.process_count(),
         "num_workers": config.pipeline.workers,
         "num_threads": config.pipeline.threads,
         "prefetch": config.pipeline.prefetch,
@@ -218,7 +218,7 @@ def _open_streams(config, compiled, data: Data, positions: Mapping[str, int], wo
         if name not in data.train:
             raise InputError(f"method {compiled.method.name}: its data has no training stream {name!r}")
         examples = data.train[name]
-        sharding.local_batch_size(examples.batch_size, compiled.mesh, f"batch size of stream {name!r}")
+        sharding.check_batch_size(examples.batch_size, compiled.mesh, f"batch size of stream {name!r}")
         position = int(positions.get(name, 0))
         if position % examples.batch_size:
             raise InputError(
@@ -226,12 +226,13 @@ def _open_streams(config, compiled, data: Data, positions: Mapping[str, int], wo
                 f"{examples.batch_size} does not divide; resume with the batch size it was trained with"
             )
         consumed[name] = position // examples.batch_size
-        openers[name] = _opener(config, name, examples, workdir)
+        openers[name] = _opener(config, compiled.mesh, name, examples, workdir)
     return openers, consumed
 
 
-def _opener(config: ConfigDict, name: str, examples: Examples, workdir: Path):
+def _opener(config: ConfigDict, mesh: sharding.Mesh, name: str, examples: Examples, workdir: Path):
     options = pipeline_options(config, workdir)
+    options["rows"] = sharding.rows_of_process(mesh, examples.batch_size, jax.process_index())
     return lambda start: pipeline.train_batches(examples, seed=stream_seed(config.seed, name), start=start, **options)
 
 
@@ -241,7 +242,11 @@ def eval_streams(config: ConfigDict, data: Data, split: str, workdir: Path):
         raise InputError(f"split {split!r}: the data has {', '.join(sorted(data.splits)) or 'none'}")
     options = pipeline_options(config, workdir)
     return {
-        name: ((lambda e=e: pipeline.eval_batches(e, seed=config.seed, **options)), len(e.source))
+        name: (
+            lambda rows, e=e: pipeline.eval_batches(e, seed=config.seed, rows=rows, **options),
+            len(e.source),
+            e.batch_size,
+        )
         for name, e in data.splits[split].items()
     }
 
