@@ -38,6 +38,8 @@ EXACT_SKIP = frozenset({"h264", "hevc", "mpeg4"})
 # Containers whose time stamps stay right after a seek (checked against sequential decode); the program streams
 # of old .mpg files come back shifted by a frame. All others are read from the start.
 SEEKS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "mpegts", "flv", "asf"})
+# Titles that are not UTF-8 must not stop a file from opening: PyAV 19 never decodes them strictly, before it one asks.
+_LENIENT = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
 WHOLE = 0.95  # share of what the header promises that must be there, else the file counts as truncated
 
 
@@ -338,7 +340,7 @@ def _opened(path: str | os.PathLike | EncodedVideo) -> Iterator[tuple]:
         file = os.path.abspath(name)  # or FFmpeg reads what precedes a colon as a protocol
     opened = False
     try:
-        with av.open(file, metadata_errors="replace") as container:
+        with av.open(file, **_LENIENT) as container:
             opened = True
             # Cover pictures of music files pose as video streams.
             streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
