@@ -7,10 +7,13 @@ from `base()`, which holds every field of the house, and adds `model`, `data` an
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 import hashlib
 import importlib.util
+import inspect
 import json
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxvl.core.errors import InputError
+from jaxvl.core.fields import check, choice, factors, flag, folder, many, only_if_given, pattern, real, text, whole
 
 
 def base() -> ConfigDict:
@@ -98,6 +102,59 @@ def optimizer(**fields: Any) -> ConfigDict:
     return cfg
 
 
+OPTIMIZER = {
+    "name": choice("adamw", "bert_adam", "adam", "sgd", "lars"),
+    "lr": real(0),
+    "schedule": choice("constant", "cosine", "cosine_unshifted", "linear", "step", "inverse_decay"),
+    "warmup": real(0),
+    "end_lr": real(0),
+    "floor": real(0),
+    "boundaries": many(real(0, 1)),
+    "decay_factor": real(above=0),
+    "b1": real(0, below=1),
+    "b2": real(0, below=1),
+    "eps": real(above=0),
+    "momentum": real(0, below=1),
+    "nesterov": flag(),
+    "trust": real(above=0),
+    "weight_decay": real(0),
+    "no_decay": pattern(),
+    "groups": factors(),
+    "clip_leaf_norm": real(0),
+    **only_if_given({"stiefel": pattern(), "late_lr": real(0), "late_from": real(0, 1)}),
+}
+FIELDS = {
+    "method": text(empty=False),
+    "seed": whole(0, 2**32 - 1),
+    "train.steps": whole(0),
+    "train.log_every": whole(1),
+    "train.eval_every": whole(0),
+    "train.eval_split": text(empty=False),
+    "train.checkpoint_every": whole(1),
+    "train.accumulate": whole(1),
+    "train.clip_norm": real(0),
+    "train.ema": real(0, below=1),
+    **{f"optim.*.{name}": field for name, field in OPTIMIZER.items()},
+    "init.weights": folder(),
+    "init.required": flag(),
+    "eval.split": text(empty=False),
+    "eval.use_ema": flag(),
+    "checkpoint.keep_last": whole(1),
+    "checkpoint.best_metric": text(),
+    "checkpoint.best_mode": choice("max", "min"),
+    **{f"mesh.{axis}": whole(1, also=(-1,)) for axis in ("data", "fsdp", "tensor")},
+    "precision.compute": choice("float32", "f32", "bfloat16", "bf16"),
+    "precision.matmul": choice("default", "high", "highest"),
+    "precision.remat": choice("none", "dots", "full"),
+    "pipeline.workers": whole(0, 1024),
+    "pipeline.threads": whole(1, 1024),
+    "pipeline.prefetch": whole(0, 1024),
+    "pipeline.on_error": choice("skip", "raise"),
+    "pipeline.max_bad_fraction": real(0, 1),
+}
+"""Type, range and choices of the fields above; see `jaxvl.core.fields`."""
+
+
 def one_of(name: str, known: Iterable[str]) -> str:
     """`name`, or InputError with the nearest of the `known` names of a config file's experiments."""
     known = list(known)
@@ -118,16 +175,45 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
     if spec is None or spec.loader is None:
         raise InputError(f"--config {file}: not a Python file; a config is a .py file with get_config()")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
+    with _told(file):
+        spec.loader.exec_module(module)
+    if not callable(getattr(module, "get_config", None)):
         raise InputError(f"--config {file}: has no get_config(); see configs/centerclip/quickstart.py")
-    cfg = module.get_config(argument) if argument else module.get_config()
+    words = (argument,) if argument else ()
+    with _told(file):
+        try:
+            inspect.signature(module.get_config).bind(*words)
+        except TypeError:
+            takes = f"takes no {argument!r}" if argument else "needs the name of an experiment: FILE.py:NAME"
+            raise InputError(f"--config {file}: its get_config() {takes}") from None
+        cfg = module.get_config(*words)
+    if not isinstance(cfg, ConfigDict):
+        kind = type(cfg).__name__
+        raise InputError(f"--config {file}: its get_config() returns {kind}; it must return the ConfigDict of base()")
     cfg.lock()
-    return apply(cfg, overrides)
+    apply(cfg, overrides)
+    check(cfg)
+    return cfg
+
+
+@contextlib.contextmanager
+def _told(file: Path) -> Iterator[None]:
+    """What goes wrong in a user's file, as one line with its place."""
+    try:
+        yield
+    except InputError:
+        raise
+    except SyntaxError as error:
+        raise InputError(f"--config {file}: line {error.lineno}: not Python ({error.msg})") from error
+    except (Exception, SystemExit) as error:
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
+        where = f"line {lines[-1]}: " if lines else ""
+        raise InputError(f"--config {file}: {where}{type(error).__name__}: {error}") from error
 
 
 def apply(cfg: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
-    """Applies `a.b=value` assignments in place. A wrong field or type raises InputError with the nearest name."""
+    """Applies `a.b=value` assignments in place. A wrong field or type raises InputError with the nearest name; what a
+    field may hold is looked at by `fields.check`."""
     for item in overrides:
         name, eq, raw = item.partition("=")
         if not eq:
@@ -153,7 +239,12 @@ def to_json(cfg: ConfigDict) -> str:
 
 def from_json(text: str) -> ConfigDict:
     """The inverse of `to_json`; lists come back as tuples."""
-    cfg = ConfigDict(_tuples(json.loads(text)))
+    return from_plain(json.loads(text))
+
+
+def from_plain(tree: dict) -> ConfigDict:
+    """A locked config of what `json` reads; lists are tuples."""
+    cfg = ConfigDict(_tuples(tree))
     cfg.lock()
     return cfg
 
@@ -226,7 +317,7 @@ def _parse(kind: type, raw: str, name: str) -> Any:
         raise InputError(f"--config.{name}: needs true or false, got {raw!r}")
     try:
         value = ast.literal_eval(raw)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         if kind is type(None):
             return raw
         raise InputError(f"--config.{name}: needs {_kind(kind)}, got {raw!r}") from None

@@ -69,7 +69,7 @@ def classify(
     A row: `path`, `classes` (the `top` most probable, with `confidence`) and `anchors` (the `top` nearest local anchors
     of the path's domain, with `distance` and Student-t `share`).
     """
-    make, names = evaluation_maker(loaded.config), class_names(loaded.workdir)
+    make, names = evaluation_maker(loaded.config), class_names(loaded.workdir, loaded.config.model.classes)
     good, skipped = [], []
     for image in found:
         try:
@@ -116,7 +116,7 @@ def pictures(loaded: Loaded, data: Any) -> Iterator[tuple[str, Image.Image, str]
     """For the report: the radial structures of source and target in one plane, without and with the orthogonal
     layer."""
     task = tasks.parse(loaded.config.data.task, loaded.config.data.external)
-    names = class_names(loaded.workdir)
+    names = class_names(loaded.workdir, loaded.config.model.classes)
     parts = {d: _features(loaded, data.splits["source"][d]) for d in task.sources}
     source = _joined("source", list(parts.values()), "features")
     tested = data.splits.get("test", {})
