@@ -34,7 +34,8 @@ def config(name: str | Path, **overrides: Any) -> ConfigDict:
     the type of the field. Raises InputError for an unknown name, field or a value of another type.
     """
     cfg = configs.load(name)
-    return configs.apply_values(cfg, dict(_paths(overrides)))
+    configs.check(configs.apply_values(cfg, dict(_paths(overrides))))
+    return cfg
 
 
 def train(
@@ -83,7 +84,7 @@ def load(
     if path.is_file():
         raise InputError(f"{path}: is a file; convert it first: jaxvl convert {path} --from LAYOUT --to FOLDER")
     method = session.read_config(path).method
-    files = registry.module(method, "files") if registry.has_part(method, "files") else None
+    files = registry.optional(method, "files")
     if not hasattr(files, "Model"):
         raise InputError(f"{path}: method {method} has no verbs for Python (files.Model)")
     return files.Model(session.load(path, checkpoint, best, say), say)

@@ -18,7 +18,7 @@ def toy_config(**train):
     c.mesh.data = 1
     c.train.update({"steps": 8, "log_every": 1, "checkpoint_every": 3, **train})
     c.optim.main.update({"lr": 0.01, "weight_decay": 0.01, "schedule": "constant"})
-    c.pipeline.threads = 0
+    c.pipeline.threads, c.pipeline.prefetch = 1, 0  # read as they are asked for
     c.eval.split = "test"
     c.train.eval_split = "test"
     return c

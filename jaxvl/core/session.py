@@ -6,10 +6,11 @@ import dataclasses
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxvl.core import config as configs
+from jaxvl.core import fields as declared
 from jaxvl.core import processes, registry, sharding
 from jaxvl.core import state as states
 from jaxvl.core.checkpoint import Checkpoints
 from jaxvl.core.errors import InputError
 from jaxvl.core.evaluation import jit_predict
+from jaxvl.core.files import read_json, write_text
 from jaxvl.core.method import Data, Method
 from jaxvl.core.step import build_update, jit_update
 from jaxvl.core.versions import versions
@@ -115,10 +118,16 @@ def on_one_device(model: Loaded) -> Loaded:
     return dataclasses.replace(model, mesh=mesh, variables=placed, predict=predict)
 
 
-def load(workdir: str | Path, checkpoint: int | None = None, best: bool = False, say: Say = print) -> Loaded:
-    """The model of a workdir: newest checkpoint, the best one, or a named step. Never random weights: raises
-    InputError where there is no checkpoint."""
-    config = read_config(workdir, say)
+def load(
+    workdir: str | Path,
+    checkpoint: int | None = None,
+    best: bool = False,
+    say: Say = print,
+    overrides: Sequence[str] = (),
+) -> Loaded:
+    """The model of a workdir: newest checkpoint, the best one, or a named step; `overrides` as in `read_config`. Never
+    random weights: raises InputError where there is no checkpoint."""
+    config = read_config(workdir, say, overrides)
     compiled = compile_method(configs.with_length(config, configs.NOMINAL_EPOCH))  # predicting has no length
     checkpoints = Checkpoints(workdir, config, say, read_only=True)
     try:
@@ -143,26 +152,50 @@ def load(workdir: str | Path, checkpoint: int | None = None, best: bool = False,
     return Loaded(config, Path(workdir), compiled.method, compiled.mesh, variables, compiled.predict, int(meta["step"]))
 
 
-def read_config(workdir: str | Path, say: Say | None = None) -> ConfigDict:
+def read_config(workdir: str | Path, say: Say | None = None, overrides: Sequence[str] = ()) -> ConfigDict:
     """The resolved config of a workdir. Fields that it lacks, since an older version wrote it, have their defaults, and
-    `say` tells which."""
+    `say` tells which. overrides: `a.b=value`, of paths only: where the data lies now."""
+    check_place(workdir)
     path = Path(workdir) / "config.json"
     if not path.is_file():
         raise InputError(f"--workdir {workdir}: has no config.json, so no run was made there; give a run's folder")
+    mend = "restore it or train afresh"
     try:
-        config = configs.from_json(path.read_text())
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{path}: not valid JSON ({error.msg}, line {error.lineno}); restore it or train afresh"
-        ) from None
-    name = config.get("method", "")
-    base = registry.module(name, "recipe").base() if registry.has_part(name, "recipe") else configs.base()
-    for entry in set(base.optim) - set(config.get("optim", {})):  # an optimiser that this run has not
-        del base.optim[entry]
-    added = configs.complete(config, base)
+        config = configs.from_plain(read_json(path, dict, mend))
+        name = config.get("method", "")
+        base = registry.module(name, "recipe").base() if registry.has_part(name, "recipe") else configs.base()
+        for entry in set(base.optim) - set(config.get("optim", {})):  # an optimiser that this run has not
+            del base.optim[entry]
+        added = configs.complete(config, base)
+        declared.check(config)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:  # a text where a group of fields belongs
+        raise InputError(f"{path}: holds no config ({error}); {mend}") from error
+    except InputError as error:
+        raise error if str(path) in str(error) else InputError(f"{path}: {error}; {mend}") from None
     if added and say is not None:
         say(f"{path}: of an older version; " + ", ".join(f"config.{k} is taken as {v!r}" for k, v in added.items()))
+    if overrides:
+        known = [key for key, _, _ in declared.paths(config)]
+        for item in overrides:
+            if item.partition("=")[0] not in known:
+                raise InputError(
+                    f"--config.{item}: a trained workdir keeps its config; only its paths may be set anew, where files "
+                    f"were moved: {', '.join(known)}"
+                )
+        config = declared.resolved(configs.apply(config, overrides))
+        declared.check(config)
     return config
+
+
+def check_place(workdir: str | Path) -> None:
+    """Raises InputError where `workdir` is no name of a folder of this machine."""
+    text = str(workdir)
+    if "://" in text or re.match(r"(gs|s3|https?|hdfs|file):/", text):  # a Path takes one of the slashes away
+        raise InputError(f"--workdir {text}: needs a folder; mount the bucket (gcsfuse) and name the mount")
+    if not text.strip() or "\0" in text:
+        raise InputError("--workdir: is empty; name a folder")
+    if os.path.exists(text) and not os.path.isdir(text):
+        raise InputError(f"--workdir {text}: is a file; name a folder")
 
 
 def build_data(config: ConfigDict, workdir: str | Path, say: Say) -> Data:
@@ -180,12 +213,9 @@ def claim_workdir(workdir: str | Path, config: ConfigDict, resume: bool, fresh: 
 
     `fresh` moves what is there to `WORKDIR/previous/N`; `resume` goes on with the new config.
     """
-    if "://" in str(workdir):
-        raise InputError(f"--workdir {workdir}: needs a folder; mount the bucket (gcsfuse) and name the mount")
+    check_place(workdir)
     path = Path(workdir)
     file = path / "config.json"
-    if path.exists() and not path.is_dir():
-        raise InputError(f"--workdir {workdir}: is a file; name a folder")
     if fresh and file.exists():
         if jax.process_index() == 0:
             place = path / "previous" / str(len(list((path / "previous").glob("*"))))
@@ -195,7 +225,7 @@ def claim_workdir(workdir: str | Path, config: ConfigDict, resume: bool, fresh: 
                     (path / name).rename(place / name)
             say(f"--fresh: the run that was in {workdir} is now in {place}")
     elif file.exists() and not resume:
-        rows = configs.differences(read_config(workdir), config)
+        rows = configs.differences(declared.resolved(read_config(workdir)), config)
         if rows:
             more = f" and {len(rows) - 3} more" if len(rows) > 3 else ""
             raise InputError(
@@ -230,13 +260,6 @@ def check_shared(workdir: Path) -> None:
             f"--workdir {workdir}: {blind[0]} does not see what {processes.name_of(0)} writes there; name a folder "
             "that all hosts share (a network file system, or a bucket mounted on each)"
         )
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replaces a small file in one go: a reader sees the old text or the new one, never half of it."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def environment() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import zlib
@@ -15,10 +16,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxvl.core import config as configs
-from jaxvl.core import diagnose, loop, registry, session, sharding
+from jaxvl.core import diagnose, fields, loop, registry, session, sharding
 from jaxvl.core.checkpoint import Checkpoints
 from jaxvl.core.errors import InputError
 from jaxvl.core.evaluation import device_fields, evaluate
+from jaxvl.core.files import printable, replacing, write_text
+from jaxvl.core.lease import Lease
 from jaxvl.core.method import Data, Examples, Method
 from jaxvl.core.writers import Progress, Writer
 from jaxvl.data import pipeline
@@ -58,16 +61,43 @@ def train(
 
     `data` and `method` replace what the config would build (benchmarks wire their own).
     """
-    workdir = Path(workdir).absolute()
+    session.check_place(workdir)
+    config, workdir = fields.resolved(config), Path(workdir).absolute()
+    fields.check(config)
     main = jax.process_index() == 0
-    tell = say or (lambda line: print(line, flush=True) if main else None)
+    tell = say or (_tell if main else lambda line: None)
+    lease = Lease(workdir, tell) if main else None
+    try:
+        return _train(config, workdir, resume, fresh, tell, data, method, pictures, lease)
+    finally:
+        if lease is not None:
+            lease.release()
+
+
+def _tell(line: str) -> None:
+    with contextlib.suppress(OSError):  # nobody listens, or the disk of the log is full: no reason to stop
+        print(printable(line), flush=True)
+
+
+def _train(
+    config: ConfigDict,
+    workdir: Path,
+    resume: bool,
+    fresh: bool,
+    tell: session.Say,
+    data: Data | None,
+    method: Method | None,
+    pictures: bool,
+    lease: Lease | None,
+) -> Result:
+    main = jax.process_index() == 0
     session.claim_workdir(workdir, config, resume, fresh, tell)
     data = data or session.build_data(config, workdir, tell)
     for line in data.reports:
         tell(line)
     config, given = _with_length(config, data, tell), config
     compiled = session.compile_method(config, method)
-    checkpoints = Checkpoints(workdir, config, tell)
+    checkpoints = Checkpoints(workdir, config, tell, guard=lease.check if lease is not None else lambda: None)
     restored = checkpoints.restore(compiled.target)
     if restored is None:
         state, start, positions = _first_state(config, compiled, tell), 0, {}
@@ -78,7 +108,7 @@ def train(
         checkpoints.set_aside_after(start)
         tell(f"resuming at step {start} of {config.train.steps}")
     streams, consumed = _open_streams(config, compiled, data, positions, workdir)
-    writer = Writer(workdir, active=main)
+    writer = Writer(workdir, active=main, say=tell)
     if restored is not None:
         writer.event(start, "resumed")
     progress = Progress(config.train.steps, start, active=main)
@@ -252,16 +282,15 @@ def eval_streams(config: ConfigDict, data: Data, split: str, workdir: Path):
 
 
 def save_evaluation(
-    workdir: Path, split: str, step: int, metrics: Mapping[str, float], arrays: Mapping[str, Any]
+    folder: Path, split: str, step: int, metrics: Mapping[str, float], arrays: Mapping[str, Any]
 ) -> None:
-    """`WORKDIR/eval/SPLIT.json` (metrics with their step) and `SPLIT.npz` (artifacts)."""
-    folder = workdir / "eval"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{split}.json").write_text(
-        json.dumps({"split": split, "step": step, "metrics": dict(metrics)}, indent=1) + "\n"
-    )
+    """`FOLDER/SPLIT.json` (metrics with their step) and `SPLIT.npz` (artifacts). InputError where they cannot be
+    written."""
+    text = json.dumps({"split": split, "step": step, "metrics": dict(metrics)}, indent=1) + "\n"
+    write_text(folder / f"{split}.json", text)
     if arrays:
-        np.savez(folder / f"{split}.npz", **arrays)
+        with replacing(folder / f"{split}.npz") as unfinished, unfinished.open("wb") as file:
+            np.savez(file, **arrays)
 
 
 def _evaluation(config: ConfigDict, compiled, data: Data, workdir: Path):
@@ -280,7 +309,7 @@ def _evaluation(config: ConfigDict, compiled, data: Data, workdir: Path):
         streams = eval_streams(config, data, split, workdir)
         metrics, arrays = evaluate(compiled.method, compiled.predict, variables, streams, compiled.mesh, split)
         if jax.process_index() == 0:
-            save_evaluation(workdir, split, int(state.step), metrics, arrays)
+            save_evaluation(workdir / "eval", split, int(state.step), metrics, arrays)
         return metrics
 
     return run

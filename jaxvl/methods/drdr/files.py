@@ -71,7 +71,7 @@ class Model(model.Model):
     def __init__(self, loaded: Loaded, say: Callable[[str], None]):
         self.loaded, self.say = loaded, say
         self.source = f"{loaded.workdir}, step {loaded.step}"
-        self.classes = tuple(class_names(loaded.workdir))
+        self.classes = tuple(class_names(loaded.workdir, loaded.config.model.classes))
 
     def classify(self, images: Sequence[Any], path: str = "target") -> model.Classified:
         """Classes of pictures (paths, Pillow pictures, uint8 `[H, W, 3]`) that are like the domain `path`. Raises
@@ -106,7 +106,7 @@ def classify(
     A row: `path`, `classes` (the `top` most probable, with `confidence`) and `anchors` (the `top` nearest local anchors
     of the path's domain, with `distance` and Student-t `share`).
     """
-    make, names = evaluation_maker(loaded.config), class_names(loaded.workdir)
+    make, names = evaluation_maker(loaded.config), class_names(loaded.workdir, loaded.config.model.classes)
     good, skipped = [], []
     for image in found:
         try:
@@ -153,7 +153,7 @@ def pictures(loaded: Loaded, data: Any) -> Iterator[tuple[str, Image.Image, str]
     """For the report: the radial structures of source and target in one plane, without and with the orthogonal
     layer."""
     task = tasks.parse(loaded.config.data.task, loaded.config.data.external)
-    names = class_names(loaded.workdir)
+    names = class_names(loaded.workdir, loaded.config.model.classes)
     parts = {d: _features(loaded, data.splits["source"][d]) for d in task.sources}
     source = _joined("source", list(parts.values()), "features")
     tested = data.splits.get("test", {})

@@ -17,6 +17,7 @@ from PIL import Image
 
 from jaxvl.core import model
 from jaxvl.core.errors import BadMedia, InputError
+from jaxvl.core.files import read_json
 from jaxvl.core.session import Loaded
 from jaxvl.core.writers import read_metrics
 from jaxvl.data import images as images_
@@ -230,7 +231,8 @@ def accuracy_of(loaded: Loaded) -> dict[str, dict[str, float]]:
     if not path.is_file():
         return {}
     found: dict[str, dict[str, float]] = {}
-    for key, value in json.loads(path.read_text())["metrics"].items():
+    metrics = read_json(path, dict, "delete it, and evaluate again").get("metrics")
+    for key, value in metrics.items() if isinstance(metrics, dict) else ():
         monitor, _, name = key.partition("/")
         if monitor in ("knn", "linear", "shared", "top1"):
             found.setdefault(monitor, {})[name] = value
