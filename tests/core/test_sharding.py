@@ -1,4 +1,4 @@
-"""Which process has which rows of a batch, on meshes like those of TPU slices: eight simulated devices, and a table that
+"""Which process has which rows of a batch, on meshes like those of TPU slices: eight simulated devices and a table that
 says whose they are."""
 
 from __future__ import annotations
