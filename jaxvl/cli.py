@@ -105,6 +105,16 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--json", action="store_true", help="print JSON instead of text")
     _workdir(p, required=False)
 
+    p = verb("classify", _classify, "zero-shot classes of a folder of pictures, by CLIP's weights")
+    p.add_argument("--weights", required=True, metavar="DIR", help="a folder that `jaxvl convert` wrote of a CLIP")
+    p.add_argument("--images", required=True, metavar="DIR", help="folder of pictures, with its subfolders")
+    p.add_argument("--classes", required=True, nargs="+", metavar="NAME", help="what the pictures may show")
+    p.add_argument(
+        "--template", action="append", metavar="TEXT", help="with {} for the name; may be given several times"
+    )
+    p.add_argument("--top", type=int, default=3, metavar="K", help="classes a picture")
+    p.add_argument("--json", action="store_true", help="print JSON instead of the table")
+
     p = verb("prepare", _prepare, "check a data set; write it as ArrayRecord shards, or its videos small")
     p.add_argument("--config", required=True, metavar="FILE")
     p.add_argument("--out", metavar="DIR", help="where the shards go; without it the data is only checked")
@@ -185,8 +195,8 @@ def _version() -> int:
 
 def _train(args: argparse.Namespace) -> int:
     _start(args)
+    from jaxvl import api
     from jaxvl.core import config, processes
-    from jaxvl.verbs import train
     from jaxvl.verbs.report import show_results
 
     cfg = config.load(args.config, args.overrides)
@@ -197,7 +207,7 @@ def _train(args: argparse.Namespace) -> int:
         return 0
     if args.workdir is None:
         raise InputError("--workdir is required; see jaxvl train --help")
-    result = train.train(cfg, args.workdir, resume=args.resume, fresh=args.fresh)
+    result = api.train(cfg, args.workdir, resume=args.resume, fresh=args.fresh)
     if result.stopped:
         return 130 if result.stopped == "SIGINT" else 0
     if processes.index() == 0:
@@ -209,13 +219,13 @@ def _evaluate(args: argparse.Namespace) -> int:
     _start(args)
     import json
 
+    from jaxvl import api
     from jaxvl.core import processes
-    from jaxvl.verbs.evaluate import evaluate
     from jaxvl.verbs.report import show_results
 
     main = processes.index() == 0
     say = (lambda line: print(line, file=sys.stderr if args.json else None)) if main else lambda line: None
-    metrics = evaluate(args.workdir, args.split, args.checkpoint, args.best, say)
+    metrics = api.evaluate(args.workdir, args.split, checkpoint=args.checkpoint, best=args.best, say=say)
     if not main:
         return 0
     if args.json:
@@ -235,6 +245,16 @@ def _predict(args: argparse.Namespace) -> int:
     from jaxvl.verbs.predict import predict
 
     return predict(args)
+
+
+def _classify(args: argparse.Namespace) -> int:
+    _start(args)
+    from jaxvl.verbs import classify
+
+    say = lambda line: print(line, file=sys.stderr)  # noqa: E731
+    found = classify.classify(args.weights, args.images, args.classes, args.template or classify.TEMPLATES, say)
+    print("\n".join(classify.lines(found, args.top, args.json)))
+    return 0
 
 
 def _prepare(args: argparse.Namespace) -> int:

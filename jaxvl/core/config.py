@@ -12,7 +12,7 @@ import hashlib
 import importlib.util
 import inspect
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -208,6 +208,12 @@ def apply(cfg: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
         elif f"train.{epochs}" in named and f"train.{updates}" not in named and cfg.train[epochs]:
             cfg.train[updates] = -1
     return cfg
+
+
+def apply_values(cfg: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
+    """`apply` for values that are Python's own rather than words of a command line: `{"a.b": value}`."""
+    plain = {name: _plain(x.item() if hasattr(x, "item") else x) for name, x in values.items()}
+    return apply(cfg, [f"{name}={x if isinstance(x, str) else repr(x)}" for name, x in plain.items()])
 
 
 def dotted(cfg: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:

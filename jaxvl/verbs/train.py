@@ -30,12 +30,17 @@ from jaxvl.verbs import report
 
 @dataclasses.dataclass
 class Result:
-    """What a training run gives: `metrics` of the last evaluation, `stopped` (signal name) or None, compile count."""
+    """What a training run gives.
+
+    metrics: of the last evaluation, None without one. stopped: name of the signal that ended it early, or None. step:
+    updates done. recompilations: should be 0. workdir: where checkpoints, metrics and report.html are.
+    """
 
     metrics: dict[str, float] | None
     stopped: str | None
     step: int
     recompilations: int
+    workdir: Path
 
 
 def train(
@@ -122,7 +127,7 @@ def train(
         report.write(workdir)
     if budget.bad:
         tell(f"{budget.bad} of {budget.seen} training examples could not be read; see {workdir / 'bad_inputs.jsonl'}")
-    return Result(outcome.metrics, outcome.stopped, int(outcome.state.step), outcome.recompilations)
+    return Result(outcome.metrics, outcome.stopped, int(outcome.state.step), outcome.recompilations, workdir)
 
 
 def _with_length(config: ConfigDict, data: Data, tell: session.Say) -> ConfigDict:

@@ -16,7 +16,7 @@ from PIL import Image
 from jaxvl.core.errors import InputError
 from jaxvl.core.method import Data, Examples
 from jaxvl.core.session import write_text
-from jaxvl.data import transforms
+from jaxvl.data import images, transforms
 from jaxvl.data.readers.adaptation import emoji
 from jaxvl.data.readers.adaptation.domain_sets import SETS, read_domain
 from jaxvl.data.readers.adaptation.emoji import read_emoji
@@ -70,6 +70,12 @@ class MakeImage:
     def __call__(self, record: Record, rng: np.random.Generator) -> dict[str, Any]:
         """Decodes one picture; raises BadMedia."""
         image, label = opened(record, self.channels)
+        out: dict[str, Any] = {"images": self.pixels(image, rng), "_label": label}
+        return out | {"label": np.int32(label)} if self.labelled else out
+
+    def pixels(self, image: Image.Image, rng: np.random.Generator | None = None) -> np.ndarray:
+        """A decoded picture, RGB or grey, as the network sees it: uint8 `[R, R, C]`. rng: needed to augment."""
+        image = image.convert("L") if self.channels == 1 else images.to_rgb(image)
         if self.augment:
             image = transforms.random_resized_crop(image, self.size, rng, self.crop_scale)
             image = transforms.random_flip(image, rng) if self.hflip else image
@@ -80,9 +86,7 @@ class MakeImage:
             image = transforms.center_crop(image, self.size)
         else:
             image = transforms.resize(image, self.size, self.size)
-        pixels = np.asarray(image, np.uint8).reshape(self.size, self.size, self.channels)
-        out: dict[str, Any] = {"images": pixels, "_label": label}
-        return out | {"label": np.int32(label)} if self.labelled else out
+        return np.asarray(image, np.uint8).reshape(self.size, self.size, self.channels)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -6,18 +6,20 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from PIL import Image
 
+from jaxvl.core import model
 from jaxvl.core.errors import BadMedia, InputError
 from jaxvl.core.session import Loaded
-from jaxvl.data import pipeline
+from jaxvl.data import inputs, pipeline
 from jaxvl.data.readers.classification.image_folder import LabelledImage, read_unlabelled
 from jaxvl.methods.drdr import task as tasks
-from jaxvl.methods.drdr.data import class_names, evaluation_maker
+from jaxvl.methods.drdr.data import MakeImage, class_names, evaluation_maker
 from jaxvl.viz import images
 from jaxvl.viz.radial import Spokes, radial_picture
 
@@ -59,6 +61,41 @@ def run(loaded: Loaded, args: argparse.Namespace, as_json: bool) -> int:
     if args.out:
         print(f"sheet: {args.out}")
     return 0
+
+
+class Model(model.Model):
+    """A trained DRDR with the verbs `classify` and `embed`; each takes the path of a domain, 'target' or 'source'."""
+
+    name = "DRDR"
+
+    def __init__(self, loaded: Loaded, say: Callable[[str], None]):
+        self.loaded, self.say = loaded, say
+        self.source = f"{loaded.workdir}, step {loaded.step}"
+        self.classes = tuple(class_names(loaded.workdir))
+
+    def classify(self, images: Sequence[Any], path: str = "target") -> model.Classified:
+        """Classes of pictures (paths, Pillow pictures, uint8 `[H, W, 3]`) that are like the domain `path`. Raises
+        BadMedia."""
+        logits = self._outputs(images, path, f"{path}_logits")
+        return model.Classified(self.classes, np.asarray(jax.nn.softmax(logits)))
+
+    def embed(self, images: Sequence[Any], path: str = "target") -> np.ndarray:
+        """Features `[n, F]` float32 in the space of the source: the target's behind the orthogonal layer."""
+        return self._outputs(images, path, "turned" if path == "target" else "features")
+
+    encode_image = embed
+
+    def _outputs(self, images: Sequence[Any], path: str, name: str) -> np.ndarray:
+        if path not in PATHS:
+            raise InputError(f"path {path!r}: is none of {', '.join(PATHS)}")
+        config, given = self.loaded.config, model.listed(images, "images")
+        make = evaluation_maker(config)
+        if not isinstance(make, MakeImage):
+            rows = np.stack([np.asarray(x, np.float32) for x in given])
+        else:
+            rows = np.stack([make.pixels(inputs.picture(x, i)) for i, x in enumerate(given)])
+        call = lambda batch: {"x": self.loaded.predict(self.loaded.variables, {"images": batch})[name]}  # noqa: E731
+        return model.in_batches(call, {"images": rows}, config.data.eval_batch_size)["x"]
 
 
 def classify(
