@@ -50,7 +50,7 @@ class Group:
             with path.open("w") as log:
                 self.children.append(subprocess.Popen(call, cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT))
 
-    def wait(self, limit: float = 240) -> list[int]:
+    def wait(self, limit: float = 600) -> list[int]:
         """The exit codes; no process is left."""
         end = time.monotonic() + limit
         try:
@@ -73,7 +73,7 @@ class Group:
         assert codes == [0] * len(codes), "\n----\n".join(t[-3000:] for t in self.texts())
         return self.texts()
 
-    def until(self, text: str, limit: float = 150) -> None:
+    def until(self, text: str, limit: float = 600) -> None:
         """Waits until process 0 has printed `text`."""
         end = time.monotonic() + limit
         while text not in self.logs[0].read_text() and time.monotonic() < end:
