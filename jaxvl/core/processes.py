@@ -134,6 +134,7 @@ def connect(
     where = _whole_nodes(coordinator, processes, process)
     # the service shall not end the others for a dead one in C++, where nobody can say which it was: `_Watch` does it
     jax.config.update("jax_enable_recoverability", True)
+    _take_aborts()
     heartbeat = int(os.environ.get("JAXVL_HEARTBEAT_SECONDS", HEARTBEAT_SECONDS))
     try:
         jax.distributed.initialize(
@@ -149,8 +150,8 @@ def connect(
         ) from None
     except jax.errors.JaxRuntimeError as error:
         raise InputError(
-            f"--coordinator {_state().coordinator_address}: cannot be reached, or some of the {_state().num_processes} "
-            f"processes did not start within {START_SECONDS} s ({str(error).splitlines()[0]})"
+            f"--coordinator {_state().coordinator_address}: process 0 cannot listen there "
+            f"({str(error).splitlines()[0]}); take a free port of its own host"
         ) from None
     if count() > 1:
         global _watch
@@ -212,7 +213,6 @@ class _Watch:
         self.threads = [threading.Thread(target=t, daemon=True) for t in (self._listen, self._miss)]
         for thread in self.threads:
             thread.start()
-        self._take_aborts()
         self.hook, sys.excepthook = sys.excepthook, self._uncaught
         atexit.register(self.leave)
 
@@ -303,25 +303,40 @@ class _Watch:
         first = (str(error).strip().splitlines() or [""])[0]
         self.fail(f"{kind.__name__}: {first}", 2 if isinstance(error, InputError) else 1)
 
-    def _take_aborts(self) -> None:
-        """Process 0 holds the service. When it is killed, the C++ of the others aborts them at once; a handler in C is
-        all that can still say why."""
+    def aborted(self) -> None:
+        """Says why C++ aborts this process, if it is known, and ends it before that."""
+        if self.done is not None:
+            os._exit(self.done)
+        if self.ending.is_set():  # it has been said
+            time.sleep(LINGER_SECONDS)
+            _exit(1)
+        if self.index > 0 and not _reachable(self.address):
+            _print(f"jaxvl: {name_of(0)} {KILLED}")
+            _exit(1)
 
-        @ctypes.CFUNCTYPE(None, ctypes.c_int)
-        def handler(_number: int) -> None:
-            if self.done is not None:
-                os._exit(self.done)
-            if self.ending.is_set():  # it has been said
-                time.sleep(LINGER_SECONDS)
-                _exit(1)
-            if self.index > 0 and not _reachable(self.address):
-                _print(f"jaxvl: {name_of(0)} {KILLED}")
-                _exit(1)
 
-        self.handler = handler  # must outlive the process's last abort
-        libc = ctypes.CDLL(None)
-        libc.signal.argtypes, libc.signal.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
-        libc.signal(int(signal.SIGABRT), ctypes.cast(handler, ctypes.c_void_p))
+def _take_aborts() -> None:
+    """Process 0 holds the service. Where it does not answer, at the start or because it was killed, the C++ of JAX
+    aborts the others at once; a handler in C is all that can still say why. Called by the thread that aborts."""
+    global _handler
+    if _handler is not None:
+        return
+
+    @ctypes.CFUNCTYPE(None, ctypes.c_int)
+    def handler(_number: int) -> None:
+        if _watch is not None:
+            _watch.aborted()
+        elif _state().client is not None and (address := _state().coordinator_address) is not None:
+            _print(
+                f"jaxvl: --coordinator {address}: cannot be reached from here, or not all of the "
+                f"{_state().num_processes} processes have started within {START_SECONDS} s"
+            )
+            _exit(2)
+
+    _handler = handler  # must outlive the process's last abort
+    libc = ctypes.CDLL(None)
+    libc.signal.argtypes, libc.signal.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
+    libc.signal(int(signal.SIGABRT), ctypes.cast(handler, ctypes.c_void_p))
 
 
 @dataclasses.dataclass
@@ -336,6 +351,7 @@ class _Numbers:
 
 
 _watch: _Watch | None = None
+_handler: Any = None
 _numbers = _Numbers()
 _names: dict[int, str] = {}
 

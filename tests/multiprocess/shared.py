@@ -18,6 +18,7 @@ from jaxvl.core.method import Data, Examples
 from jaxvl.verbs import train
 from tests import toys
 from tests.methods.tiny import TINY
+from tests.multiprocess.launch import free_port
 
 DEVICES = 4
 STEPS, LONGER, MANY = 4, 6, 60
@@ -130,3 +131,9 @@ def fails(workdir: str, kind: str) -> None:
     except InputError as error:  # as the command line does
         print(f"jaxvl: {error}", flush=True)
         processes.fail(str(error), 2)
+
+
+def nobody_answers() -> None:
+    """Process 0 of two, of which the other never comes."""
+    processes.START_SECONDS = 3
+    processes.connect(f"127.0.0.1:{free_port()}", 2, 0)

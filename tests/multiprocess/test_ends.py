@@ -34,3 +34,12 @@ def test_a_killed_process_is_named_by_the_other(tmp_path, victim):
     last = group.texts()[1 - victim].strip().splitlines()[-1]
     assert last.startswith(f"jaxvl: process {victim} (")
     assert "ended without a word" in last
+
+
+def test_a_process_that_nobody_joins_says_so(tmp_path):
+    group = Group(tmp_path, "nobody_answers", count=1)
+    assert group.wait() == [2]
+    (text,) = group.texts()
+    last = text.strip().splitlines()[-1]
+    assert last.startswith("jaxvl: --coordinator 127.0.0.1:")
+    assert "not all of the 2 processes have started within 3 s" in last
