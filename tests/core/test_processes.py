@@ -51,9 +51,7 @@ def test_no_cluster_is_one_line(monkeypatch):
     monkeypatch.setattr(processes.jax.distributed, "initialize", initialize)
     monkeypatch.setattr(processes.jax.config, "update", lambda name, value: None)
     monkeypatch.setattr(processes, "_take_aborts", lambda: None)
-    with pytest.raises(
-        InputError, match=r"--distributed: JAX finds no other processes .* --coordinator HOST"
-    ):
+    with pytest.raises(InputError, match=r"--distributed: JAX finds no other processes .* --coordinator HOST"):
         processes.connect(find=True)
 
 
