@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxvl.core import config as configs
-from jaxvl.core import diagnose, loop, programs, registry, session, sharding
+from jaxvl.core import diagnose, loop, processes, programs, registry, session, sharding
 from jaxvl.core.checkpoint import Checkpoints
 from jaxvl.core.errors import InputError
 from jaxvl.core.evaluation import device_fields, evaluate
@@ -104,9 +104,9 @@ def train(
         progress=progress,
         meta={"config": configs.digest(given), "length": _lengths(config)},
     )
-    evaluated = _evaluated(config, compiled, data)
     try:
-        with loop.StopSignal() as stop:
+        with processes.Telling(), loop.StopSignal() as stop:
+            evaluated = _evaluated(config, compiled, data) if start < config.train.steps or not start else []
             compiled.compile_ahead(start, evaluated, progress.say)
             outcome = loop.run(run, state, start, consumed, stop)
     finally:
