@@ -134,7 +134,7 @@ def run(r: Run, state: TrainState, start: int, consumed: Mapping[str, int], stop
     feeds: dict[str, Iterator] = {}
     flight: collections.deque = collections.deque(maxlen=RUN_AHEAD)
     history: collections.deque = collections.deque(maxlen=cfg.log_every + RUN_AHEAD + 1)
-    compiled: set[str] = set()
+    compiled = {name for name, update in r.updates.items() if getattr(update, "ready", None)}
     recompiled = 0
     metrics: dict[str, float] | None = None
     examples, waited, since = 0, 0.0, time.monotonic()

@@ -30,7 +30,7 @@ from typing import Any, NoReturn, TypeVar
 
 import jax
 
-from jaxvl.core.errors import InputError
+from jaxvl.core.errors import BadMedia, InputError
 
 T = TypeVar("T")
 
@@ -134,6 +134,7 @@ def connect(
     where = _whole_nodes(coordinator, processes, process)
     # the service shall not end the others for a dead one in C++, where nobody can say which it was: `_Watch` does it
     jax.config.update("jax_enable_recoverability", True)
+    _take_aborts()
     heartbeat = int(os.environ.get("JAXVL_HEARTBEAT_SECONDS", HEARTBEAT_SECONDS))
     try:
         jax.distributed.initialize(
@@ -149,8 +150,8 @@ def connect(
         ) from None
     except jax.errors.JaxRuntimeError as error:
         raise InputError(
-            f"--coordinator {_state().coordinator_address}: cannot be reached, or some of the {_state().num_processes} "
-            f"processes did not start within {START_SECONDS} s ({str(error).splitlines()[0]})"
+            f"--coordinator {_state().coordinator_address}: process 0 cannot listen there "
+            f"({str(error).splitlines()[0]}); take a free port of its own host"
         ) from None
     if count() > 1:
         global _watch
@@ -190,6 +191,17 @@ def fail(line: str, code: int) -> None:
         _watch.fail(line, code)
 
 
+class Telling:
+    """What goes wrong inside is told to the others at once, before this process cleans up behind it."""
+
+    def __enter__(self) -> Telling:
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if error is not None and _watch is not None:
+            _watch.tell_error(error)
+
+
 def leave(code: int = 0) -> None:
     """Waits for the others to come to their end, too, and parts from them; `code` is the exit code to be. Called at the
     exit of Python at the latest."""
@@ -206,23 +218,52 @@ class _Watch:
         self.address = _state().coordinator_address
         self.ending = threading.Event()  # this process is about to end, whatever becomes of the others
         self.done: int | None = None  # exit code of a run that has come to its end
+        self.told = False  # why this process fails
         self.lock = threading.Lock()
         self.client.key_value_set(HOST + str(self.index), socket.gethostname())
         _names[0] = self.client.blocking_key_value_get(HOST + "0", START_SECONDS * 1000)
         self.threads = [threading.Thread(target=t, daemon=True) for t in (self._listen, self._miss)]
         for thread in self.threads:
             thread.start()
-        self._take_aborts()
         self.hook, sys.excepthook = sys.excepthook, self._uncaught
         atexit.register(self.leave)
 
     # -- the ends of this process
 
-    def fail(self, line: str, code: int) -> NoReturn:
-        """Of a failure of our own, told to the others."""
-        self._begin_to_end()
+    def tell(self, line: str, code: int) -> None:
+        """Of a failure of our own: the others end, and so does this process soon, even if it hangs in what it cleans up
+        behind itself (an unfinished checkpoint waits for the others)."""
+        with self.lock:
+            if self.told:
+                return
+            self._wait_if_ending()
+            self.told = True
         with GONE:
             self.client.key_value_set(FAILED + str(self.index), json.dumps({"line": line, "code": code}))
+
+        def end():
+            time.sleep(2 * LINGER_SECONDS)
+            _print(f"jaxvl: {line}")
+            _exit(code)
+
+        threading.Thread(target=end, daemon=True).start()
+
+    def tell_error(self, error: BaseException) -> None:
+        """As `tell`. A collective breaks when a peer is lost: then the watch says which, and ends this process."""
+        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error) and not self.told:
+            time.sleep(self.heartbeat + LINGER_SECONDS)
+        first = (str(error).strip().splitlines() or [""])[0]
+        if isinstance(error, InputError | BadMedia):
+            self.tell(str(error), 2)
+        elif isinstance(error, KeyboardInterrupt):
+            self.tell("interrupted", 130)
+        else:
+            self.tell(f"{type(error).__name__}: {first}", 1)
+
+    def fail(self, line: str, code: int) -> NoReturn:
+        """As `tell`, and ends this process as soon as the others have heard."""
+        self.tell(line, code)
+        with GONE:
             self._await_heard()
         _exit(code)
 
@@ -241,9 +282,12 @@ class _Watch:
 
     def _begin_to_end(self) -> None:
         with self.lock:
-            if self.ending.is_set():  # the other thread is at it, and will be done in a moment
-                time.sleep(2 * LINGER_SECONDS)
-            self.ending.set()
+            self._wait_if_ending()
+
+    def _wait_if_ending(self) -> None:
+        if self.ending.is_set():  # another thread is at it, and will be done in a moment
+            time.sleep(2 * LINGER_SECONDS)
+        self.ending.set()
 
     def _await_heard(self) -> None:
         """Until all others have heard, or are gone; process 0 holds what they read."""
@@ -297,31 +341,44 @@ class _Watch:
     # -- what Python does not see
 
     def _uncaught(self, kind: type[BaseException], error: BaseException, trace: Any) -> None:
-        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
-            time.sleep(self.heartbeat + LINGER_SECONDS)  # a collective breaks when a peer is lost: the watch says which
+        self.tell_error(error)
         self.hook(kind, error, trace)
-        first = (str(error).strip().splitlines() or [""])[0]
-        self.fail(f"{kind.__name__}: {first}", 2 if isinstance(error, InputError) else 1)
+        self.fail("", 2 if isinstance(error, InputError | BadMedia) else 1)  # the line has been told
 
-    def _take_aborts(self) -> None:
-        """Process 0 holds the service. When it is killed, the C++ of the others aborts them at once; a handler in C is
-        all that can still say why."""
+    def aborted(self) -> None:
+        """Says why C++ aborts this process, if it is known, and ends it before that."""
+        if self.done is not None:
+            os._exit(self.done)
+        if self.ending.is_set():  # it has been said
+            time.sleep(LINGER_SECONDS)
+            _exit(1)
+        if self.index > 0 and not _reachable(self.address):
+            _print(f"jaxvl: {name_of(0)} {KILLED}")
+            _exit(1)
 
-        @ctypes.CFUNCTYPE(None, ctypes.c_int)
-        def handler(_number: int) -> None:
-            if self.done is not None:
-                os._exit(self.done)
-            if self.ending.is_set():  # it has been said
-                time.sleep(LINGER_SECONDS)
-                _exit(1)
-            if self.index > 0 and not _reachable(self.address):
-                _print(f"jaxvl: {name_of(0)} {KILLED}")
-                _exit(1)
 
-        self.handler = handler  # must outlive the process's last abort
-        libc = ctypes.CDLL(None)
-        libc.signal.argtypes, libc.signal.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
-        libc.signal(int(signal.SIGABRT), ctypes.cast(handler, ctypes.c_void_p))
+def _take_aborts() -> None:
+    """Process 0 holds the service. Where it does not answer, at the start or because it was killed, the C++ of JAX
+    aborts the others at once; a handler in C is all that can still say why. Called by the thread that aborts."""
+    global _handler
+    if _handler is not None:
+        return
+
+    @ctypes.CFUNCTYPE(None, ctypes.c_int)
+    def handler(_number: int) -> None:
+        if _watch is not None:
+            _watch.aborted()
+        elif _state().client is not None and (address := _state().coordinator_address) is not None:
+            _print(
+                f"jaxvl: --coordinator {address}: cannot be reached from here, or not all of the "
+                f"{_state().num_processes} processes have started within {START_SECONDS} s"
+            )
+            _exit(2)
+
+    _handler = handler  # must outlive the process's last abort
+    libc = ctypes.CDLL(None)
+    libc.signal.argtypes, libc.signal.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
+    libc.signal(int(signal.SIGABRT), ctypes.cast(handler, ctypes.c_void_p))
 
 
 @dataclasses.dataclass
@@ -336,6 +393,7 @@ class _Numbers:
 
 
 _watch: _Watch | None = None
+_handler: Any = None
 _numbers = _Numbers()
 _names: dict[int, str] = {}
 

@@ -19,13 +19,14 @@ from ml_collections import ConfigDict
 
 from jaxvl.core import config as configs
 from jaxvl.core import fields as declared
-from jaxvl.core import processes, registry, sharding
+from jaxvl.core import processes, programs, registry, sharding
 from jaxvl.core import state as states
 from jaxvl.core.checkpoint import Checkpoints
 from jaxvl.core.errors import InputError
 from jaxvl.core.evaluation import jit_predict
 from jaxvl.core.files import read_json, write_text
-from jaxvl.core.method import Data, Method
+from jaxvl.core.method import Data, Fields, Method
+from jaxvl.core.programs import Program, compile_all
 from jaxvl.core.step import build_update, jit_update
 from jaxvl.core.versions import versions
 
@@ -52,13 +53,32 @@ class Compiled:
     cells: states.Cells
     target: states.TrainState
     shardings: states.TrainState
-    updates: Mapping[str, Callable]
-    predict: Callable
+    updates: Mapping[str, Program]
+    predict: Program
 
     def fresh_state(self) -> states.TrainState:
         """Initialises the state where it lives; no device ever holds it whole."""
         make = lambda: states.create(self.method, self.config, states.dummy_batch(self.method), self.cells)  # noqa: E731
         return jax.jit(make, out_shardings=self.shardings, compiler_options=compiled_quickly())()
+
+    def compile_ahead(self, first: int, evaluated: Sequence[Mapping[str, Fields]], say: Say) -> None:
+        """Compiles every objective that is picked from update `first` to the last, and `predict` for each batch
+        `{stream: fields}` of `evaluated`: what does not fit the memory shows before the first step, not in the middle
+        of a run."""
+        steps, spec = range(first, self.config.train.steps), self.method.batch_spec
+        names: dict[str, None] = {}
+        for step in steps:
+            names[self.method.objective_at(step)] = None
+            if len(names) == len(self.method.objectives):
+                break
+        found = [
+            (name, self.updates[name], self.target, {s: dict(spec[s]) for s in self.method.objectives[name].streams})
+            for name in names
+        ]
+        if names or not self.config.train.steps:  # else the run is at its end
+            variables = self.target.variables(self.config.eval.use_ema)
+            found += [(f"predict of {', '.join(b)}", self.predict, variables, dict(b)) for b in evaluated]
+        compile_all(found, say)
 
 
 def compiled_quickly() -> dict[str, int]:
@@ -75,6 +95,7 @@ def build_method(config: ConfigDict) -> Method:
 
 def compile_method(config: ConfigDict, method: Method | None = None, devices: Any = None) -> Compiled:
     """Builds (lazily compiled) everything that runs on devices. Raises where batch and mesh do not fit."""
+    programs.keep_none_over_cpus()
     method = method or build_method(config)
     mesh = sharding.make_mesh(config.mesh, devices)
     if mesh.shape["tensor"] > 1 and not method.partition_rules:
@@ -89,8 +110,9 @@ def compile_method(config: ConfigDict, method: Method | None = None, devices: An
     cells = states.build_cells(method, abstract.params, config)
     where = sharding.state_shardings(abstract, mesh, method.partition_rules)
     target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, where)
-    updates = {n: jit_update(build_update(method, n, config, cells), mesh, where) for n in method.objectives}
-    return Compiled(method, config, mesh, cells, target, where, updates, jit_predict(method, mesh, config.precision))
+    updates = {n: Program(jit_update(build_update(method, n, config, cells), mesh, where)) for n in method.objectives}
+    predict = jit_predict(method, mesh, config.precision)
+    return Compiled(method, config, mesh, cells, target, where, updates, Program(predict))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -116,6 +116,14 @@ def eval_batches(
     return _iterate(batches, num_workers, num_threads, prefetch)
 
 
+def example_fields(examples: ExamplesLike, *, seed: int = 0, on_error: str = "skip") -> dict[str, tuple[Any, Any]]:
+    """`{field: (shape, dtype)}` of one example as evaluation makes it, but the host's own. Reads a file or a few."""
+    rows = _check(examples, [0], on_error)
+    made = _EvalRow(_Maker(examples, on_error, None), seed, rows, examples.batch_size).any_good()
+    arrays = {name: np.asarray(value) for name, value in made.fields.items() if not name.startswith("_")}
+    return {name: (array.shape, array.dtype) for name, array in arrays.items()}
+
+
 def _check(examples: ExamplesLike, rows: Sequence[int] | None, on_error: str) -> list[int]:
     """The rows of each batch that are read."""
     check_policy(on_error)

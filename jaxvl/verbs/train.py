@@ -16,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxvl.core import config as configs
-from jaxvl.core import diagnose, fields, loop, registry, session, sharding
+from jaxvl.core import diagnose, fields, loop, processes, programs, registry, session, sharding
 from jaxvl.core.checkpoint import Checkpoints
 from jaxvl.core.errors import InputError
 from jaxvl.core.evaluation import device_fields, evaluate
@@ -92,6 +92,7 @@ def _train(
 ) -> Result:
     main = jax.process_index() == 0
     session.claim_workdir(workdir, config, resume, fresh, tell)
+    programs.keep(workdir)
     data = data or session.build_data(config, workdir, tell)
     for line in data.reports:
         tell(line)
@@ -134,7 +135,9 @@ def _train(
         meta={"config": configs.digest(given), "length": _lengths(config)},
     )
     try:
-        with loop.StopSignal() as stop:
+        with processes.Telling(), loop.StopSignal() as stop:
+            evaluated = _evaluated(config, compiled, data) if start < config.train.steps or not start else []
+            compiled.compile_ahead(start, evaluated, progress.say)
             outcome = loop.run(run, state, start, consumed, stop)
     finally:
         progress.close()
@@ -313,3 +316,23 @@ def _evaluation(config: ConfigDict, compiled, data: Data, workdir: Path):
         return metrics
 
     return run
+
+
+def _evaluated(config: ConfigDict, compiled, data: Data) -> list[dict[str, Any]]:
+    """The batches `{stream: fields}` that the evaluations of a run give to `predict`, each once."""
+    method = compiled.method
+    if not method.evaluators or not data.splits:
+        return []
+    streams = [s for e in method.evaluators.values() for s in e.streams]
+    found = []
+    for split in dict.fromkeys([config.eval.split, *([config.train.eval_split] if config.train.eval_every else [])]):
+        for name, examples in data.splits[split].items():
+            if name not in streams and all(e.streams for e in method.evaluators.values()):
+                continue
+            where = f"batch size of stream {name!r} of split {split!r}"
+            sharding.check_batch_size(examples.batch_size, compiled.mesh, where)
+            fields = pipeline.example_fields(examples, seed=config.seed, on_error=config.pipeline.on_error)
+            batch = {name: programs.on_device(fields, examples.batch_size)}
+            if batch not in found:
+                found.append(batch)
+    return found

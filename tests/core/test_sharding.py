@@ -1,5 +1,5 @@
-"""Which process has which rows of a batch, on meshes like those of TPU slices: eight simulated devices, and a table
-that says whose they are."""
+"""Which process has which rows of a batch, on meshes like those of TPU slices: eight simulated devices and a table that
+says whose they are."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ def test_clipping_and_average_follow_their_definitions():
 def test_each_objective_compiles_once():
     config = toys.toy_config()
     _, _, compiled = run(alternating(), config, list(toys.host_batches(6)))
-    assert [u._cache_size() for u in compiled.updates.values()] == [1, 1]
+    assert [u.jitted._cache_size() for u in compiled.updates.values()] == [1, 1]
 
 
 def test_optimizer_that_config_lacks_is_named():
