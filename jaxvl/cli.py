@@ -198,6 +198,11 @@ def _parser() -> argparse.ArgumentParser:
         "--drop", nargs="+", action="extend", default=[], type=pattern, metavar="REGEX",
         help="keys to leave out (fc.*)",
     )  # fmt: skip
+    p.add_argument("--inside", type=word, metavar="KEY", help="where in a checkpoint the state dict lies")
+    p.add_argument(
+        "--pass-over", nargs="+", action="extend", default=[], type=word, metavar="CLASS",
+        help="objects beside the weights to leave out (my_project.Settings)",
+    )  # fmt: skip
     p.add_argument("--reverse", action="store_true", help="weights folder or workdir to the published layout")
 
     p = verb("report", _report, "write WORKDIR/report.html again")
@@ -354,10 +359,10 @@ def _convert(args: argparse.Namespace) -> int:
     from jaxvl.verbs import convert
 
     if args.reverse:
-        if args.image_size or args.interpolation or args.set or args.prefix or args.drop:
-            raise InputError(
-                "--reverse: takes no --image-size, --interpolation, --set, --prefix or --drop; leave them out"
-            )
+        given = [args.image_size, args.interpolation, args.set, args.prefix, args.drop, args.inside, args.pass_over]
+        if any(given):
+            flags = "--image-size, --interpolation, --set, --prefix, --drop, --inside or --pass-over"
+            raise InputError(f"--reverse: takes no {flags}; leave them out")
         convert.reverse(args.family, args.file, args.to, allow=args.allow)
         return 0
     convert.convert(
@@ -370,6 +375,8 @@ def _convert(args: argparse.Namespace) -> int:
         allow=args.allow,
         prefix=args.prefix,
         drop=args.drop,
+        inside=args.inside or "",
+        pass_over=args.pass_over,
     )
     return 0
 

@@ -17,6 +17,8 @@ import time
 GRACE_S = 5.0
 """What a verb gets to save what it has."""
 
+_leaving = threading.Lock()
+
 
 class Interrupts:
     """SIGINT, taken over until `give_back`. A thread hears of it, too, while the main one is inside of a library."""
@@ -54,6 +56,8 @@ class Interrupts:
 def leave() -> None:
     """Ends this process with 130 and its worker processes with it, without what Python does at the end: threads of
     libraries that are still at work would crash in it."""
+    if not _leaving.acquire(blocking=False):
+        time.sleep(GRACE_S)  # the other thread does it
     workers = sys.modules.get("multiprocessing.process")
     for child in list(getattr(workers, "_children", ())):
         child.kill()

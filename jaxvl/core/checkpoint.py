@@ -9,14 +9,14 @@ is lost. Restoring goes newest first and falls back, with a line.
 from __future__ import annotations
 
 import contextlib
-import gc
-import io
+import functools
 import json
 import logging
-import os
 import re
 import shutil
 import sys
+import threading
+import traceback
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,6 +32,7 @@ from jaxvl.core.files import cannot_write, printable, read_json, write_text
 from jaxvl.core.state import TrainState
 
 A = ocp.args
+THEIRS = re.compile(r"[/\\]orbax[/\\]|orbax-checkpoint|OCDBT|TensorStore")
 COPY = "checksums.json"
 """The list's copy, inside of a step."""
 TRAIN_FIELDS = ("step", "opt_state", "rng", "bad_step")
@@ -79,7 +80,7 @@ class Checkpoints:
         self._best_mode = keep.best_mode if keep else "max"
         if self._best_mode not in ("max", "min"):
             raise InputError(f"config.checkpoint.best_mode: {self._best_mode!r} is neither max nor min")
-        logging.getLogger("absl").addFilter(_of_orbax)
+        _hush_orbax()
         self._manager = self._open(policies)
 
     def _open(self, policies: Sequence[Any]) -> ocp.CheckpointManager:
@@ -180,6 +181,8 @@ class Checkpoints:
             if not _of_the_disk(error):
                 raise
             self._pending = None
+            if jax.process_count() == 1:  # its space is needed by the logs
+                shutil.rmtree(self.root / f"{step}.orbax-checkpoint-tmp", ignore_errors=True)
             kept = [s for s in _step_folders(self.root) if s != step]
             raise InputError(
                 f"checkpoint {step}: cannot be written to {self.root} ({_short(error)}); free space there and give the "
@@ -333,27 +336,44 @@ def _step_folders(root: Path) -> list[int]:
 
 
 def _try_to_read(read: Callable[[int], Any], step: int) -> tuple[Any, str | None]:
-    """What a step without a list holds, or why it cannot be read. Nothing of Orbax's own report is printed: tracebacks
-    of every array, some of them long afterwards."""
-    hook, sys.unraisablehook = sys.unraisablehook, lambda *_: None
+    """What a step without a list holds, or why it cannot be read."""
     try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            try:
-                return read(step), None
-            except Exception as error:
-                # Orbax raises the bare class for a cut array file; anything that is no read error goes on
-                if type(error) is not Exception and not isinstance(error, ValueError | KeyError | TypeError | OSError):
-                    raise
-                reason = f"cannot be read: {_short(error)}"
-            gc.collect()  # its unfinished reads complain when they are let go
-            return None, reason
-    finally:
-        sys.unraisablehook = hook
+        return read(step), None
+    except Exception as error:
+        # Orbax raises the bare class for a cut array file; anything that is no read error goes on
+        if type(error) is not Exception and not isinstance(error, ValueError | KeyError | TypeError | OSError):
+            raise
+        return None, f"cannot be read: {_short(error)}"
 
 
-def _of_orbax(record: logging.LogRecord) -> bool:
-    """Keeps Orbax's own reports of what it finds damaged out of the log: it is said in one line here."""
-    return f"{os.sep}orbax{os.sep}" not in record.pathname
+@functools.cache
+def _hush_orbax() -> None:
+    """Keeps Orbax's own reports out of the output: what it raises is said in one line here, while its tasks and threads
+    print a traceback for every array, some of them long afterwards."""
+
+    def ours(record: logging.LogRecord) -> bool:
+        raised = record.exc_info[1] if record.exc_info else None
+        return not THEIRS.search(f"{record.pathname} {record.getMessage()}") and not _raised_there(raised)
+
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # its loggers ask no filter
+    logging.getLogger("asyncio").addFilter(ours)
+    thread_hook, unraisable_hook = threading.excepthook, sys.unraisablehook
+
+    def on_thread(args: Any) -> None:
+        if not _raised_there(args.exc_value):
+            thread_hook(args)
+
+    def on_unraisable(args: Any) -> None:
+        late = str(args.exc_value) == "Event loop is closed"  # a thread of TensorStore's
+        if not late and not _raised_there(args.exc_value):
+            unraisable_hook(args)
+
+    threading.excepthook, sys.unraisablehook = on_thread, on_unraisable
+
+
+def _raised_there(error: BaseException | None) -> bool:
+    frames = traceback.walk_tb(error.__traceback__) if isinstance(error, BaseException) else ()
+    return any(THEIRS.search(frame.f_code.co_filename) for frame, _ in frames)
 
 
 def _of_the_disk(error: Exception) -> bool:
@@ -370,7 +390,8 @@ def _crc(path: Path) -> int:
 
 
 def _short(error: Exception) -> str:
+    reasons = r"No space left on device|Disk quota exceeded|Read-only file system|File too large|Input/output error"
+    if found := re.search(reasons, str(error)):
+        return found[0]
     text = str(error).strip().splitlines()
-    if found := re.search(r"OS error \d+: ([^\]\n']+)", str(error)):
-        return found[1]
     return (text[0] if text else type(error).__name__)[:160]
