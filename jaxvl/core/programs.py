@@ -12,6 +12,9 @@ from typing import Any
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
+from ml_collections import ConfigDict
+
+from jaxvl.core import memory
 
 CACHE_BYTES = 2**31
 """Bound of the compilation cache of a workdir; what was not used for longest goes first."""
@@ -47,12 +50,15 @@ def _shapes(batch: Any) -> Any:
     return tree, tuple((x.shape, x.dtype) for x in leaves)
 
 
-def compile_all(programs: Iterable[tuple[str, Program, Any, Any]], say: Callable[[str], None]) -> None:
-    """Compiles each `(name, program, first, batch)`, and says which."""
+def compile_all(
+    programs: Iterable[tuple[str, Program, Any, Any]], say: Callable[[str], None], config: ConfigDict | None = None
+) -> None:
+    """Compiles each `(name, program, first, batch)`, and says which. config: for advice where one does not fit."""
     programs = list(programs)
     for i, (name, program, first, batch) in enumerate(programs, 1):
         say(f"compiling {name} ({i} of {len(programs)})")
-        program.compile(first, batch)
+        with memory.told(f"compiling {name}", config):
+            program.compile(first, batch)
 
 
 def on_device(fields: Mapping[str, tuple[tuple[int, ...], Any]], rows: int) -> dict[str, jax.ShapeDtypeStruct]:

@@ -79,7 +79,7 @@ class Compiled:
         if names or not self.config.train.steps:  # else the run is at its end
             variables = self.target.variables(self.config.eval.use_ema)
             found += [(f"predict of {', '.join(b)}", self.predict, variables, dict(b)) for b in evaluated]
-        compile_all(found, say)
+        compile_all(found, say, self.config)
 
 
 def compiled_quickly() -> dict[str, int]:

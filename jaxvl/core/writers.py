@@ -235,18 +235,24 @@ class Progress:
         """Shows loss, rate, data wait and what is left."""
         if not self.active:
             return
-        loss, rate, wait = (
+        loss, rate, each, wait = (
             values.get("loss", math.nan),
             values.get("examples_per_s", math.nan),
+            values.get("step_s", math.nan),
             values.get("data_wait", 0),
         )
-        text = f"loss {loss:.4f}  {rate:.1f} examples/s  data wait {100 * wait:.0f}%"
+        text = f"loss {loss:.4f}  {_seconds(each)} a step  {rate:.1f} examples/s  data wait {100 * wait:.0f}%"
         if self._bar is not None:
             self._bar.update(self._task, completed=step, text=text)
             return
         done = step - self._start
         left = (time.monotonic() - self._begun) / done * (self.total - step) if done else math.nan
         print(f"step {step}/{self.total}  {text}  ETA {_clock(left)}", file=self.stream, flush=True)
+
+    def phase(self, what: str) -> None:
+        """Shows on the bar what the run does instead of training: compiling, evaluating, saving."""
+        if self._bar is not None:
+            self._bar.update(self._task, text=what)
 
     def say(self, line: str) -> None:
         """A line that does not break the bar."""
@@ -261,6 +267,11 @@ class Progress:
         """Ends the bar."""
         if self._bar is not None:
             self._bar.stop()
+
+
+def _seconds(seconds: float) -> str:
+    """`12 ms`, `1.3 s`."""
+    return f"{1000 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
 
 
 def _clock(seconds: float) -> str:
