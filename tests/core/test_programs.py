@@ -13,6 +13,7 @@ import pytest
 
 from jaxvl.core import session, sharding
 from jaxvl.core.loop import CompileCounter
+from jaxvl.core.memory import OutOfMemory
 from jaxvl.core.programs import on_device
 from tests import toys
 from tests.core.test_step import alternating
@@ -85,3 +86,14 @@ def test_a_run_that_goes_on_finds_its_programs_unless_they_span_cpus(tmp_path, d
     assert ("jit_on_mesh" in kept) == (devices == 1)
     if devices == 1:
         assert int(done.stdout.splitlines()[-1]) >= 2  # the update and `predict`
+
+
+def test_what_does_not_fit_shows_before_the_first_step(monkeypatch):
+    compiled = session.compile_method(toys.toy_config(steps=2), toys.contrastive())
+
+    def refuse(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 3221225472 bytes.")
+
+    monkeypatch.setattr(compiled.updates["pair"], "compile", refuse)
+    with pytest.raises(OutOfMemory, match=r"compiling pair; 3 GiB were needed.* config\.precision\.compute=bfloat16"):
+        compiled.compile_ahead(0, [], lambda line: None)
