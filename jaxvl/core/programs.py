@@ -69,8 +69,9 @@ def on_device(fields: Mapping[str, tuple[tuple[int, ...], Any]], rows: int) -> d
     }
 
 
-def keep(workdir: str | Path) -> None:
-    """Keeps compiled programs in `WORKDIR/cache`, so that a run that goes on is back in seconds.
+def keep(workdir: str | Path, move: bool = True) -> None:
+    """Keeps compiled programs in `WORKDIR/cache`, so that a run that goes on is back in seconds. move: also if this
+    process keeps them in another workdir up to now.
 
     `JAX_COMPILATION_CACHE_DIR` names another folder, `JAX_ENABLE_COMPILATION_CACHE=false` keeps none; both are JAX's
     own. Nothing is kept where the workdir cannot be written, and no program over several CPU devices (see
@@ -82,6 +83,8 @@ def keep(workdir: str | Path) -> None:
     if jax.default_backend() == "cpu":  # CPU programs are of one kind of CPU; another may end at an unknown instruction
         folder /= f"{zlib.crc32(_cpu().encode()):08x}"
     if jax.config.jax_compilation_cache_dir != _kept or str(folder) == _kept or not os.access(workdir, os.W_OK):
+        return
+    if _kept is not None and not move:
         return
     _kept = str(folder)
     jax.config.update("jax_compilation_cache_dir", _kept)

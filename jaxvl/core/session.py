@@ -37,7 +37,8 @@ RUN_FILES = (
     *("report.html", "pictures", "eval", "bad_inputs.jsonl", "vocabulary.json", "classes.json", "ids"),
     *("index", "search.png"),
 )
-"""What a run leaves in its workdir; `data/`, which may be a rendered world, is not among it."""
+"""What a run leaves in its workdir. `data/`, which may be a rendered world, and `cache/` (`jaxvl.core.programs`) are
+not among it, as the next run has a use for them."""
 
 
 SHARED_SECONDS = 10  # a file system of many hosts may show a new file late
