@@ -217,7 +217,7 @@ def test_predict_on_folders_that_do_not_fit(run, trained, tmp_path):
     code, _, error = run(*predict, tmp_path)
     assert code == 2
     assert error.splitlines()[-1].startswith(f"jaxvl: --videos {tmp_path}: none of the 1 files could be decoded")
-    assert "--top 0: needs at least 1" in refused(run(*predict, trained / "world", "--top", 0))
+    assert "--top: needs a whole number of at least 1" in refused(run(*predict, trained / "world", "--top", 0))
     assert "--videos: " in refused(run(*predict[:-1]))
 
 
