@@ -104,6 +104,11 @@ def text(empty: bool = True) -> Field:
     return Field(words, lambda v: isinstance(v, str) and "\0" not in v and (empty or bool(v)))
 
 
+def like(form: str, words: str) -> Field:
+    """A text that the regular expression `form` matches, whatever its case; `words` say so."""
+    return Field(words, lambda v: isinstance(v, str) and re.fullmatch(form, v, re.IGNORECASE) is not None)
+
+
 def pattern() -> Field:
     """A regular expression."""
     return Field("a regular expression", _compiles)
