@@ -35,7 +35,7 @@ def get_config():
 def cases(root: Path) -> dict[str, list[Case]]:
     """By kind. Disks are tmpfs mounts, so a full or read-only disk needs root; without it that kind is left out."""
     here = root / "machine"
-    _data(here)
+    make(here)
     found = {
         "two trainings in one workdir": [Case("the second", lambda: _second(here))],
         "Ctrl-C before the loop": [
@@ -65,7 +65,8 @@ def _times() -> list[float]:
     return [draw.uniform(0.15, 5) for _ in range(TRIALS)]
 
 
-def _data(here: Path) -> None:
+def make(here: Path) -> None:
+    """A small config, twelve videos as arrays in MSR-VTT's layout, and a folder of video files."""
     (here / "data" / "videos").mkdir(parents=True)
     (here / "videos").mkdir()
     (here / "small.py").write_text(CONFIG, encoding="utf-8")
@@ -81,13 +82,14 @@ def _data(here: Path) -> None:
     file.write_text("key,vid_key,video_id,sentence\n" + rows, encoding="utf-8")
     import av
 
-    with av.open(str(here / "videos" / "a.mp4"), "w") as container:
-        stream = container.add_stream("mpeg4", rate=8)
-        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
-        for i in range(16):
-            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 10 * i, np.uint8), format="rgb24")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+    for number in range(3):
+        with av.open(str(here / "videos" / f"{number}.mp4"), "w") as container:
+            stream = container.add_stream("mpeg4", rate=8)
+            stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+            for i in range(16):
+                frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 10 * i + number, np.uint8), format="rgb24")
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
 
 
 def _start(here: Path, *words: str, **options) -> subprocess.Popen:
