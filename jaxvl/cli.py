@@ -5,12 +5,17 @@ Exit codes: 0 done (also a managed preemption), 2 the input is wrong (one line),
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+
+if __name__ == "__main__" or os.path.basename(sys.argv[0]) == "jaxvl":  # from here on until `main` takes it over
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+
 import argparse
 import contextlib
 import errno
 import io
-import os
-import sys
 import threading
 from collections.abc import Sequence
 
