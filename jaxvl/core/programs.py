@@ -98,7 +98,7 @@ _kept: str | None = None  # the folder that `keep` has set
 def _cpu() -> str:
     """What tells kinds of CPUs apart."""
     info = Path("/proc/cpuinfo")
-    text = info.read_text() if info.is_file() else ""
+    text = info.read_text(encoding="utf-8") if info.is_file() else ""
     flags = re.search(r"^(flags|Features)\s*:(.*)$", text, re.MULTILINE)
     return platform.machine() + (flags.group(2) if flags else platform.processor())
 

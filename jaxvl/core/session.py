@@ -184,7 +184,10 @@ def read_config(workdir: str | Path, say: Say | None = None, overrides: Sequence
         raise InputError(f"--workdir {workdir}: has no config.json, so no run was made there; give a run's folder")
     mend = "restore it or train afresh"
     try:
-        config = configs.from_plain(read_json(path, dict, mend))
+        tree = read_json(path, dict, mend)
+        if lost := [group for group in ("method", "train", "optim", "model", "data") if group not in tree]:
+            raise InputError(f"{path}: has no {lost[0]}; {mend}")
+        config = configs.from_plain(tree)
         name = config.get("method", "")
         base = registry.module(name, "recipe").base() if registry.has_part(name, "recipe") else configs.base()
         for entry in set(base.optim) - set(config.get("optim", {})):  # an optimiser that this run has not
