@@ -65,6 +65,8 @@ setup(
         "test": [
             "lmdb>=3.0.0",
             "pytest>=9.0",
+            "setuptools>=77",  # builds the wheel that is tested
+            "wheel>=0.45",
             "pytest-xdist>=3.8",
             "hypothesis>=6.150",
             "scipy>=1.17",
