@@ -17,7 +17,7 @@ from PIL import Image
 from jaxvl.core.errors import BadMedia
 from jaxvl.data import images
 
-PICTURE_ENDINGS = (".jpg", ".jpeg", ".png")
+PICTURE_ENDINGS = tuple(end for end in images.IMAGE_ENDINGS if end != ".gif")  # a GIF is a video of its own
 ARRAY_ENDINGS = (".npy", ".npz")
 
 
@@ -53,7 +53,7 @@ class FrameFolder:
         with os.scandir(self.path) as entries:
             names = [e.name for e in entries if e.name.lower().endswith(PICTURE_ENDINGS) and not e.name.startswith(".")]
         if not names:
-            raise BadMedia(self.path, f"no {'/'.join(PICTURE_ENDINGS)} file in this folder of frames")
+            raise BadMedia(self.path, "no picture (.jpg, .png, ...) in this folder of frames")
         self.files = [os.path.join(self.path, name) for name in sorted(names, key=number_key)]
         self.times, self.duration = _even_times(len(names), fps)
         self.timed = fps is not None
@@ -124,6 +124,8 @@ def _even_times(count: int, fps: float | None) -> tuple[np.ndarray, float]:
 
 
 def _load_frames(path: str) -> np.ndarray:
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise BadMedia(path, "is a folder, a pipe or a device, not a numpy file")
     try:
         data = np.load(path, mmap_mode="r" if path.lower().endswith(".npy") else None, allow_pickle=False)
         if isinstance(data, np.ndarray):
