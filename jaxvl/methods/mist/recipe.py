@@ -2,30 +2,29 @@
 
 One stream, `qa`, the same in training and in every split. Arrays without their batch axis:
 
-| field | dtype, shape | meaning |
-| --- | --- | --- |
-| `frames` | float16 or float32 `[T, F]` | frame vectors, raw (not of unit length); T = `data.frames`, F = `model.feature_dim` |
-| `patches` | like frames, `[T, N, F]` | patch vectors of each frame, row-major; N = `model.patches` |
-| `question` | int32 `[Q]` | ids of the question, `[CLS] ... [SEP]`, 0 from there on; Q = `data.question_words` |
-| `question_vec` | float32 `[E]` | sentence vector of the question, any length; E = `model.query_dim`; if `model.query` is 'cached' |
-| `question_clip` | int32 `[77]` | CLIP's ids of the question; if `model.query` is 'clip' |
-| `options` | int32 `[O, A]` | ids of each option's text; only where `model.num_options` > 0; A = `data.answer_words` |
-| `label` | int32 `[]` | which answer or option is right; -1: none (outside the vocabulary, or not published) |
-| `example` | int32 `[]` | CRC-32 of the question id with the sign bit cleared: evaluation noise hangs on it, not on the place in a batch |
-| `segment` | int32 `[]` | the segment that holds the evidence; only with a selector 'oracle' |
+- `frames` float16 or float32 `[T, F]`: frame vectors, raw (not of unit length); T = `data.frames`, F =
+  `model.feature_dim`
+- `patches` like frames, `[T, N, F]`: patch vectors of each frame, row-major; N = `model.patches`
+- `question` int32 `[Q]`: ids of the question, `[CLS] ... [SEP]`, 0 from there on; Q = `data.question_words`
+- `question_vec` float32 `[E]`: sentence vector of the question, of any length; E = `model.query_dim`; where
+  `model.query` is 'cached'
+- `question_clip` int32 `[77]`: CLIP's ids of the question; where `model.query` is 'clip'
+- `options` int32 `[O, A]`: ids of each option's text; where `model.num_options` > 0; A = `data.answer_words`
+- `label` int32 `[]`: which answer or option is right; -1: none (outside the vocabulary, or not published)
+- `example` int32 `[]`: CRC-32 of the question id, sign bit cleared; evaluation noise hangs on it, not on the place in
+  the batch
+- `segment` int32 `[]`: the segment that holds the evidence; where a selector is 'oracle'
 
-With `model.input` 'frames' the pictures themselves take the place of `frames` and `patches` (see `model.FrameEncoder`):
+With `model.input` 'frames' the pictures themselves take the place of `frames` and `patches` (`model.FrameEncoder`):
 
-| field | dtype, shape | meaning |
-| --- | --- | --- |
-| `pixels` | uint8 `[T, R, R, 3]` | the central square of each frame, R = the tower's size |
-| `tiles` | uint8 `[T, gR, gR, 3]` | the whole frame squeezed to a square, g = sqrt(N) tiles a side |
+- `pixels` uint8 `[T, R, R, 3]`: the central square of each frame, R = the tower's size
+- `tiles` uint8 `[T, gR, gR, 3]`: the whole frame squeezed to a square, g = sqrt(N) tiles a side
 
 The answer vocabulary belongs to no example: `Data.constants` holds `answers/ids`, int32 `[V, A]`, with
 V = `model.num_answers`, and `WORKDIR/answers.json` the texts in order.
 
-On the host, for evaluators: `_question_id`, `_video_id`, `_question`, `_answer` (texts), `_options` (tuple of texts) and
-`_groups` (`{classification: (types, ...)}`, as `Question.groups`).
+On the host, for evaluators: `_question_id`, `_video_id`, `_question`, `_answer` (texts), `_options` (tuple of texts)
+and `_groups` (`{classification: (types, ...)}`, as `Question.groups`).
 
 `Method.predict` gives `logits [B, V or O]` float32, and for each layer l from 0 `segment_weights_{l}` `[B, k, K]` and
 `region_weights_{l}` `[B, k, T/K, j, N]`, float32, what each slot mixed (one-hot where selection is hard; absent where
@@ -45,7 +44,7 @@ def base() -> ConfigDict:
     c.method = "mist"
     c.model = {
         "input": "features",  # computed beforehand by `jaxvl prepare --extract`; or 'frames', towers inside the step
-        "query": "cached",  # the question's sentence vector comes in the batch; or 'clip': the frozen text tower makes it
+        "query": "cached",  # the question's sentence vector is in the batch; or 'clip': the frozen text tower makes it
         "feature_dim": 512,  # F of frames and patches
         "query_dim": 512,  # E of the question's vector
         "patches": 16,  # N of a frame
