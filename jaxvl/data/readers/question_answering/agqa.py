@@ -1,7 +1,7 @@
 """AGQA 2.0 (Grunde-McLaughlin et al., arXiv 2204.06105): open questions about Charades videos.
 
-As published, `AGQA_balanced/{train,test}_balanced.txt`: one JSON object, id -> question. In the copy of MIST's
-authors, `agqa_{train,val}.jsonl`: one JSON list (their "val" is the public test split). There is no validation split: it is cut
+As published, `AGQA_balanced/{train,test}_balanced.txt`: one JSON object, id -> question. In the copy of MIST's authors,
+`agqa_{train,val}.jsonl`: one JSON list (their "val" is the public test split). There is no validation split: it is cut
 out of the training videos (`Questions.split_videos`).
 """
 
