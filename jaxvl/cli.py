@@ -25,6 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args, rest = parser.parse_known_args(words)
         if not getattr(args, "verb", None):
+            if args.version:
+                return _version()
             if rest:
                 return _fail(f"{rest[0]}: no such flag of `jaxvl`; see jaxvl --help")
             parser.print_help()
@@ -60,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Ten published vision and vision-language methods on one sharded JAX training loop.",
         epilog="Any field of the config is set by --config.a.b=value. Exit codes: 0 done, 2 wrong input, 1 a bug.",
     )
+    parser.add_argument("--version", action="store_true", help="print the version of jaxvl and of what it stands on")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB")
 
     def verb(name: str, run, text: str, **kwargs) -> Parser:
@@ -69,9 +72,15 @@ def _parser() -> argparse.ArgumentParser:
 
     verb("methods", _methods, "list the methods: paper, task, configs, status")
 
+    p = verb("configs", _configs, "list the configs: rows of each file, and what it needs")
+    p.add_argument("method", nargs="?", default="", metavar="METHOD", help="only the configs of this method")
+
     p = verb("train", _train, "train a config in a workdir; resumes by itself")
-    p.add_argument("--config", required=True, metavar="FILE", help="a Python file with get_config()")
-    p.add_argument("--workdir", required=True, metavar="DIR", help="everything the run leaves goes here")
+    p.add_argument(
+        "--config", required=True, metavar="NAME", help="METHOD/FILE[:ROW] of `jaxvl configs`, or a Python file"
+    )
+    p.add_argument("--workdir", metavar="DIR", help="everything the run leaves goes here")
+    p.add_argument("--dry-run", action="store_true", help="print config, sizes and what is missing; train nothing")
     p.add_argument("--resume", action="store_true", help="go on in a workdir of another config")
     p.add_argument("--fresh", action="store_true", help="set aside what is in the workdir and start over")
     _distributed(p)
@@ -146,17 +155,23 @@ def _start(args: argparse.Namespace) -> None:
 
 
 def _methods(args: argparse.Namespace) -> int:
-    from pathlib import Path
+    from jaxvl.verbs import catalog
 
-    from jaxvl.core import registry
+    print("\n".join(catalog.lines_of_methods()))
+    return 0
 
-    for name in registry.names():
-        card = registry.info(name)
-        configs = sorted(p.stem for p in Path("configs", name).glob("*.py"))
-        print(f"{name}  {card.title} ({card.status})")
-        print(f"    paper    {card.paper}")
-        print(f"    task     {card.task}")
-        print(f"    configs  {', '.join(configs) or 'none under ./configs'}")
+
+def _configs(args: argparse.Namespace) -> int:
+    from jaxvl.verbs import catalog
+
+    print("\n".join(catalog.lines_of_configs(args.method)))
+    return 0
+
+
+def _version() -> int:
+    from jaxvl.core.versions import versions
+
+    print("  ".join(f"{name} {number}" for name, number in versions().items()))
     return 0
 
 
@@ -167,6 +182,13 @@ def _train(args: argparse.Namespace) -> int:
     from jaxvl.verbs.report import show_results
 
     cfg = config.load(args.config, args.overrides)
+    if args.dry_run:
+        from jaxvl.verbs import plan
+
+        print("\n".join(plan.lines(cfg)))
+        return 0
+    if args.workdir is None:
+        raise InputError("--workdir is required; see jaxvl train --help")
     result = train.train(cfg, args.workdir, resume=args.resume, fresh=args.fresh)
     if result.stopped:
         return 130 if result.stopped == "SIGINT" else 0

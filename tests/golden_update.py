@@ -84,7 +84,7 @@ def describe(experiment: Experiment) -> dict:
 
 def key_of(config) -> str:
     """What tells the updates of two config files apart: model, precision and the shapes of their batches."""
-    spec = session.build_method(config).batch_spec
+    spec = session.build_method(configs.with_length(config, configs.NOMINAL_EPOCH)).batch_spec
     shapes = {s: {k: [list(v.shape), str(v.dtype)] for k, v in f.items()} for s, f in spec.items()}
     parts = json.loads(configs.to_json(config))
     return json.dumps([config.method, parts["model"], parts["precision"], shapes])
@@ -92,7 +92,7 @@ def key_of(config) -> str:
 
 def tree_of(config) -> dict:
     """`{count, parameters, other}`."""
-    state = abstract_state(config)
+    state = abstract_state(configs.with_length(config, configs.NOMINAL_EPOCH))
     leaf = lambda x: f"{x.dtype} {list(x.shape)}"  # noqa: E731
     tree = lambda t: {k: leaf(v) for k, v in sorted(states.flatten(t).items())}  # noqa: E731
     return {

@@ -12,7 +12,7 @@ from jaxvl.verbs import doctor
 from tests import tiny
 from tests.data import media_files as mf
 
-VERBS = ("methods", "train", "evaluate", "predict", "prepare", "convert", "report", "doctor")
+VERBS = ("methods", "configs", "train", "evaluate", "predict", "prepare", "convert", "report", "doctor")
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +78,7 @@ def test_help_imports_nothing_heavy():
     script = f"""
 import sys
 from jaxvl import cli
-calls = [["--help"], *([verb, "--help"] for verb in {VERBS!r}), ["methods"], ["tarin"], ["train", "--nope"]]
+calls = [["--help"], *([verb, "--help"] for verb in {VERBS!r}), ["methods"], ["--version"], ["tarin"], ["train", "--nope"]]
 for words in calls:
     try:
         cli.main(words)
@@ -112,7 +112,8 @@ def test_help_lists_the_verbs(run):
     [
         (["tarin"], r"'tarin' is unknown, did you mean train\?; see jaxvl --help"),
         (["--nope"], "--nope: no such flag of `jaxvl`"),
-        (["train"], "arguments are required: --config, --workdir; see jaxvl train --help"),
+        (["train"], "arguments are required: --config; see jaxvl train --help"),
+        (["train", "--config", "centerclip/quickstart"], "--workdir is required; see jaxvl train --help"),
         (["train", "--config", "a", "--workdir", "b", "--resum"], "--resum: no such flag of `jaxvl train`"),
         (["report", "--workdir", "a", "b"], "b: no such flag of `jaxvl report`"),
         (["evaluate", "--workdir", "a", "--checkpoint", "new"], "--checkpoint: invalid int value: 'new'"),

@@ -22,6 +22,6 @@ EXPERIMENTS = {
 
 
 def get_config(name="b32_kmedoids_b6_15_49"):
-    c = recipe.experiment(recipe.one_of(name, EXPERIMENTS), recipe.PAIRS["didemo"], epochs=8, lr=1e-2)
+    c = recipe.experiment(recipe.one_of(name, EXPERIMENTS), epochs=8, lr=1e-2)
     c.data.update({"reader": "didemo", "frames": 60, "max_words": 77, "eval_batch_size": 8})
     return c

@@ -28,6 +28,6 @@ EXPERIMENTS = {
 
 
 def get_config(name="b32_kmedoids_b6_4_49"):
-    c = recipe.experiment(recipe.one_of(name, EXPERIMENTS), recipe.PAIRS["lsmdc"])
+    c = recipe.experiment(recipe.one_of(name, EXPERIMENTS))
     c.data.reader = "lsmdc"
     return c

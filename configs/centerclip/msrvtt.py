@@ -42,6 +42,6 @@ EXPERIMENTS = {
 
 def get_config(name="9k_b32_kmedoids_b6_4_49"):
     split, _, row = recipe.one_of(name, EXPERIMENTS).partition("_")
-    c = recipe.experiment(row, recipe.PAIRS[f"msrvtt_{split}"])
+    c = recipe.experiment(row)
     c.data.train_csv = f"MSRVTT_train.{split}.csv"
     return c

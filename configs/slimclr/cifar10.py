@@ -24,9 +24,8 @@ def get_config(name="slim"):
     name = configs.one_of(name, EXPERIMENTS)
     c = recipe.base()
     c.seed = 0
-    epoch = 50_000 // 512
-    c.train.update({"steps": 100 * epoch, "log_every": 50, "checkpoint_every": 10 * epoch, "eval_every": 10 * epoch})
-    c.train.eval_split = "test"
+    configs.in_epochs(c, 100, evaluated=10, saved=10)
+    c.train.update({"log_every": 50, "eval_split": "test"})
     c.eval.update({"split": "test", "features": "head"})
     c.optim.main = configs.optimizer(name="sgd", lr=0.06, momentum=0.9, weight_decay=5e-4, no_decay="$^")
     c.model.update({"trunk": "cifar", "depth": 20, "width": 64, "widths": (1.0, 0.5), "hidden": 256, "bn_groups": 1})

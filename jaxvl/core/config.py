@@ -10,13 +10,16 @@ import ast
 import difflib
 import hashlib
 import importlib.util
+import inspect
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from jaxvl.core.config_files import find, nearest
 from jaxvl.core.errors import InputError
 
 
@@ -27,11 +30,14 @@ def base() -> ConfigDict:
             "method": "",
             "seed": 0,
             "train": {
-                "steps": 1000,  # optimizer updates
+                "steps": 1000,  # optimizer updates; -1: as many as `epochs` are
+                "epochs": 0.0,  # passes over the training data, whatever the batch size; 0: `steps` counts
                 "log_every": 20,  # the only steps at which the host reads device values
-                "eval_every": 0,  # 0: only at the end
+                "eval_every": 0,  # updates between evaluations, 0: only at the end; -1: as `eval_epochs` says
+                "eval_epochs": 0.0,
                 "eval_split": "val",
-                "checkpoint_every": 500,
+                "checkpoint_every": 500,  # updates between saves; -1: as `checkpoint_epochs` says
+                "checkpoint_epochs": 0.0,
                 "accumulate": 1,  # micro-batches per update
                 "clip_norm": 0.0,  # 0: no clipping by global norm
                 "ema": 0.0,  # decay of the parameter average; 0: none
@@ -92,10 +98,55 @@ def optimizer(**fields: Any) -> ConfigDict:
     )
     unknown = sorted(set(fields) - set(cfg) - set(RARE))
     if unknown:
-        raise InputError(f"optimizer(): unknown field {unknown[0]!r}{_nearest(unknown[0], [*cfg, *RARE])}")
+        raise InputError(f"optimizer(): unknown field {unknown[0]!r}{nearest(unknown[0], [*cfg, *RARE])}")
     cfg.update({name: RARE[name] for name in fields if name in RARE})
     cfg.update(fields)
     return cfg
+
+
+LENGTHS = {"steps": "epochs", "eval_every": "eval_epochs", "checkpoint_every": "checkpoint_epochs"}
+"""Fields of `train` in updates, each with the one that says the same in epochs. -1 in the first: the second counts."""
+
+NOMINAL_EPOCH = 1000
+"""Updates of an epoch where a config is only looked at, without its data."""
+
+
+def in_epochs(cfg: ConfigDict, epochs: float, evaluated: float = 0.0, saved: float = 1.0) -> None:
+    """Sets the length of a run, and the time between evaluations (0: at the end only) and saves, in passes over its
+    data."""
+    cfg.train.update({"steps": -1, "epochs": float(epochs), "checkpoint_every": -1, "checkpoint_epochs": float(saved)})
+    cfg.train.update({"eval_every": -1 if evaluated else 0, "eval_epochs": float(evaluated)})
+
+
+def with_length(cfg: ConfigDict, epoch: int) -> ConfigDict:
+    """`cfg` with all lengths in updates, `epoch` of them being one pass over the data; itself where they are already.
+
+    Raises InputError where a length is given twice or not at all.
+    """
+    if all(cfg.train[updates] >= 0 and not cfg.train[epochs] for updates, epochs in LENGTHS.items()):
+        return cfg
+    cfg = cfg.copy_and_resolve_references()
+    for updates, epochs in LENGTHS.items():
+        steps, passes = cfg.train[updates], cfg.train[epochs]
+        if steps < 0 and passes <= 0:
+            raise InputError(
+                f"config.train.{updates}: {steps}, and config.train.{epochs} is {passes:g}; set one of them above 0"
+            )
+        if steps >= 0 and passes:
+            raise InputError(
+                f"config.train.{epochs}: {passes:g}, but config.train.{updates} is {steps}, too; set {updates} to -1 "
+                f"or {epochs} to 0"
+            )
+        if steps < 0:
+            cfg.train[updates] = max(1, int(passes * epoch + 1e-6))
+            cfg.train[epochs] = 0.0
+    return cfg.lock()
+
+
+def length_line(cfg: ConfigDict) -> str:
+    """How long a run is, in the unit that its config gives."""
+    given = cfg.train.epochs
+    return f"{given:g} epochs of the training data" if cfg.train.steps < 0 else f"{cfg.train.steps:,} updates"
 
 
 def one_of(name: str, known: Iterable[str]) -> str:
@@ -108,31 +159,54 @@ def one_of(name: str, known: Iterable[str]) -> str:
     return name
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
-    """The config of a Python file, `FILE.py` or `FILE.py:ARG` (passed to `get_config`), with `overrides` applied."""
-    text, _, argument = str(path).partition(".py:")
-    file = Path(text + ".py") if argument else Path(text)
-    if not file.is_file():
-        raise InputError(f"--config {file}: no such file{_nearest_file(file)}")
+def module_of(file: Path) -> ModuleType:
+    """A config file as a module. Raises InputError for what is no Python, or fails while it is read."""
     spec = importlib.util.spec_from_file_location("jaxvl_user_config", file)
     if spec is None or spec.loader is None:
         raise InputError(f"--config {file}: not a Python file; a config is a .py file with get_config()")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise InputError(f"--config {file}: has no get_config(); see configs/centerclip/quickstart.py")
+    try:
+        spec.loader.exec_module(module)
+    except (SyntaxError, UnicodeDecodeError) as error:
+        line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
+        raise InputError(f"--config {file}{line}: not valid Python ({getattr(error, 'msg', error)})") from error
+    if not callable(getattr(module, "get_config", None)):
+        raise InputError(f"--config {file}: has no get_config(); see `jaxvl configs` for examples")
+    return module
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
+    """The config of a file, named as `find` takes it, with `a.b=value` overrides applied. `:ARG` goes to
+    `get_config`."""
+    file, argument = find(path)
+    module = module_of(file)
+    takes = inspect.signature(module.get_config).parameters
+    if argument and not takes:
+        raise InputError(f"--config {path}: {file.name} has one config only; leave out :{argument}")
     cfg = module.get_config(argument) if argument else module.get_config()
+    if not isinstance(cfg, ConfigDict):
+        raise InputError(f"--config {file}: get_config() gives {type(cfg).__name__} and no config; return one")
     cfg.lock()
     return apply(cfg, overrides)
 
 
 def apply(cfg: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
-    """Applies `a.b=value` assignments in place. A wrong field or type raises InputError with the nearest name."""
+    """Applies `a.b=value` assignments in place. A wrong field or type raises InputError with the nearest name.
+
+    A length given in one unit (updates, epochs) takes the place of the config's in the other.
+    """
+    named = set()
     for item in overrides:
         name, eq, raw = item.partition("=")
         if not eq:
             raise InputError(f"--config.{item}: give a value, --config.{item}=VALUE")
         _assign(cfg, name, raw)
+        named.add(name)
+    for updates, epochs in LENGTHS.items():
+        if f"train.{updates}" in named and f"train.{epochs}" not in named:
+            cfg.train[epochs] = 0.0
+        elif f"train.{epochs}" in named and f"train.{updates}" not in named and cfg.train[epochs]:
+            cfg.train[updates] = -1
     return cfg
 
 
@@ -199,10 +273,10 @@ def _assign(cfg: ConfigDict, name: str, raw: str) -> None:
     *parents, leaf = name.split(".")
     for key in parents:
         if not isinstance(node, ConfigDict) or key not in node:
-            raise InputError(f"--config.{name}: no such field{_nearest(name, [k for k, _ in dotted(cfg)])}")
+            raise InputError(f"--config.{name}: no such field{nearest(name, [k for k, _ in dotted(cfg)])}")
         node = node[key]
     if not isinstance(node, ConfigDict) or leaf not in node:
-        raise InputError(f"--config.{name}: no such field{_nearest(name, [k for k, _ in dotted(cfg)])}")
+        raise InputError(f"--config.{name}: no such field{nearest(name, [k for k, _ in dotted(cfg)])}")
     kind = node.get_type(leaf)
     if issubclass(kind, ConfigDict):
         inner = ", ".join(f"{name}.{k}" for k in list(node[leaf])[:3])
@@ -237,19 +311,6 @@ def _kind(kind: type) -> str:
     return {"int": "a whole number", "float": "a number", "tuple": "a tuple like (1,2)"}.get(
         kind.__name__, kind.__name__
     )
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, 2, 0.4)
-    if not close:
-        # 'learning_rate' is near to nothing, but its last part may still be
-        close = [k for k in known if k.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]][:2]
-    return f"; did you mean {' or '.join(close)}?" if close else ""
-
-
-def _nearest_file(path: Path) -> str:
-    near = sorted(path.parent.glob("*.py")) if path.parent.is_dir() else sorted(Path("configs").glob("*/*.py"))
-    return _nearest(str(path), [str(p) for p in near])
 
 
 def _plain(value: Any) -> Any:

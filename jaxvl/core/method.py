@@ -179,6 +179,13 @@ class Data:
     splits: Mapping[str, Mapping[str, Examples]] = dataclasses.field(default_factory=dict)
     reports: Sequence[str] = ()
 
+    def epoch(self) -> int:
+        """Updates of one pass over the first training stream (over its longest part, where it has `blocks`); examples
+        that fill no batch are left out. At least 1."""
+        examples = next(iter(self.train.values()))
+        parts = examples.blocks or ((len(examples.source), examples.batch_size),)
+        return max(1, *(records // rows for records, rows in parts if rows))
+
 
 StreamOpener = Callable[[int], Iterator[Mapping[str, Any]]]
 """`start -> iterator of host batches`, `start` in batches already consumed."""

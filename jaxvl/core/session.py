@@ -24,6 +24,7 @@ from jaxvl.core.errors import InputError
 from jaxvl.core.evaluation import jit_predict
 from jaxvl.core.method import Data, Method
 from jaxvl.core.step import build_update, jit_update
+from jaxvl.core.versions import versions
 
 Say = Callable[[str], None]
 
@@ -98,7 +99,7 @@ def load(workdir: str | Path, checkpoint: int | None = None, best: bool = False,
     """The model of a workdir: newest checkpoint, the best one, or a named step. Never random weights: raises
     InputError where there is no checkpoint."""
     config = read_config(workdir, say)
-    compiled = compile_method(config)
+    compiled = compile_method(configs.with_length(config, configs.NOMINAL_EPOCH))  # predicting has no length
     checkpoints = Checkpoints(workdir, config, say, read_only=True)
     try:
         step = checkpoints.best_step() if best and checkpoint is None else checkpoint
@@ -204,14 +205,6 @@ def write_text(path: Path, text: str) -> None:
 
 def environment() -> dict[str, Any]:
     """Versions, devices, git commit and command: what a result came from."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    packages = {}
-    for name in ("jaxvl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "ott-jax", "av", "numpy"):
-        try:
-            packages[name] = version(name)
-        except PackageNotFoundError:
-            packages[name] = "not installed"
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "python": platform.python_version(),
@@ -219,7 +212,7 @@ def environment() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "devices": [str(d) for d in jax.devices()],
         "processes": jax.process_count(),
-        "packages": packages,
+        "packages": versions(),
         "git_commit": _git_commit(),
         "command": sys.argv,
     }

@@ -55,12 +55,12 @@ def train(
     """
     workdir = Path(workdir).absolute()
     main = jax.process_index() == 0
-    progress = Progress(config.train.steps, active=False)
     tell = say or (lambda line: print(line, flush=True) if main else None)
     session.claim_workdir(workdir, config, resume, fresh, tell)
     data = data or session.build_data(config, workdir, tell)
     for line in data.reports:
         tell(line)
+    config, given = _with_length(config, data, tell), config
     compiled = session.compile_method(config, method)
     checkpoints = Checkpoints(workdir, config, tell)
     restored = checkpoints.restore(compiled.target)
@@ -69,6 +69,7 @@ def train(
     else:
         state, meta = restored
         start, positions = int(state.step), meta["positions"]
+        _check_length(config, meta, resume)
         checkpoints.set_aside_after(start)
         tell(f"resuming at step {start} of {config.train.steps}")
     streams, consumed = _open_streams(config, compiled, data, positions, workdir)
@@ -95,7 +96,7 @@ def train(
         checkpoints=checkpoints,
         writer=writer,
         progress=progress,
-        meta={"config": configs.digest(config)},
+        meta={"config": configs.digest(given), "length": _lengths(config)},
     )
     try:
         with loop.StopSignal() as stop:
@@ -117,6 +118,37 @@ def train(
     if budget.bad:
         tell(f"{budget.bad} of {budget.seen} training examples could not be read; see {workdir / 'bad_inputs.jsonl'}")
     return Result(outcome.metrics, outcome.stopped, int(outcome.state.step), outcome.recompilations)
+
+
+def _with_length(config: ConfigDict, data: Data, tell: session.Say) -> ConfigDict:
+    """All lengths in updates, and a line that says what they come from where the config gives them in epochs."""
+    if all(config.train[name] >= 0 for name in configs.LENGTHS):
+        return configs.with_length(config, configs.NOMINAL_EPOCH)
+    epoch = data.epoch()
+    resolved = configs.with_length(config, epoch)
+    stream, examples = next(iter(data.train.items()))
+    t = resolved.train
+    often = f"every {t.eval_every:,}" if t.eval_every else "at the end"
+    tell(
+        f"length: an epoch is {epoch:,} updates ({len(examples.source):,} examples of stream {stream!r} in batches of "
+        f"{examples.batch_size:,}); {t.steps:,} updates, evaluated {often}, "
+        f"saved every {t.checkpoint_every:,}"
+    )
+    return resolved
+
+
+def _lengths(config: ConfigDict) -> dict[str, int]:
+    return {name: int(config.train[name]) for name in configs.LENGTHS}
+
+
+def _check_length(config: ConfigDict, meta: Mapping[str, Any], resume: bool) -> None:
+    """Refuses to go on with another schedule because the data, and so an epoch, has another size now."""
+    before = meta.get("length", {}).get("steps")
+    if before not in (None, config.train.steps) and not resume:
+        raise InputError(
+            f"config.train.epochs: were {before:,} updates when this run began and are {config.train.steps:,} now, as "
+            "the data has another size; --resume to go on with the new length, or give --config.train.steps"
+        )
 
 
 def _first_state(config: ConfigDict, compiled: session.Compiled, tell: session.Say):

@@ -154,7 +154,10 @@ def test_packages_are_searched_when_the_vendored_file_is_gone(tmp_path, monkeypa
     assert clip_bpe.find_vocabulary() == tmp_path / clip_bpe.PUBLISHED_NAME
 
 
-@pytest.mark.parametrize("content", [b"no gzip", gzip.compress(b"a\nb c\n"), gzip.compress(b"x" * 999)[:20]])
+DAMAGED = {"no_gzip": b"no gzip", "two_lines": gzip.compress(b"a\nb c\n"), "cut": gzip.compress(b"x" * 999)[:20]}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
 def test_wrong_vocabulary_file_is_named(tmp_path, content):
     path = tmp_path / "vocab.gz"
     path.write_bytes(content)

@@ -103,6 +103,12 @@ def video_id(record: VideoText) -> str:
     return record.video_id
 
 
+def needs(config: ConfigDict) -> list[str]:
+    """What the user has to give before this config can be trained, each as `field: what`."""
+    d = config.data
+    return [] if d.root or d.world else [f"data.root: the folder of your data in the layout of {d.reader!r}"]
+
+
 def build_data(config: ConfigDict, workdir: Path, say) -> Data:
     """Reads the data set that `config.data` names (rendering the sprite world first where it asks for one)."""
     d = config.data

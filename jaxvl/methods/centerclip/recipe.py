@@ -15,17 +15,6 @@ from jaxvl.core import config as configs
 from jaxvl.core.config import one_of
 from jaxvl.core.errors import InputError
 
-BATCH = 128
-PAIRS = {
-    "msrvtt_9k": 180_000,
-    "msrvtt_7k": 140_200,
-    "msvd": 48_800,  # about: with the published files 381 updates an epoch
-    "lsmdc": 101_000,  # about, without the clips that have no video: 789 updates an epoch
-    "activitynet": 10_009,
-    "didemo": 8_400,  # about: 65 updates an epoch
-}
-"""(video, caption) pairs of the training splits: the length of an epoch, and so of the schedule."""
-
 TOWERS = {"b32": "ViT-B/32", "b16": "ViT-B/16"}
 ALGORITHMS = {"kmedoids": "kmedoids++"}  # in the names of rows; the others are spelled as in the config
 SHIFTS = ("temporal_shift", "token_shift")
@@ -116,19 +105,18 @@ def base() -> ConfigDict:
     return c
 
 
-def paper(pairs: int = PAIRS["msrvtt_9k"], epochs: int = 5, lr: float = 5e-3) -> ConfigDict:
+def paper(epochs: int = 5, lr: float = 5e-3) -> ConfigDict:
     """Section 5 of the specification: AdamW (.9, .98, 1e-6), decay 0.2 on all but biases, rate `lr` for new modules
     and `lr`/1000 for CLIP's, 10 % warm-up, cosine, clipping at 1, batch 128, 5 epochs, seed 42.
 
-    pairs: of the training split; the last batch of an epoch is dropped, and every epoch ends with an evaluation.
+    The last batch of an epoch is dropped, and every epoch ends with an evaluation.
     """
     c = base()
-    epoch = pairs // BATCH
     c.seed = 42
-    c.train.update({"steps": epoch * epochs, "log_every": 50, "clip_norm": 1.0})
-    c.train.update({"eval_every": epoch, "eval_split": "test", "checkpoint_every": epoch})
+    configs.in_epochs(c, epochs, evaluated=1)
+    c.train.update({"log_every": 50, "clip_norm": 1.0, "eval_split": "test"})
     c.checkpoint.best_metric = "t2v/R@1"
-    c.data.batch_size = BATCH
+    c.data.batch_size = 128
     c.data.records.fps = c.data.fps  # a tenth of the disk: no other frames are ever seen
     c.optim.main = configs.optimizer(
         lr=lr, warmup=0.1, floor=1e-8, b2=0.98, eps=1e-6, weight_decay=0.2, no_decay="bias",
@@ -140,11 +128,11 @@ def paper(pairs: int = PAIRS["msrvtt_9k"], epochs: int = 5, lr: float = 5e-3) ->
     return c
 
 
-def clip4clip(pairs: int = PAIRS["msrvtt_9k"], epochs: int = 5) -> ConfigDict:
+def clip4clip(epochs: int = 5) -> ConfigDict:
     """CLIP4Clip's fine-tuning (arXiv 2104.08860): no reduction, a head over all frames, one frame a second, BertAdam
     with rate 1e-4 for the head and 1e-7 for CLIP, the warm-up cut out of an unshifted cosine, and each gradient
     clipped to norm 1 once more on its own."""
-    c = paper(pairs, epochs)
+    c = paper(epochs)
     c.model.schedule, c.model.reduce.algorithm = "none", "none"
     c.model.logit_scale_range = (-100.0, math.log(100))  # CLIP4Clip has no lower bound
     c.data.update({"fps": 1.0, "sampling": "linspace", "eval_sampling": "linspace"})
@@ -155,7 +143,7 @@ def clip4clip(pairs: int = PAIRS["msrvtt_9k"], epochs: int = 5) -> ConfigDict:
     return c
 
 
-def experiment(row: str, pairs: int, epochs: int = 5, lr: float = 5e-3) -> ConfigDict:
+def experiment(row: str, epochs: int = 5, lr: float = 5e-3) -> ConfigDict:
     """The config of a row by its name, TOWER_WHAT, without what depends on the data set.
 
     TOWER: `b32`, `b16`. WHAT: `meanp` (all tokens), `temporal_shift`, `token_shift`; `clip4clip_HEAD`, trained as
@@ -167,10 +155,10 @@ def experiment(row: str, pairs: int, epochs: int = 5, lr: float = 5e-3) -> Confi
         raise InputError(f"experiment {row!r}: is not like b32_kmedoids_b6_4_49 or b16_meanp")
     tower, what, after, segments, centres, metric = match.groups()
     if what.startswith("clip4clip_"):
-        c = clip4clip(pairs, epochs)
+        c = clip4clip(epochs)
         c.model.head = HEADS[one_of(what.removeprefix("clip4clip_"), HEADS)]
     else:
-        c = paper(pairs, epochs, lr)
+        c = paper(epochs, lr)
         if after is None:
             c.model.reduce.algorithm = "none" if what == "meanp" else one_of(what, SHIFTS)
         else:

@@ -136,6 +136,14 @@ def evaluation_maker(config: ConfigDict) -> MakeImage | MakeVector:
     return MakeImage(config.data.image_size, len(config.model.mean), test_resize=config.data.test_resize)
 
 
+def needs(config: ConfigDict) -> list[str]:
+    """What the user has to give before this config can be trained, each as `field: what`."""
+    d = config.data
+    if d.reader == "digits":
+        return [f"data.reader: {line}" for name in digits.READERS for line in digits.missing(name)]
+    return [] if d.root else [f"data.root: the folder of your domains in the layout of {d.reader!r}"]
+
+
 def build_data(config: ConfigDict, workdir: Path, say) -> Data:
     """Reads every domain of `config.data.task` and checks that all have the same classes."""
     del say

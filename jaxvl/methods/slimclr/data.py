@@ -94,6 +94,14 @@ def central(image, size: int, resize: int) -> np.ndarray:
     return np.asarray(transforms.center_crop(transforms.resize_short_side(image, resize), size))
 
 
+def needs(config: ConfigDict) -> list[str]:
+    """What the user has to give before this config can be trained, each as `field: what`."""
+    d = config.data
+    if d.reader in digits.READERS:
+        return [f"data.reader: {line}" for line in digits.missing(d.reader)]
+    return [] if d.root or d.world else [f"data.root: the folder of your data in the layout of {d.reader!r}"]
+
+
 def build_data(config: ConfigDict, workdir: Path, say) -> Data:
     """Reads the data set that `config.data` names (rendering the pattern world first where it asks for one)."""
     d = config.data

@@ -12,8 +12,6 @@ from ml_collections import ConfigDict
 from jaxvl.core import config as configs
 
 FOUR = (1.0, 0.75, 0.5, 0.25)
-STEPS_PER_EPOCH = 1251
-"""1,281,167 pictures at batch 1024, the last batch dropped."""
 
 
 class Published(NamedTuple):
@@ -125,7 +123,7 @@ def supervised(epochs: int = 100) -> ConfigDict:
     """Section 5.1: slimmable training with labels, batch 512 in 4 replicas."""
     c = base()
     c.data.batch_size = 512
-    _length(c, epochs, steps_per_epoch=2502)
+    _length(c, epochs)
     c.optim.main = configs.optimizer(
         name="sgd", lr=0.2, momentum=0.9, weight_decay=1e-4, no_decay="bias$", warmup=0.05, floor=1e-8
     )
@@ -139,7 +137,7 @@ def probe(kind: str) -> ConfigDict:
     """Section 5.2: classifiers of all widths on a frozen trunk; `kind` 'mocov2' (rate 60, steps) or 'mocov3'."""
     c = base()
     _length(c, 100 if kind == "mocov2" else 90)
-    c.train.eval_every = 2 * STEPS_PER_EPOCH
+    c.train.update({"eval_every": -1, "eval_epochs": 2.0})
     if kind == "mocov2":
         schedule = {"lr": 60.0, "schedule": "step", "boundaries": (0.6, 0.8), "decay_factor": 0.1}
     else:
@@ -154,10 +152,10 @@ def probe(kind: str) -> ConfigDict:
     return c
 
 
-def _length(c: ConfigDict, epochs: int, steps_per_epoch: int = STEPS_PER_EPOCH) -> None:
+def _length(c: ConfigDict, epochs: int) -> None:
     c.seed = 3407
-    c.train.update({"steps": epochs * steps_per_epoch, "log_every": 50, "eval_split": "val"})
-    c.train.update({"eval_every": 0, "checkpoint_every": steps_per_epoch})
+    configs.in_epochs(c, epochs)
+    c.train.update({"log_every": 50, "eval_split": "val"})
     c.precision.compute = "bfloat16"
 
 

