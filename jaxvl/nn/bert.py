@@ -63,7 +63,7 @@ class BertConfig:
             value = getattr(self, field.name)
             if not isinstance(value, kinds[field.type]) or (isinstance(value, bool) and field.type != "bool"):
                 raise InputError(f"bert.{field.name} {value!r} is not of type {field.type}")
-            if field.type == "int" and value < (field.name != "token_types"):
+            if field.type == "int" and value < (field.name not in ("token_types", "layers")):
                 raise InputError(f"bert.{field.name} {value} is too small")
         if self.width % self.heads:
             raise InputError(f"bert.width {self.width} is not a multiple of heads {self.heads}")

@@ -20,6 +20,7 @@ def evaluate(
     `WORKDIR/eval/SPLIT.json` and returns the metrics."""
     loaded = session.load(workdir, checkpoint, best, say)
     data = session.build_data(loaded.config, workdir, say)
+    session.check_constants(loaded.variables, data, workdir)
     split = split or loaded.config.eval.split
     streams = eval_streams(loaded.config, data, split, Path(workdir))
     metrics, arrays = run_evaluators(loaded.method, loaded.predict, loaded.variables, streams, loaded.mesh, split)
