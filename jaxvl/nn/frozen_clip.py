@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,23 +15,29 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxvl.core.errors import InputError
+from jaxvl.data.clip_bpe import CLIPTokenizer
+from jaxvl.data.text import Tokenizer, WordTokenizer, pack
 from jaxvl.interop.weights import INFO, load_weights, merge_weights
 from jaxvl.nn.clip import CLIP_PRESETS, CLIPConfig, TextTower, VisionTower
 
 RANDOM = "random"
+VOCABULARY = "vocabulary.json"  # in a weights folder: the words of a tower that was trained from scratch
 TEXTS = 64  # rows of a call of the text tower
 
 
 class FrozenCLIP:
     """Both towers with fixed weights; features are what `encode_image` and `encode_text` give, not of unit length.
 
-    config: sizes. weights: where they came from, for a provenance. Calls of one shape compile once.
+    config: sizes. weights: where they came from, for a provenance. tokenizer: of its texts. Calls of one shape compile
+    once.
     """
 
-    def __init__(self, config: CLIPConfig, params: Mapping[str, Any], weights: str):
+    def __init__(self, config: CLIPConfig, params: Mapping[str, Any], weights: str, tokenizer: Tokenizer):
         if config.vision_blocks:
             raise InputError("a frozen CLIP is asked for features of a vision transformer; use a ViT")
-        self.config, self.weights = config, weights
+        self.config, self.weights, self.tokenizer = config, weights, tokenizer
+        if tokenizer.vocab_size != config.vocab_size:
+            raise InputError(f"a CLIP of {config.vocab_size} ids does not fit a tokenizer of {tokenizer.vocab_size}")
         mesh = Mesh(np.array(jax.local_devices()), ("rows",))
         self._rows, whole = NamedSharding(mesh, P("rows")), NamedSharding(mesh, P())
         self._devices = mesh.size
@@ -83,7 +90,7 @@ def load_clip(weights: str | Path, preset: str, field: str) -> FrozenCLIP:
         if preset not in CLIP_PRESETS:
             raise InputError(f"{field}: there is no CLIP {preset!r}; there are {', '.join(CLIP_PRESETS)}")
         config = CLIP_PRESETS[preset]
-        return FrozenCLIP(config, _initial(config), f"untrained {preset}")
+        return FrozenCLIP(config, _initial(config), f"untrained {preset}", clip_tokenizer())
     flat, info = load_weights(weights)
     known = {f.name for f in dataclasses.fields(CLIPConfig)}
     stated = info.get("config")
@@ -92,7 +99,10 @@ def load_clip(weights: str | Path, preset: str, field: str) -> FrozenCLIP:
     config = CLIPConfig(**{k: v for k, v in stated.items() if k in known})
     flat = {name: value for name, value in flat.items() if name.startswith(("visual/", "text/"))}
     abstract = jax.eval_shape(lambda: _initial(config))
-    return FrozenCLIP(config, merge_weights(abstract, flat, source=str(weights)), f"sha256 {info['sha256'][:16]}")
+    words = Path(weights) / VOCABULARY
+    tokenizer = WordTokenizer.load(words) if words.is_file() else clip_tokenizer()
+    params = merge_weights(abstract, flat, source=str(weights))
+    return FrozenCLIP(config, params, f"sha256 {info['sha256'][:16]}", tokenizer)
 
 
 def _initial(config: CLIPConfig) -> dict[str, Any]:
@@ -103,13 +113,14 @@ def _initial(config: CLIPConfig) -> dict[str, Any]:
     return {"visual": visual, "text": text}
 
 
-def pack_texts(texts: Sequence[str], length: int) -> tuple[np.ndarray, int]:
-    """`(ids int32 [n, length], how many were cut)` by CLIP's tokenizer; a cut text keeps its end token."""
-    from jaxvl.data.clip_bpe import CLIPTokenizer
-    from jaxvl.data.text import pack
+@functools.cache
+def clip_tokenizer() -> CLIPTokenizer:
+    """CLIP's own."""
+    return CLIPTokenizer()
 
-    tokenizer = CLIPTokenizer()
+
+def pack_texts(texts: Sequence[str], length: int, tokenizer: Tokenizer) -> tuple[np.ndarray, int]:
+    """`(ids int32 [n, length], how many were cut)`; a cut text keeps its end token."""
     rows = np.stack([pack(tokenizer, text, length) for text in texts])
-    full = np.flatnonzero((rows != 0).all(axis=1) | (rows[:, -1] != 0))
-    cut = sum(len(tokenizer.ids(texts[i])) + 2 > length for i in full)
-    return rows, cut
+    full = np.flatnonzero(rows[:, -1] != 0)
+    return rows, sum(len(tokenizer.ids(texts[int(i)])) + 2 > length for i in full)

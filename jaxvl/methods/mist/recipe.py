@@ -96,11 +96,10 @@ def base() -> ConfigDict:
         "root": "",  # folder of the annotations; '': WORKDIR/data
         "features": "features",  # file or folder of features, below root or absolute
         "videos": "videos",  # folder of the media, for extraction and predict
-        "clip_weights": "",  # CLIP for features and cached question vectors: a folder, below root or absolute; or 'random'
+        "clip_weights": "",  # CLIP of features and cached vectors: a folder, below root or absolute; or 'random'
         "extract": {"grid": 4, "dtype": "float16", "per_file": 64},  # of `jaxvl prepare --extract`: grid tiles a side
         "strict": False,  # a video without features is an error instead of a counted skip
         "world": {},  # fields of the rendered question world: make it in root first
-        "world_clip": {"steps": 1000, "batch_size": 64, "lr": 2e-3},  # training of the world's own CLIP, if it is missing
         "frames": 32,  # T
         "feature_dtype": "float16",  # as batches carry it
         "batch_size": 128,

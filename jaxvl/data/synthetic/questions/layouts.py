@@ -16,7 +16,7 @@ import csv
 import dataclasses
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from jaxvl.core.errors import InputError
@@ -36,6 +36,10 @@ WORLD_VERSION = 1
 STRUCTURES = {"query": "query", "choose": "choose", "compare": "compare", "first": "choose", "after": "query"}
 BINARY = ("choose", "compare", "first")
 STAR_OPTIONS = 4
+STAR_TYPES = {"query": "Interaction", "choose": "Interaction", "first": "Sequence", "after": "Sequence"}
+STAR_TYPES |= {"count": "Prediction", "hop": "Feasibility", "where": "Feasibility"}
+NEXTQA_TYPES = {"query": "DO", "choose": "DO", "first": "TP", "after": "TN", "count": "DC", "hop": "CH", "where": "DL"}
+"""The types that the benchmarks have, so that their tables can be made; they mean nothing here."""
 
 
 def ensure_question_world(
@@ -114,12 +118,12 @@ def write_agqa(world: Sequence[dict], root: Path) -> None:
 
 
 def write_nextqa(world: Sequence[dict], root: Path) -> None:
-    """`{split}.csv`; the type of a question is its template."""
+    """`{split}.csv`; the types are those of `NEXTQA_TYPES`."""
     header = ["video", "frame_count", "width", "height", "question", "answer", "qid", "type"]
     for split in SPLITS:
         rows = [
             [record["id"], record["num_frames"], record["image_size"], record["image_size"], q["question"],
-             q["options"].index(q["answer"]), q["id"].rsplit("-", 1)[1], q["template"], *q["options"]]
+             q["options"].index(q["answer"]), q["id"].rsplit("-", 1)[1], NEXTQA_TYPES[q["template"]], *q["options"]]
             for record, q in _questions(world, split) if q["options"]
         ]  # fmt: skip
         if any(len(row) != len(header) + 5 for row in rows):
@@ -131,12 +135,25 @@ def write_nextqa(world: Sequence[dict], root: Path) -> None:
 
 
 def write_star(world: Sequence[dict], root: Path) -> None:
-    """`STAR_{split}.json`; the type is the template with a capital. The part that is meant goes from half-way before
+    """`STAR_{split}.json`; the types are those of `STAR_TYPES`. The part that is meant goes from half-way before
     the first evidence to half-way behind the last, so it holds other events too."""
     for split in SPLITS:
         items = [_star(record, q) for record, q in _questions(world, split) if len(q["options"]) >= STAR_OPTIONS]
         if items:
             on_disk.write(root / f"STAR_{split}.json", json.dumps(items))
+
+
+def published_questions(world: Sequence[dict], layout: str) -> Iterator[tuple[str, list[list[float]], float, float]]:
+    """`(id of the question in this layout, spans of its evidence, start and end of what it is about)`, seconds."""
+    for record in world:
+        for q in record["questions"]:
+            if layout == "nextqa":
+                yield f"{record['id']}_{q['id'].rsplit('-', 1)[1]}", q["spans"], 0.0, record["seconds"]
+            elif layout == "star":
+                item = _star(record, q)
+                yield item["question_id"], q["spans"], item["start"], item["end"]
+            else:
+                yield q["id"], q["spans"], 0.0, record["seconds"]
 
 
 def _agqa(record: dict, q: dict) -> dict:
@@ -160,7 +177,7 @@ def _star(record: dict, q: dict) -> dict:
     options = [o for o in q["options"] if o in kept]
     start, end = min(s for s, _ in q["spans"]), max(e for _, e in q["spans"])
     return {
-        "question_id": f"{q['template'].capitalize()}_{record['id']}_{q['id'].rsplit('-', 1)[1]}",
+        "question_id": f"{STAR_TYPES[q['template']]}_{record['id']}_{q['id'].rsplit('-', 1)[1]}",
         "question": q["question"],
         "video_id": record["id"],
         "start": round(start / 2, 3),

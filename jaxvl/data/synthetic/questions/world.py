@@ -12,6 +12,11 @@ question alone tells nothing but which answers can be given.
     after      what appears right after the star?                     the nouns (about 1 / 15)
     count      how many shapes are striped?                           1 to 4 (1 / 4)
     hop        what colour is the shape right after the star?         the colours (1 / 8)
+    where      where is the star?                                     nine places (1 / 9)
+
+With `named_by` 'colour' every event has a colour of its own and is called by it ("where is the red shape?", "which
+appears first, the red shape or the blue shape?"); that suits features that see colours and no shapes. Then there are
+where, first and after, whose answers are colours instead of nouns.
 
 Held-out (noun, colour) pairs occur in test only; questions whose evidence shows one are marked `novel`.
 """
@@ -32,9 +37,19 @@ from jaxvl.data.synthetic.sprites.shapes import COLOURS, NOUNS, ROUND, SIZES, TO
 from jaxvl.data.synthetic.sprites.world import BACKGROUNDS, Background, Clip, Event, Sprite
 
 SPLITS = ("train", "val", "test")
-TEMPLATES = ("query", "choose", "compare", "first", "after", "count", "hop")
+TEMPLATES = ("query", "choose", "compare", "first", "after", "count", "hop", "where")
+BY_COLOUR = ("where", "first", "after")
+"""Templates of events that are named by their colours."""
 ALWAYS_SEEN = ("left", "right", "up", "down", "circle", "zigzag", "bounce", "shake", "spin", "grow", "shrink")
 """Motions during which the whole shape is in the picture."""
+IN_PLACE = ("shake", "spin", "grow", "shrink")
+"""Motions of a shape that stays where it is, as `where` needs."""
+PLACES = {
+    **{"top left": (0.22, 0.22), "top": (0.5, 0.22), "top right": (0.78, 0.22)},
+    **{"left": (0.22, 0.5), "centre": (0.5, 0.5), "right": (0.78, 0.5)},
+    **{"bottom left": (0.22, 0.78), "bottom": (0.5, 0.78), "bottom right": (0.78, 0.78)},
+}
+"""Answers of `where`, with the middle of the shape as shares of the picture's side."""
 COUNTS = ("1", "2", "3", "4")
 COUNTED = ("striped", "dotted")
 
@@ -61,6 +76,7 @@ class QuestionWorldConfig:
     slots: int = 8
     events: tuple[int, int] = (6, 6)
     templates: tuple[str, ...] = TEMPLATES[:6]
+    named_by: str = "noun"
     options: int = 5
     nouns: tuple[str, ...] = NOUNS
     colours: tuple[str, ...] = tuple(COLOURS)
@@ -109,6 +125,12 @@ def _check(c: QuestionWorldConfig) -> None:
     need(4 <= low <= high <= c.slots, "events", f"must be (fewest, most) within 4..{c.slots}, the number of slots")
     need(high < len(c.nouns), "events", f"need as many nouns and one more; there are {len(c.nouns)}")
     need(len(c.colours) >= 3, "colours", "must be at least 3")
+    need(c.named_by in ("noun", "colour"), "named_by", "must be 'noun' or 'colour'")
+    if c.named_by == "colour":
+        need(
+            all(t in BY_COLOUR for t in c.templates), "templates", f"use {', '.join(BY_COLOUR)} with named_by 'colour'"
+        )
+        need(high < len(c.colours), "events", f"need as many colours and one more; there are {len(c.colours)}")
     need(2 <= c.options <= min(len(c.colours), 5), "options", "must be within 2..5, and at most the number of colours")
     need(0 <= c.heldout_pairs <= 0.3, "heldout_pairs", "must be within 0..0.3")
     need(0 <= c.brightness <= 0.5, "brightness", "must be within 0..0.5")
@@ -166,6 +188,8 @@ def plan_video(config: QuestionWorldConfig, split: str, index: int) -> LongVideo
     same = deck("compare", ("yes", "no"))
     others = [c for c in config.colours if c != colours[left]]
     colours[right] = colours[left] if same == "yes" else str(rng.choice(others))
+    if config.named_by == "colour":
+        colours = [config.colours[int(k)] for k in rng.permutation(len(config.colours))[:number]]
     nouns = _nouns(config, split, colours, query, rng)
     counted = str(rng.choice(COUNTED))
     count = int(deck("count", COUNTS))
@@ -182,10 +206,15 @@ def plan_video(config: QuestionWorldConfig, split: str, index: int) -> LongVideo
     two = [colours[choose], wrong] if deck("choose_order", ("yes", "no")) == "yes" else [wrong, colours[choose]]
     form = int(rng.integers(2))
     hop = int(rng.integers(number - 1))
+    places = [str(rng.choice(list(PLACES))) for _ in range(number)]
+    places[query] = deck("where", tuple(PLACES))
+    by_colour = config.named_by == "colour"
+    names = [f"{c} shape" for c in colours] if by_colour else nouns
+    told = colours if by_colour else nouns  # what an event is called in an answer
     every = tuple(k for k in range(number) if textures[k] == counted)
 
     def ask(template: str) -> WorldQuestion:
-        kind: tuple[str, ...] = config.nouns
+        kind: tuple[str, ...] = config.colours if by_colour else config.nouns
         if template == "query":
             said = ("what colour is the {}?", "which colour does the {} have?")[form].format(nouns[query])
             answer, support, kind = colours[query], (query,), config.colours
@@ -196,11 +225,13 @@ def plan_video(config: QuestionWorldConfig, split: str, index: int) -> LongVideo
             said = f"do the {nouns[left]} and the {nouns[right]} have the same colour?"
             answer, support, kind = same, tuple(sorted((left, right))), ()
         elif template == "first":
-            said = f"which appears first, the {nouns[named[0]]} or the {nouns[named[1]]}?"
-            answer, support = nouns[pair[0]], tuple(pair)
+            said = f"which appears first, the {names[named[0]]} or the {names[named[1]]}?"
+            answer, support = told[pair[0]], tuple(pair)
         elif template == "after":
-            said = f"what appears right after the {nouns[one]}?"
-            answer, support = nouns[one + 1], (one, one + 1)
+            said = f"what appears right after the {names[one]}?"
+            answer, support = told[one + 1], (one, one + 1)
+        elif template == "where":
+            said, answer, support, kind = f"where is the {names[query]}?", places[query], (query,), tuple(PLACES)
         elif template == "count":
             said, answer, support, kind = f"how many shapes are {counted}?", str(count), every, COUNTS
         else:
@@ -211,7 +242,8 @@ def plan_video(config: QuestionWorldConfig, split: str, index: int) -> LongVideo
         return WorldQuestion(template, said, answer, support, options, shown(*support))
 
     questions = tuple(ask(template) for template in config.templates)
-    clip = _clip(config, split, index, nouns, colours, textures, slots, rng)
+    fixed = places if "where" in config.templates else None
+    clip = _clip(config, split, index, nouns, colours, textures, slots, fixed, rng)
     return LongVideo(clip, slots, questions)
 
 
@@ -255,14 +287,18 @@ def _options(answer: str, kind: tuple[str, ...], count: int, place: str, rng: np
     return tuple(chosen)
 
 
-def _clip(config, split, index, nouns, colours, textures, slots, rng) -> Clip:
+def _clip(config, split, index, nouns, colours, textures, slots, places, rng) -> Clip:
     frames = config.num_frames
     sprites, events = [], []
     for k, slot in enumerate(slots):
         first, last = slot * frames // config.slots, (slot + 1) * frames // config.slots
         size = str(rng.choice(config.sizes))
-        motion = str(rng.choice([m for m in config.motions if not (m == "spin" and nouns[k] in ROUND)]))
+        motions = config.motions if places is None else IN_PLACE
+        motion = str(rng.choice([m for m in motions if not (m == "spin" and nouns[k] in ROUND)]))
         path = plan_path(motion, SIZES[size], rng)
+        if places is not None:
+            at = tuple(float(v) for v in np.array(PLACES[places[k]]) + rng.uniform(-0.05, 0.05, 2))
+            path = dataclasses.replace(path, start=at, end=at)
         look = (nouns[k], colours[k], textures[k], size, SIZES[size])
         sprites.append(Sprite(k, *look, depth=0, path=path, on_stage=(first, last), event=k))
         events.append(Event(motion, k, round(first / config.fps, 4), round((last - 1) / config.fps, 4)))
