@@ -80,7 +80,7 @@ def _outputs(predict, variables, stream, source, mesh, split, results):
         keep = np.flatnonzero(valid)
         yield (
             {k: np.asarray(v)[keep] for k, v in outputs.items()},
-            {k: _take(v, keep) for k, v in batch.items() if np.ndim(v) > 0 or isinstance(v, list)},
+            {k: _take(v, keep) for k, v in batch.items() if isinstance(v, list) or np.ndim(v) > 0},
         )
     if seen != total:
         raise RuntimeError(f"split {split!r}, stream {stream!r}: saw {seen} examples, the split has {total}")

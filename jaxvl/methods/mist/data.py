@@ -27,6 +27,7 @@ from jaxvl.data.readers.question_answering.questions import Question, QuestionRe
 from jaxvl.data.wordpiece import WordPieceTokenizer
 
 STREAM = "qa"
+MADE = "features.json"  # in the workdir: how the features that it was trained on were made
 SPLITS = ("train", "val", "test")
 READERS = {
     "agqa": (agqa.read_agqa, lambda root, split: [agqa.find_agqa(root, split)]),
@@ -145,6 +146,8 @@ def build_data(config: ConfigDict, workdir: Path, say) -> Data:
     store, media = None, {}
     if m.input == "features":
         store, tables, lost = with_features(config, root, tables)
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / MADE).write_text(json.dumps({"path": store.path, **store.provenance}, indent=1) + "\n")
         reports += lost
     else:
         media = videos_of(config, root, {name for table in tables.values() for name in table.video_ids}, say)
@@ -243,6 +246,18 @@ def feature_shapes(config: ConfigDict) -> dict[str, tuple[int, ...]]:
     """The arrays of one example that the model takes."""
     t, m = config.data.frames, config.model
     return {"frames": (t, m.feature_dim), "patches": (t, m.patches, m.feature_dim)}
+
+
+def check_clip(workdir: Path, clip: Any, weights: str) -> None:
+    """Raises InputError where the features that the run was trained on came from another CLIP."""
+    path = Path(workdir) / MADE
+    if path.is_file():
+        made = json.loads(path.read_text(encoding="utf-8"))
+        if made.get("weights", clip.weights) != clip.weights:
+            raise InputError(
+                f"{weights}: is another CLIP ({clip.weights}) than the features were made with ({made['weights']}); "
+                "name theirs with --clip-weights"
+            )
 
 
 def with_features(
