@@ -88,10 +88,13 @@ def arm_config(arm: str, seed: int, steps: int):
         {
             **{"feature_dim": DIM, "query_dim": DIM, "d_model": DIM, "patches": PATCHES, "heads": 4, "ff_dim": 64},
             **{"blocks": 1, "num_layers": 1, "num_segments": SEGMENTS, "topk": 2, "topj": 3, "dropout": 0.0},
-            **{"answer_encoder": "table", "num_answers": ATTRIBUTES},
+            **{"answer_encoder": "table", "num_answers": ATTRIBUTES, "patch_positions": False},
+            "init_std": 0.02 * (512 / DIM) ** 0.5,  # of the published width, in proportion
         }
     )
-    c.model.text.update({"preset": "tiny", "width": DIM, "vocab_size": NOUNS + 2, "max_positions": 2, "dropout": 0.0})
+    c.model.text.update(
+        {"preset": "embeddings", "width": DIM, "vocab_size": NOUNS + 2, "max_positions": 2, "dropout": 0.0}
+    )
     c.data.update({"frames": SEGMENTS, "question_words": 2, "batch_size": BATCH, "feature_dtype": "float32"})
     c.lock()
     return configs.apply(c, ARMS[arm][1])

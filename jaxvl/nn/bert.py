@@ -79,9 +79,11 @@ BERT_PRESETS: dict[str, BertConfig] = {
     "bert-large-uncased": BertConfig(width=1024, layers=24, heads=16, ff_dim=4096),
     "distilbert-base-uncased": BertConfig(layers=6, token_types=0),
     "minilm-l6": BertConfig(width=384, layers=6, ff_dim=1536),
+    "embeddings": BertConfig(vocab_size=256, max_positions=64, width=64, layers=0, heads=4, ff_dim=128),
     "tiny": BertConfig(vocab_size=256, max_positions=64, width=64, layers=2, heads=4, ff_dim=128),
 }
-"""Published sizes by name, and 'tiny' for tests and quickstarts. Adapt with `dataclasses.replace`."""
+"""Published sizes by name, and for tests and quickstarts 'tiny' and, without any block, 'embeddings'. Adapt with
+`dataclasses.replace`."""
 
 
 class BertOutput(NamedTuple):

@@ -115,7 +115,7 @@ class PostNormBlock(nn.Module):
     which drops nothing behind the attention's output.
 
     Fields: `ff_dim` of the hidden layer; `dropout` in training of attention weights, of the second residual branch and,
-    with `drop_attention_output`, of the first (rng stream 'dropout'); all kernels start at N(0, 0.02), biases at 0.
+    with `drop_attention_output`, of the first (rng stream 'dropout'); `std` of the normal initialiser of all kernels.
     """
 
     heads: int
@@ -125,11 +125,12 @@ class PostNormBlock(nn.Module):
     ln_eps: float = 1e-12
     dtype: jnp.dtype = jnp.float32
     implementation: str = "einsum"
+    std: float = 0.02
 
     @nn.compact
     def __call__(self, x: jax.Array, key_mask: jax.Array | None = None, train: bool = False) -> jax.Array:
         """x `[B, n, W]` float32, key_mask `[B, n]` bool or None -> `[B, n, W]` float32."""
-        shape, std = x.shape, 0.02
+        shape, std = x.shape, self.std
         drop = nn.Dropout(self.dropout, deterministic=not train)
         y = MultiHeadAttention(
             self.heads, std, std, self.dtype, False, self.implementation, self.dropout, name="attn"

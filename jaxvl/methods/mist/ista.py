@@ -9,6 +9,7 @@ absent.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -20,7 +21,6 @@ from jaxvl.nn.transformer import PostNormBlock, block_class, gelu, layer_norm, r
 from jaxvl.ops.selection import NOISY, PICKS, SELECTORS, default_scale, select
 
 LN_EPS = 1e-12
-STD = 0.02
 ALL = "all"
 """In the place of a selector: nothing is selected, everything goes on."""
 
@@ -31,7 +31,8 @@ class ISTAConfig:
 
     width: D. heads, ff_dim, blocks: of the transformer blocks. topk, topj: segments, and regions of a frame, to pick.
     segment_selector, region_selector: of `ops.selection.SELECTORS`, or 'all'. tau, score_scale (0: the mode's own),
-    pick: as in `ops.selection.select`. use_words, use_patches: what is in the sequence beside the segments.
+    pick: as in `ops.selection.select`. use_words, use_patches: what is in the sequence beside the segments. std: of the
+    normal distribution that all kernels start from.
     Raises InputError on values that fit nothing.
     """
 
@@ -49,6 +50,7 @@ class ISTAConfig:
     use_words: bool = True
     use_patches: bool = True
     dropout: float = 0.3
+    std: float = 0.02
     dtype: str = "float32"
     remat: str = "none"
 
@@ -68,6 +70,14 @@ class ISTAConfig:
         if self.width % self.heads:
             raise InputError(f"config.model.d_model: {self.width} is not a multiple of heads {self.heads}")
         remat_policy(self.remat)
+
+    @property
+    def block(self) -> dict[str, Any]:
+        """Fields of a `PostNormBlock`: DistilBERT's, with dropout of attention weights and behind the hidden layer."""
+        return {
+            **{"heads": self.heads, "ff_dim": self.ff_dim, "dropout": self.dropout, "drop_attention_output": False},
+            **{"ln_eps": LN_EPS, "dtype": jnp.dtype(self.dtype), "std": self.std},
+        }
 
     def scale(self, mode: str) -> float:
         """What the scores of a selector are divided by."""
@@ -92,6 +102,7 @@ class Scores(nn.Module):
     """`LN(W_K k + b) · LN(W_Q q + b)` for every key, in float32 and not scaled."""
 
     width: int
+    std: float
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -100,7 +111,7 @@ class Scores(nn.Module):
 
         def project(x: jax.Array, name: str) -> jax.Array:
             flat = x.astype(self.dtype).reshape(-1, x.shape[-1])
-            dense = nn.Dense(self.width, dtype=self.dtype, kernel_init=nn.initializers.normal(STD), name=name)
+            dense = nn.Dense(self.width, dtype=self.dtype, kernel_init=nn.initializers.normal(self.std), name=name)
             return layer_norm(LN_EPS, f"{name}_norm")(dense(flat)).reshape(*x.shape[:-1], self.width)
 
         q, k = project(query, "query"), project(keys, "key")
@@ -111,13 +122,14 @@ class Embed(nn.Module):
     """Dense, GELU, LayerNorm: a modality's features to the width of the sequence."""
 
     width: int
+    std: float
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[B, n, W] -> [B, n, D]` float32."""
         flat = x.astype(self.dtype).reshape(-1, x.shape[-1])
-        y = nn.Dense(self.width, dtype=self.dtype, kernel_init=nn.initializers.normal(STD), name="dense")(flat)
+        y = nn.Dense(self.width, dtype=self.dtype, kernel_init=nn.initializers.normal(self.std), name="dense")(flat)
         return layer_norm(LN_EPS, "norm")(gelu(y)).reshape(*x.shape[:-1], self.width)
 
 
@@ -154,7 +166,7 @@ class ISTALayer(nn.Module):
         cfg, dtype = self.config, jnp.dtype(self.config.dtype)
         weights: dict[str, jax.Array] = {}
         parts, masks = [], []
-        embed = lambda name: Embed(cfg.width, dtype, name=f"embed_{name}")  # noqa: E731
+        embed = lambda name: Embed(cfg.width, cfg.std, dtype, name=f"embed_{name}")  # noqa: E731
         if cfg.use_words:
             parts, masks = [embed("words")(words)], [word_mask]
         parts.append(embed("segments")(segments))
@@ -165,14 +177,14 @@ class ISTALayer(nn.Module):
         b, length = x.shape[:2]
         x = x + sinusoids(length, cfg.width)
         if cfg.use_words:
-            table = self.param("modality", nn.initializers.normal(STD), (2, cfg.width))
+            table = self.param("modality", nn.initializers.normal(cfg.std), (2, cfg.width))
             x = x + jnp.where(jnp.arange(length)[:, None] < words.shape[1], table[0], table[1])
         x = nn.Dropout(cfg.dropout, deterministic=not train)(layer_norm(LN_EPS, "embed_norm")(x))
         masks.append(jnp.ones((b, length - (words.shape[1] if cfg.use_words else 0)), bool))
         mask = jnp.concatenate(masks, axis=1) if cfg.use_words else None
         block = block_class(cfg.remat, PostNormBlock, (3,))
         for i in range(cfg.blocks):
-            x = block(cfg.heads, cfg.ff_dim, cfg.dropout, False, LN_EPS, dtype, name=f"block_{i}")(x, mask, train)
+            x = block(**cfg.block, name=f"block_{i}")(x, mask, train)
         return x, weights
 
     def pick(self, segments, patches, query, noise, oracle, selecting):
@@ -183,7 +195,7 @@ class ISTALayer(nn.Module):
         options = {"train": selecting, "tau": cfg.tau, "pick": cfg.pick}
         if cfg.segment_selector != ALL:
             mode, slots = cfg.segment_selector, cfg.topk
-            scores = Scores(cfg.width, dtype, name="segment_select")(query, segments)
+            scores = Scores(cfg.width, cfg.std, dtype, name="segment_select")(query, segments)
             given = None if oracle is None else jnp.broadcast_to(oracle[:, None], (b, slots))
             w = select(
                 mode, scores, slots, noise=noise.get("segments"), indices=given, scale=cfg.scale(mode), **options
@@ -194,7 +206,7 @@ class ISTALayer(nn.Module):
         frames = patches.reshape(b, k * t, n, d)
         if cfg.region_selector != ALL:
             mode, slots = cfg.region_selector, cfg.topj
-            scores = Scores(cfg.width, dtype, name="region_select")(query, frames)
+            scores = Scores(cfg.width, cfg.std, dtype, name="region_select")(query, frames)
             w = select(mode, scores, slots, noise=noise.get("regions"), scale=cfg.scale(mode), **options)
             weights["regions"] = w.reshape(b, k, t, slots, n)
             frames = jnp.einsum("bfjn,bfnd->bfjd", w.astype(dtype), frames)

@@ -82,12 +82,14 @@ def model_config(config: ConfigDict) -> MISTConfig:
         use_patches=m.visual != "segments",
         dtype=precision.compute_dtype(config.precision).name,
         remat=config.precision.remat,
+        std=m.init_std,
         **{name: m[name] for name in ("heads", "ff_dim", "blocks", "topk", "topj", "tau", "score_scale", "use_words",
                                       "dropout")},
     )  # fmt: skip
     clip, towers = towers_config(config)
     same = (
-        "feature_dim", "query_dim", "patches", "num_layers", "num_segments", "visual", "regions_include_frame",
+        "feature_dim", "query_dim", "patches", "num_layers", "num_segments", "visual", "patch_positions",
+        "regions_include_frame",
         "frame_blocks", "segment_norm", "readout", "answer_pool", "answer_encoder", "num_answers", "num_options",
     )  # fmt: skip
     return MISTConfig(

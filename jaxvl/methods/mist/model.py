@@ -20,7 +20,7 @@ import numpy as np
 
 from jaxvl.core.errors import InputError
 from jaxvl.core.sharding import spread_rows
-from jaxvl.methods.mist.ista import ALL, LN_EPS, STD, ISTAConfig, ISTALayer, needs_noise
+from jaxvl.methods.mist.ista import ALL, ISTAConfig, ISTALayer, needs_noise
 from jaxvl.nn.batch_norm import BatchNorm
 from jaxvl.nn.bert import Bert, BertConfig
 from jaxvl.nn.clip import CLIPConfig, TextTower, VisionTower
@@ -59,6 +59,7 @@ class MISTConfig:
     num_layers: int = 2
     num_segments: int = 8
     visual: str = "all"
+    patch_positions: bool = True
     regions_include_frame: bool = False
     frame_blocks: int = 0
     segment_norm: str = "none"
@@ -168,37 +169,42 @@ class PatchEncoder(nn.Module):
     batch norm over the tiles' boxes (section 3.2 of the specification).
 
     The boxes are the same for every frame, so pos is computed for the N tiles of one frame and its share of the output
-    added to all of them; the statistics of the batch norms count every frame.
+    added to all of them; the statistics of the batch norms count every frame. positions: False leaves pos out.
     """
 
     width: int
+    std: float
+    positions: bool = True
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, patches: jax.Array, train: bool = False) -> jax.Array:
         """`[B, T, N, F] -> [B, T, N, D]` in `dtype`."""
         b, t, n, features = patches.shape
-        pos = jnp.asarray(tile_boxes(n))
+        pos = self.places(n, b * t, train) if self.positions else jnp.zeros((n, 0))
+        kernel, bias = _Joined((features + pos.shape[-1], self.width), self.std, name="out")()
+        y = patches.astype(self.dtype).reshape(-1, features) @ kernel[:features].astype(self.dtype)
+        y = y.reshape(b, t, n, self.width).astype(jnp.float32) + (pos @ kernel[features:] + bias)
+        return nn.elu(y).astype(self.dtype)
+
+    def places(self, patches: int, frames: int, train: bool) -> jax.Array:
+        """`[N, 128]` of the tiles' boxes, which stand in the batch once for each of its frames."""
+        pos = jnp.asarray(tile_boxes(patches))
         for i in (1, 2):
             init = torch_uniform(pos.shape[-1])
             pos = nn.Dense(POSITION_DIM, kernel_init=init, bias_init=init, name=f"pos{i}")(pos)
-            pos = nn.relu(BatchNorm(repeats=b * t, name=f"bn{i}")(pos, train))
-        shape = (features + POSITION_DIM, self.width)
-        out = _Joined(shape, name="out")
-        kernel, bias = out()
-        y = patches.astype(self.dtype).reshape(-1, features) @ kernel[:features].astype(self.dtype)
-        place = pos @ kernel[features:] + bias
-        y = y.reshape(b, t, n, self.width).astype(jnp.float32) + place
-        return nn.elu(y).astype(self.dtype)
+            pos = nn.relu(BatchNorm(repeats=frames, name=f"bn{i}")(pos, train))
+        return pos
 
 
 class _Joined(nn.Module):
     shape: tuple[int, int]
+    std: float
 
     @nn.compact
     def __call__(self) -> tuple[jax.Array, jax.Array]:
         """Kernel and bias of a linear layer whose input comes in parts."""
-        kernel = self.param("kernel", nn.initializers.normal(STD), self.shape)
+        kernel = self.param("kernel", nn.initializers.normal(self.std), self.shape)
         return kernel, self.param("bias", nn.initializers.zeros, self.shape[1:])
 
 
@@ -215,10 +221,7 @@ class FrameBlocks(nn.Module):
         x = patches.swapaxes(2, 3).reshape(b * k * n, t, d).astype(jnp.float32)
         block = block_class(cfg.remat, PostNormBlock, (3,))
         for i in range(self.config.frame_blocks):
-            name = f"block_{i}"
-            x = block(cfg.heads, cfg.ff_dim, cfg.dropout, False, LN_EPS, jnp.dtype(cfg.dtype), name=name)(
-                x, None, train
-            )
+            x = block(**cfg.block, name=f"block_{i}")(x, None, train)
         return x.reshape(b, k, n, t, d).swapaxes(2, 3)
 
 
@@ -265,13 +268,15 @@ class MIST(nn.Module):
             init = torch_uniform(cfg.text.width)
             self.answer_proj = nn.Dense(ista.width, dtype=jnp.dtype(ista.dtype), kernel_init=init, bias_init=init)
         else:
-            self.answer_table = self.param("answer_table", nn.initializers.normal(STD), (cfg.num_answers, ista.width))
+            self.answer_table = self.param(
+                "answer_table", nn.initializers.normal(ista.std), (cfg.num_answers, ista.width)
+            )
         if ista.use_patches:
-            self.encode_vid = PatchEncoder(ista.width, jnp.dtype(ista.dtype))
+            self.encode_vid = PatchEncoder(ista.width, ista.std, cfg.patch_positions, jnp.dtype(ista.dtype))
             if cfg.frame_blocks:
                 self.frame_blocks = FrameBlocks(cfg)
         self.ista = [ISTALayer(ista) for _ in range(cfg.num_layers)]
-        self.fusion = nn.Dense(ista.width, dtype=jnp.dtype(ista.dtype), kernel_init=nn.initializers.normal(STD))
+        self.fusion = nn.Dense(ista.width, dtype=jnp.dtype(ista.dtype), kernel_init=nn.initializers.normal(ista.std))
         self.fusion_dropout = nn.Dropout(ista.dropout)
         if cfg.towers:
             self.clip = Towers(cfg.clip, cfg.towers)

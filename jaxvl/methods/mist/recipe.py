@@ -67,6 +67,7 @@ def base() -> ConfigDict:
         "eval_select": "topk",  # of 'hard' in evaluation: the k largest; or 'replace', k copies of the largest
         "eval_seed": 0,  # of evaluation noise
         "visual": "all",  # controls: 'segments' (no patches), 'mean' (one vector for everything), 'none' (blind)
+        "patch_positions": True,  # the place of a patch in the picture goes into its encoding
         "use_words": True,  # words in the ISTA sequence
         "regions_include_frame": False,  # the frame vector as one more region
         "frame_blocks": 0,  # transformer blocks over the frames of each patch position
@@ -74,6 +75,7 @@ def base() -> ConfigDict:
         "readout": "cls",  # row 0, summed over layers; or 'mean' over all rows
         "answer_pool": "cls",  # or 'mean' over the words, 'mean_padded' over all positions
         "dropout": 0.3,
+        "init_std": 0.02,  # of all kernels but those of the texts' BERTs
         "dropout_duty": 1.0,  # share of each epoch with dropout and running statistics; 0.1 mimics the published code
         "epoch_steps": 0,  # updates of an epoch; where dropout_duty < 1
         "answer_encoder": "text",  # or 'table': one learned vector an answer
