@@ -13,6 +13,7 @@ from jaxvl.core.errors import InputError
 from jaxvl.interop.weights import load_weights, merge_variables
 from jaxvl.methods.mist.method import model_config
 
+VOCABULARY = "answers/ids"
 TEXT = ("question_bert/", "answer_bert/")
 
 
@@ -29,7 +30,7 @@ def adopt(
     eps = {**info.get("config", {}), **info.get("semantics", {})}.get("ln_eps", cfg.text.ln_eps)
     if eps != cfg.text.ln_eps:
         raise InputError(f"{source}: was made with LayerNorm's epsilon {eps}, the model has {cfg.text.ln_eps}")
-    laid, missing, unexpected = dict(flat), [r"answers/ids"], [r"answers/ids"]
+    laid, missing, unexpected = {p: x for p, x in flat.items() if p != VOCABULARY}, [VOCABULARY], []
     if "embeddings/word/embedding" in flat:
         encoders = [name for name in TEXT if name.removesuffix("/") in variables["params"]]
         laid = {name + path: x for name in encoders for path, x in flat.items() if not path.startswith("pooler/")}
