@@ -50,6 +50,7 @@ setup(
         "rich>=15.0.0",
         "numpy>=2.4.6",
         "regex>=2026.11.19",
+        "filelock>=3.0",  # bounds the compilation cache
         "ftfy>=6.3.1",
         "tokenizers>=0.23.1",
         "ml_dtypes>=0.5",

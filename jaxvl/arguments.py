@@ -4,9 +4,58 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import math
+import os
+import re
+from collections.abc import Callable
 from typing import NoReturn
 
 from jaxvl.core.errors import InputError
+
+
+def place(text: str) -> str:
+    """A path on the command line: `~` is the home folder, which no shell resolves behind a `=`."""
+    if not text.strip() or "\0" in text:
+        raise argparse.ArgumentTypeError("is empty; name a file or folder")
+    return os.path.expanduser(text)
+
+
+def whole(low: int) -> Callable[[str], int]:
+    """A whole number of at least `low`."""
+
+    def parse(text: str) -> int:
+        if re.fullmatch(r"[0-9]{1,9}", text, re.ASCII) is None or int(text) < low:
+            raise argparse.ArgumentTypeError(f"needs a whole number of at least {low}, got {text[:40]!r}")
+        return int(text)
+
+    return parse
+
+
+def positive(text: str) -> float:
+    """A finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"needs a number above 0, got {text[:40]!r}")
+    return value
+
+
+def word(text: str) -> str:
+    """A text that is not empty."""
+    if not text.strip() or "\0" in text:
+        raise argparse.ArgumentTypeError("is empty; leave the flag out, or name what you mean")
+    return text
+
+
+def pattern(text: str) -> str:
+    """A regular expression."""
+    try:
+        re.compile(text)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is no regular expression ({error})") from None
+    return text
 
 
 class Parser(argparse.ArgumentParser):

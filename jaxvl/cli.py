@@ -6,19 +6,43 @@ Exit codes: 0 done (also a managed preemption), 2 the input is wrong (one line),
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
+import io
 import os
 import sys
+import threading
 from collections.abc import Sequence
 
-from jaxvl.arguments import Parser
+from jaxvl.arguments import Parser, pattern, place, positive, whole, word
 from jaxvl.core.errors import BadMedia, InputError
+from jaxvl.core.files import printable
+from jaxvl.interrupts import Interrupts, leave
 
 TAKE_CONFIG = ("train", "prepare")
+TAKE_PATHS = ("evaluate", "predict")
+"""The paths of a trained workdir's config may be set anew."""
+SAVE_FIRST = ("predict", "prepare", "convert")
+"""Verbs that have something to save or to clear away when they are interrupted."""
+OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EFBIG)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb and returns the exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    """Runs one verb and returns the exit code. Without `argv` as the command: Ctrl-C then ends this process."""
+    if argv is not None:
+        return _run(list(argv))
+    taken = Interrupts() if threading.current_thread() is threading.main_thread() else None
+    for stream in (sys.stdout, sys.stderr):  # names of files may hold what the locale has no bytes for
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        return _run(sys.argv[1:], taken)
+    finally:
+        if taken is not None:
+            taken.give_back()
+
+
+def _run(words: list[str], taken: Interrupts | None = None) -> int:
     overrides = [w.removeprefix("--config.") for w in words if w.startswith("--config.")]
     words = [w for w in words if not w.startswith("--config.")]
     parser = _parser()
@@ -33,10 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         if rest and args.verb != "predict":
             return _fail(f"{rest[0]}: no such flag of `jaxvl {args.verb}`; see jaxvl {args.verb} --help")
-        if overrides and args.verb not in TAKE_CONFIG:
-            return _fail(
-                f"--config.{overrides[0]}: `jaxvl {args.verb}` takes the config of the workdir, as it was trained"
-            )
+        if overrides and args.verb not in TAKE_CONFIG + TAKE_PATHS:
+            return _fail(f"--config.{overrides[0]}: `jaxvl {args.verb}` takes no fields of a config")
+        if taken is not None and args.verb in SAVE_FIRST:
+            taken.save_first()
         args.overrides, args.rest = overrides, rest
         code = args.run(args)
         sys.stdout.flush()  # a broken pipe shows here, not when Python ends
@@ -44,16 +68,47 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (InputError, BadMedia) as error:
         return _fail(str(error))
     except BrokenPipeError:  # whoever read the output, as in `| head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at the end
+        _no_more_output()
         return 0
+    except OSError as error:
+        if error.filename is None and error.errno not in OF_THE_MACHINE:
+            raise
+        return _fail(_of_the_machine(error))
     except KeyboardInterrupt:
+        if taken is not None:
+            leave()
         print("interrupted", file=sys.stderr)
+        _tell_the_others("interrupted", 130)
         return 130
 
 
 def _fail(line: str) -> int:
-    print(f"jaxvl: {' '.join(line.split())}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # nobody can be told
+        print(f"jaxvl: {printable(' '.join(line.split()))}", file=sys.stderr, flush=True)
+    _tell_the_others(line, 2)
     return 2
+
+
+def _tell_the_others(line: str, code: int) -> None:
+    """Ends all processes of a run that has several."""
+    if (processes := sys.modules.get("jaxvl.core.processes")) is not None:
+        processes.fail(line, code)
+
+
+def _of_the_machine(error: OSError) -> str:
+    """The line for a disk that is full or read-only, a file that is not there, a right that is missing."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _no_more_output()
+    names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    where = f"{' -> '.join(names)}: " if names else ""
+    mend = "free space there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend it"
+    return f"{where}{error.strerror or error}; {mend} and give the same command again"
+
+
+def _no_more_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at the end
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -77,9 +132,13 @@ def _parser() -> argparse.ArgumentParser:
 
     p = verb("train", _train, "train a config in a workdir; resumes by itself")
     p.add_argument(
-        "--config", required=True, metavar="NAME", help="METHOD/FILE[:ROW] of `jaxvl configs`, or a Python file"
+        "--config",
+        required=True,
+        type=place,
+        metavar="NAME",
+        help="METHOD/FILE[:ROW] (see `jaxvl configs`) or a file",
     )
-    p.add_argument("--workdir", metavar="DIR", help="everything the run leaves goes here")
+    p.add_argument("--workdir", type=place, metavar="DIR", help="everything the run leaves goes here")
     p.add_argument("--dry-run", action="store_true", help="print config, sizes and what is missing; train nothing")
     p.add_argument("--resume", action="store_true", help="go on in a workdir of another config")
     p.add_argument("--fresh", action="store_true", help="set aside what is in the workdir and start over")
@@ -87,8 +146,9 @@ def _parser() -> argparse.ArgumentParser:
 
     p = verb("evaluate", _evaluate, "metrics of a trained workdir on a split")
     _workdir(p)
-    p.add_argument("--split", metavar="NAME", help="default: config.eval.split")
+    p.add_argument("--split", type=word, metavar="NAME", help="default: config.eval.split")
     p.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    p.add_argument("--out", type=place, metavar="DIR", help="where SPLIT.json and SPLIT.npz go; default: WORKDIR/eval")
     _distributed(p)
 
     text = "run a trained model on your own files; `jaxvl predict --workdir DIR --help` shows what its method takes"
@@ -97,44 +157,74 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--json", action="store_true", help="print JSON instead of text")
     _workdir(p, required=False)
 
-    p = verb("prepare", _prepare, "check a data set; write it as ArrayRecord shards, or its videos small")
-    p.add_argument("--config", required=True, metavar="FILE")
-    p.add_argument("--out", metavar="DIR", help="where the shards go; without it the data is only checked")
-    p.add_argument("--split", metavar="NAME", action="append", help="only these splits")
-    p.add_argument("--shrink", metavar="DIR", help="encode every video anew into DIR, small and without sound")
-    p.add_argument("--short-side", type=int, metavar="PIXELS", help="of --shrink; default: 224")
-    p.add_argument("--fps", type=float, metavar="RATE", help="of --shrink, frames a second; default: 3")
-    p.add_argument("--extract", metavar="DIR", help="compute the features that the method trains on into DIR, once")
+    p = verb("classify", _classify, "zero-shot classes of a folder of pictures, by CLIP's weights")
+    p.add_argument("--weights", required=True, metavar="DIR", help="a folder that `jaxvl convert` wrote of a CLIP")
+    p.add_argument("--images", required=True, metavar="DIR", help="folder of pictures, with its subfolders")
+    p.add_argument("--classes", required=True, nargs="+", metavar="NAME", help="what the pictures may show")
     p.add_argument(
-        "--processes", type=int, metavar="N", help="of --shrink, default: one a core; or that share --extract"
+        "--template", action="append", metavar="TEXT", help="with {} for the name; may be given several times"
     )
-    p.add_argument("--process", type=int, metavar="I", help="of --extract: which of the --processes this is, from 0")
+    p.add_argument("--top", type=int, default=3, metavar="K", help="classes a picture")
+    p.add_argument("--json", action="store_true", help="print JSON instead of the table")
+
+    p = verb("prepare", _prepare, "check a data set; write it as ArrayRecord shards, or its videos small")
+    p.add_argument("--config", required=True, type=place, metavar="NAME")
+    p.add_argument("--out", type=place, metavar="DIR", help="where the shards go; without it the data is only checked")
+    p.add_argument("--split", type=word, metavar="NAME", action="append", help="only these splits")
+    p.add_argument(
+        "--shrink", type=place, metavar="DIR", help="encode every video anew into DIR, small and without sound"
+    )
+    p.add_argument("--short-side", type=whole(1), metavar="PIXELS", help="of --shrink; default: 224")
+    p.add_argument("--fps", type=positive, metavar="RATE", help="of --shrink, frames a second; default: 3")
+    p.add_argument(
+        "--extract", type=place, metavar="DIR", help="compute the features that the method trains on into DIR, once"
+    )
+    p.add_argument(
+        "--processes", type=whole(1), metavar="N", help="of --shrink, default: one a core; or that share --extract"
+    )
+    p.add_argument(
+        "--process", type=whole(0), metavar="I", help="of --extract: which of the --processes this is, from 0"
+    )
 
     p = verb("convert", _convert, "published weights to a folder that configs can start from, and back")
-    p.add_argument("file", metavar="FILE", help="a PyTorch or safetensors file; with --reverse a folder")
-    p.add_argument("--from", dest="family", required=True, metavar="LAYOUT", help="openai_clip, hf_clip, ...")
-    p.add_argument("--to", required=True, metavar="DIR", help="where the weights folder goes")
-    p.add_argument("--image-size", type=int, metavar="N", help="interpolate the image positions to this size")
-    p.add_argument("--interpolation", metavar="RULE", help="of the positions: hf (default) or openclip")
-    p.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="what the file does not tell")
+    p.add_argument("file", type=place, metavar="FILE", help="a PyTorch or safetensors file; with --reverse a folder")
     p.add_argument(
-        "--allow", nargs="+", action="extend", default=[], metavar="REGEX", help="keys that may be missing or left over"
+        "--from", dest="family", type=word, required=True, metavar="LAYOUT", help="openai_clip, hf_clip, ..."
     )
+    p.add_argument("--to", required=True, type=place, metavar="DIR", help="where the weights folder goes")
+    p.add_argument("--image-size", type=whole(1), metavar="N", help="interpolate the image positions to this size")
+    p.add_argument("--interpolation", metavar="RULE", help="of the positions: hf (default) or openclip")
+    p.add_argument(
+        "--set", type=word, action="append", default=[], metavar="FIELD=VALUE", help="what the file does not tell"
+    )
+    p.add_argument(
+        "--allow", nargs="+", action="extend", default=[], type=pattern, metavar="REGEX",
+        help="keys that may be missing or left over",
+    )  # fmt: skip
     p.add_argument("--prefix", default="", metavar="TEXT", help="take this off the keys that begin with it (module.)")
-    p.add_argument("--drop", nargs="+", action="extend", default=[], metavar="REGEX", help="keys to leave out (fc.*)")
+    p.add_argument(
+        "--drop", nargs="+", action="extend", default=[], type=pattern, metavar="REGEX",
+        help="keys to leave out (fc.*)",
+    )  # fmt: skip
+    p.add_argument("--inside", type=word, metavar="KEY", help="where in a checkpoint the state dict lies")
+    p.add_argument(
+        "--pass-over", nargs="+", action="extend", default=[], type=word, metavar="CLASS",
+        help="objects beside the weights to leave out (my_project.Settings)",
+    )  # fmt: skip
     p.add_argument("--reverse", action="store_true", help="weights folder or workdir to the published layout")
 
     p = verb("report", _report, "write WORKDIR/report.html again")
-    p.add_argument("--workdir", required=True, metavar="DIR")
+    p.add_argument("--workdir", required=True, type=place, metavar="DIR")
+    p.add_argument("--out", type=place, metavar="HTML", help="where the page goes; default: WORKDIR/report.html")
 
     p = verb("doctor", _doctor, "devices, versions, decoders, disk: what is wrong and how to mend it")
-    p.add_argument("--workdir", metavar="DIR", help="also check that this folder can be written")
+    p.add_argument("--workdir", type=place, metavar="DIR", help="also check that this folder can be written")
     return parser
 
 
 def _workdir(p: Parser, required: bool = True) -> None:
-    p.add_argument("--workdir", required=required, metavar="DIR", help="folder of a trained run")
-    p.add_argument("--checkpoint", type=int, metavar="STEP", help="default: the newest")
+    p.add_argument("--workdir", required=required, type=place, metavar="DIR", help="folder of a trained run")
+    p.add_argument("--checkpoint", type=whole(0), metavar="STEP", help="default: the newest")
     p.add_argument("--best", action="store_true", help="the best checkpoint by config.checkpoint.best_metric")
 
 
@@ -143,8 +233,8 @@ def _distributed(p: Parser) -> None:
     p.add_argument(
         "--coordinator", metavar="HOST:PORT", help="with --processes and --process, where JAX cannot find out"
     )
-    p.add_argument("--processes", type=int, metavar="N")
-    p.add_argument("--process", type=int, metavar="I")
+    p.add_argument("--processes", type=whole(1), metavar="N")
+    p.add_argument("--process", type=whole(0), metavar="I")
 
 
 def _start(args: argparse.Namespace) -> None:
@@ -152,10 +242,10 @@ def _start(args: argparse.Namespace) -> None:
     import logging
 
     logging.getLogger("absl").setLevel(logging.ERROR)
-    if getattr(args, "distributed", False) or getattr(args, "coordinator", None):
-        import jax
+    if hasattr(args, "coordinator"):
+        from jaxvl.core import processes
 
-        jax.distributed.initialize(args.coordinator, args.processes, args.process)
+        processes.connect(args.coordinator, args.processes, args.process, find=args.distributed)
 
 
 def _methods(args: argparse.Namespace) -> int:
@@ -180,9 +270,11 @@ def _version() -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
+    if args.resume and args.fresh:
+        raise InputError("--resume and --fresh: give one of them; the one goes on, the other starts over")
     _start(args)
-    from jaxvl.core import config
-    from jaxvl.verbs import train
+    from jaxvl import api
+    from jaxvl.core import config, processes
     from jaxvl.verbs.report import show_results
 
     cfg = config.load(args.config, args.overrides)
@@ -193,27 +285,38 @@ def _train(args: argparse.Namespace) -> int:
         return 0
     if args.workdir is None:
         raise InputError("--workdir is required; see jaxvl train --help")
-    result = train.train(cfg, args.workdir, resume=args.resume, fresh=args.fresh)
+    result = api.train(cfg, args.workdir, resume=args.resume, fresh=args.fresh)
     if result.stopped:
         return 130 if result.stopped == "SIGINT" else 0
-    show_results(args.workdir)
+    if processes.index() == 0:
+        show_results(args.workdir)
     return 0
 
 
 def _evaluate(args: argparse.Namespace) -> int:
+    _one_checkpoint(args)
     _start(args)
     import json
 
-    from jaxvl.verbs.evaluate import evaluate
+    from jaxvl.core import processes
+    from jaxvl.verbs.evaluate import evaluate_fully
     from jaxvl.verbs.report import show_results
 
-    say = (lambda line: print(line, file=sys.stderr)) if args.json else print
-    metrics = evaluate(args.workdir, args.split, args.checkpoint, args.best, say)
+    main = processes.index() == 0
+    say = (lambda line: print(printable(line), file=sys.stderr if args.json else None)) if main else lambda line: None
+    result = evaluate_fully(args.workdir, args.split, args.checkpoint, args.best, say, args.overrides, args.out)
+    if not main:
+        return 0
     if args.json:
-        print(json.dumps(metrics))
+        print(json.dumps(result["metrics"]))
     else:
-        show_results(args.workdir, args.split)
+        show_results(args.workdir, [result])
     return 0
+
+
+def _one_checkpoint(args: argparse.Namespace) -> None:
+    if args.best and args.checkpoint is not None:
+        raise InputError("--best and --checkpoint: give one of them")
 
 
 def _predict(args: argparse.Namespace) -> int:
@@ -222,10 +325,21 @@ def _predict(args: argparse.Namespace) -> int:
             args.print_help()
             return 0
         raise InputError("--workdir is required; see jaxvl predict --help")
+    _one_checkpoint(args)
     _start(args)
     from jaxvl.verbs.predict import predict
 
     return predict(args)
+
+
+def _classify(args: argparse.Namespace) -> int:
+    _start(args)
+    from jaxvl.verbs import classify
+
+    say = lambda line: print(line, file=sys.stderr)  # noqa: E731
+    found = classify.classify(args.weights, args.images, args.classes, args.template or classify.TEMPLATES, say)
+    print("\n".join(classify.lines(found, args.top, args.json)))
+    return 0
 
 
 def _prepare(args: argparse.Namespace) -> int:
@@ -262,10 +376,10 @@ def _convert(args: argparse.Namespace) -> int:
     from jaxvl.verbs import convert
 
     if args.reverse:
-        if args.image_size or args.interpolation or args.set or args.prefix or args.drop:
-            raise InputError(
-                "--reverse: takes no --image-size, --interpolation, --set, --prefix or --drop; leave them out"
-            )
+        given = [args.image_size, args.interpolation, args.set, args.prefix, args.drop, args.inside, args.pass_over]
+        if any(given):
+            flags = "--image-size, --interpolation, --set, --prefix, --drop, --inside or --pass-over"
+            raise InputError(f"--reverse: takes no {flags}; leave them out")
         convert.reverse(args.family, args.file, args.to, allow=args.allow)
         return 0
     convert.convert(
@@ -278,6 +392,8 @@ def _convert(args: argparse.Namespace) -> int:
         allow=args.allow,
         prefix=args.prefix,
         drop=args.drop,
+        inside=args.inside or "",
+        pass_over=args.pass_over,
     )
     return 0
 
@@ -285,7 +401,7 @@ def _convert(args: argparse.Namespace) -> int:
 def _report(args: argparse.Namespace) -> int:
     from jaxvl.verbs import report
 
-    print(report.write(args.workdir))
+    print(report.write(args.workdir, args.out))
     return 0
 
 

@@ -23,19 +23,9 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)  # child processes share it
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
-from jax._src import compilation_cache  # noqa: E402 (reads the variables above)
+from jaxvl.core import programs  # noqa: E402 (jax reads the variables above)
 
-keep = compilation_cache.put_executable_and_time
-
-
-def keep_if_of_one_device(key, name, executable, *rest):
-    """A CPU program of several devices that comes from the cache does not order its collectives any more: two of them
-    wait for each other until XLA ends the process. Such programs are compiled anew every time."""
-    if len(executable.local_devices()) == 1:
-        keep(key, name, executable, *rest)
-
-
-compilation_cache.put_executable_and_time = keep_if_of_one_device
+programs.keep_none_over_cpus()
 
 logging.getLogger("absl").setLevel(logging.ERROR)
 

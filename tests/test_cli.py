@@ -78,7 +78,8 @@ def test_help_imports_nothing_heavy():
     script = f"""
 import sys
 from jaxvl import cli
-calls = [["--help"], *([verb, "--help"] for verb in {VERBS!r}), ["methods"], ["--version"], ["tarin"], ["train", "--nope"]]
+listings = [["methods"], ["--version"], ["tarin"], ["train", "--nope"]]
+calls = [["--help"], *([verb, "--help"] for verb in {VERBS!r}), *listings]
 for words in calls:
     try:
         cli.main(words)
@@ -116,8 +117,13 @@ def test_help_lists_the_verbs(run):
         (["train", "--config", "centerclip/quickstart"], "--workdir is required; see jaxvl train --help"),
         (["train", "--config", "a", "--workdir", "b", "--resum"], "--resum: no such flag of `jaxvl train`"),
         (["report", "--workdir", "a", "b"], "b: no such flag of `jaxvl report`"),
-        (["evaluate", "--workdir", "a", "--checkpoint", "new"], "--checkpoint: invalid int value: 'new'"),
-        (["evaluate", "--workdir", "a", "--config.seed=1"], "takes the config of the workdir"),
+        (["evaluate", "--workdir", "a", "--checkpoint", "new"], "--checkpoint: needs a whole number of at least 0"),
+        (["evaluate", "--workdir", "a", "--checkpoint", "1", "--best"], "--best and --checkpoint: give one of them"),
+        (["report", "--workdir", "a", "--config.seed=1"], "takes no fields of a config"),
+        (["train", "--config", "a", "--workdir", ""], "--workdir: is empty; name a file or folder"),
+        (["train", "--config", "a.py", "--workdir", "b", "--resume", "--fresh"], "give one of them"),
+        (["prepare", "--config", "a.py", "--shrink", "d", "--fps", "nan"], "--fps: needs a number above 0, got 'nan'"),
+        (["convert", "a", "--from", "hf_clip", "--to", "b", "--drop", "("], "'\\(' is no regular expression"),
         (["predict", "--videos", "a"], "--workdir is required"),
     ],
 )

@@ -4,7 +4,9 @@ import argparse
 import ast
 import dataclasses
 import importlib
+import inspect
 import itertools
+import json
 import re
 import shlex
 import subprocess
@@ -16,15 +18,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import jaxvl
 from jaxvl import cli
 from jaxvl.core import config as configs
-from jaxvl.core import registry
+from jaxvl.core import registry, sharding
 from jaxvl.core.errors import InputError
 from jaxvl.core.writers import read_metrics
 from jaxvl.data.clip_bpe import CLIPTokenizer
 from jaxvl.nn.clip import PIXEL_MEAN, PIXEL_STD
 from jaxvl.verbs import train
+from tests import tiny
 from tests.interop import numpy_clip, torch_writer
+from tests.methods import test_contract as contract
+from tests.methods import tiny as methods_tiny
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART = ROOT / "configs" / "centerclip" / "quickstart.py"
@@ -257,6 +263,53 @@ def test_page_on_new_methods_builds_one_that_learns(moons, capsys):
         assert cli.main(["predict", "--workdir", str(workdir), "--json", "--point", str(x), str(y)]) == 0
         got = float(re.search(r'"probability": ([\d.e-]+)', capsys.readouterr().out).group(1))
         assert abs(got - near) < 0.1
+
+
+def test_a_run_without_files_py_ends_with_a_plain_table(moons, capsys):
+    """`files.py` is optional: every verb that needs it says so, and the table keeps the digits of each value."""
+    (moons / "jaxvl" / "methods" / "moons" / "files.py").unlink()
+    importlib.invalidate_caches()
+    config, workdir = str(moons / "configs" / "moons" / "quickstart.py"), str(moons / "plain")
+    words = ["--config", config, "--workdir", workdir, "--config.train.steps=30", "--config.data.test_size=1000"]
+    assert cli.main(["train", *words]) == 0
+    accuracy = read_result(Path(workdir))["accuracy"]
+    rows = dict(line.split() for line in capsys.readouterr().out.splitlines() if re.match(r"(accuracy|points) ", line))
+    assert rows == {"accuracy": f"{accuracy:.4g}", "points": "1000"}
+    for verb, code, line in (("evaluate", 0, ""), ("report", 0, ""), ("predict", 2, "has no `jaxvl predict`")):
+        assert cli.main([verb, "--workdir", workdir]) == code
+        assert line in capsys.readouterr().err
+    with pytest.raises(InputError, match="has no verbs for Python"):
+        jaxvl.load(workdir)
+
+
+def read_result(workdir):
+    return json.loads((workdir / "eval" / "test.json").read_text())["metrics"]
+
+
+def test_page_s_method_passes_the_whole_contract_suite(moons, tmp_path, monkeypatch):
+    """By the entry of tiny.py that the page gives, as any method of the project."""
+    page = NEW_METHOD.read_text()
+    entry = re.search(r"<!-- entry of tiny.py -->\n```python\n(.*?)^```", page, re.M | re.S).group(1)
+    monkeypatch.setattr(tiny, "ROOT", moons)
+    monkeypatch.setattr(methods_tiny, "TINY", dict(methods_tiny.TINY))
+    exec(compile(entry, "tiny.py", "exec"), vars(methods_tiny) | {"TINY": methods_tiny.TINY})
+    bench = contract.Bench(methods_tiny.TINY["moons"]())
+    monkeypatch.setattr(contract, "TINY", methods_tiny.TINY)
+    monkeypatch.setattr(contract, "bench_of", lambda name: bench)
+    monkeypatch.setattr(sharding, "FSDP_MIN_SIZE", 16)
+    given = {"bench": bench, "tmp_path": tmp_path / "saved", "name": "moons", "mesh": "mixed"}
+    given["tmp_path"].mkdir()
+    tests = [test for name, test in sorted(vars(contract).items()) if name.startswith("test_")]
+    assert len(tests) > 10
+    for test in tests:
+        test(**{name: given[name] for name in inspect.signature(test).parameters})
+
+
+def test_page_s_classifier_has_its_verb_in_python(moons):
+    cfg = configs.load(moons / "configs" / "moons" / "quickstart.py", ["train.steps=100"])
+    jaxvl.train(cfg, moons / "verbs", say=lambda line: None)
+    found = jaxvl.load(moons / "verbs").classify([[0.0, 1.0], [1.0, -0.5]])
+    assert found.best == ["upper", "lower"]
 
 
 def test_page_on_new_methods_accumulates_exactly(moons):

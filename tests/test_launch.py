@@ -125,6 +125,15 @@ def test_tpu_vm_copies_the_tree_without_runs_and_environments(tmp_path):
     assert {n for n in listed.split() if not n.endswith("/")} == {"./jaxvl/data/video.py", "./setup.py"}
 
 
+def test_slurm_starts_one_task_a_node(tmp_path):
+    (line,) = dry("slurm.sh", *GIVEN, env={"JAXVL_VENV": "env"})
+    assert line[:4] == ["srun", "--ntasks-per-node=1", "--kill-on-bad-exit=1", "env/bin/jaxvl"]
+    assert check_train(line[5:]).distributed
+    copy = Path(shutil.copy(ROOT / "launch" / "slurm.sh", tmp_path))  # what Slurm runs
+    done = launch(copy, "--dry-run", *GIVEN, env={"SLURM_SUBMIT_DIR": str(ROOT), "JAXVL_VENV": "env"}, cwd=tmp_path)
+    assert [shlex.split(words) for words in done.stdout.splitlines()] == [line]
+
+
 @pytest.mark.parametrize("script", RUNNABLE, ids=lambda p: p.name)
 def test_equals_signs_work_too(script):
     joined = [f"--config={GIVEN[1]}", f"--workdir={GIVEN[3]}", "--resume", GIVEN[4]]

@@ -2,16 +2,23 @@
 
 `checkpoints/STEP/` holds the items `params`, `ema`, `mutables`, `train` (optimiser, key, counters) and `meta`
 (data positions, config digest). `integrity/STEP.json` lists size and CRC-32 of every file, because a flipped
-byte in array data is otherwise restored in silence. Restoring goes newest first and falls back, with a line.
+byte in array data is otherwise restored in silence; a copy of it lies inside of the step, for the case that the list
+is lost. Restoring goes newest first and falls back, with a line.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
+import logging
+import re
 import shutil
 import sys
+import threading
+import traceback
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +26,15 @@ import jax
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
+from jaxvl.core import processes
 from jaxvl.core.errors import InputError
+from jaxvl.core.files import cannot_write, printable, read_json, write_text
 from jaxvl.core.state import TrainState
 
 A = ocp.args
+THEIRS = re.compile(r"[/\\]orbax[/\\]|orbax-checkpoint|OCDBT|TensorStore")
+COPY = "checksums.json"
+"""The list's copy, inside of a step."""
 TRAIN_FIELDS = ("step", "opt_state", "rng", "bad_step")
 
 
@@ -45,11 +57,13 @@ class Checkpoints:
         config: ConfigDict | None = None,
         say: Callable[[str], None] = say_on_stderr,
         read_only: bool = False,
+        guard: Callable[[], None] = lambda: None,
     ):
         self.root = Path(workdir).absolute() / "checkpoints"
         self.lists = Path(workdir).absolute() / "integrity"
         self.say = say
         self.read_only = read_only
+        self.guard = guard
         self._pending: int | None = None
         keep = config.checkpoint if config is not None else None
         self._metric = keep.best_metric if keep else ""
@@ -66,28 +80,49 @@ class Checkpoints:
         self._best_mode = keep.best_mode if keep else "max"
         if self._best_mode not in ("max", "min"):
             raise InputError(f"config.checkpoint.best_mode: {self._best_mode!r} is neither max nor min")
-        self._manager = ocp.CheckpointManager(
+        _hush_orbax()
+        self._manager = self._open(policies)
+
+    def _open(self, policies: Sequence[Any]) -> ocp.CheckpointManager:
+        make = lambda: ocp.CheckpointManager(  # noqa: E731
             self.root,
             options=ocp.CheckpointManagerOptions(
                 best_fn=self._value if self._metric else None,
                 best_mode=self._best_mode,
-                create=not read_only,
-                read_only=read_only,
-                cleanup_tmp_directories=not read_only,
+                create=not self.read_only,
+                read_only=self.read_only,
+                cleanup_tmp_directories=not self.read_only,
                 preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(policies),
             ),
         )
+        try:
+            return make()
+        except OSError as error:
+            raise cannot_write(self.root, error) from None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            # it reads the metrics of every step at once: one that is damaged would stop it for ever
+            damaged = [s for s in _step_folders(self.root) if self._damage(s) is not None]
+            if not damaged:
+                raise
+            if self.read_only:
+                raise InputError(
+                    f"{self.root}: checkpoint {damaged[0]} is damaged ({_short(error)}); move it away, or train on, "
+                    "which sets it aside"
+                ) from None
+            for s in damaged:
+                self._set_aside(s)
+            return make()
 
     def _value(self, metrics: Mapping[str, float]) -> float:
         return float(metrics[self._metric])
 
     def steps(self) -> list[int]:
-        """Complete steps on disk, ascending."""
-        return sorted(self._manager.all_steps(read=True))
+        """Complete steps on disk, ascending. As process 0 sees them; the others hear it, here and below."""
+        return processes.decide(lambda: sorted(self._manager.all_steps(read=True)))
 
     def best_step(self) -> int | None:
         """The step with the best `best_metric`, if any was saved with it."""
-        return self._manager.best_step() if self._metric else None
+        return processes.decide(self._manager.best_step) if self._metric else None
 
     def save(
         self,
@@ -97,6 +132,7 @@ class Checkpoints:
         metrics: Mapping[str, float] | None = None,
     ) -> bool:
         """Starts to save `state`; False where its step is on disk already. Blocks only for the copy to the host."""
+        self.guard()
         step = int(state.step)
         if step in self._manager.all_steps():
             return False
@@ -109,10 +145,11 @@ class Checkpoints:
         )
         items["meta"] = A.JsonSave({"positions": dict(positions), "items": sorted(items), **meta})
         unknown = bool(self._metric) and metrics is not None and self._metric not in metrics
-        if not self._manager.save(
-            step, args=A.Composite(**items), metrics=dict(metrics) if metrics and not unknown else None, force=True
-        ):
-            raise RuntimeError(f"orbax refused to save step {step}")
+        with self._writing(step):
+            if not self._manager.save(
+                step, args=A.Composite(**items), metrics=dict(metrics) if metrics and not unknown else None, force=True
+            ):
+                raise RuntimeError(f"orbax refused to save step {step}")
         self._pending = step
         if unknown:
             self.wait()
@@ -125,26 +162,58 @@ class Checkpoints:
     def poll(self) -> None:
         """Writes the checksum list of a save that has finished since; cheap, called every step."""
         if self._pending is not None and not self._manager.is_saving_in_progress():
-            self._finish()
+            self.wait()
 
     def wait(self) -> None:
-        """Blocks until the save in flight is complete and listed."""
-        self._manager.wait_until_finished()
-        if self._pending is not None:
-            self._finish()
+        """Blocks until the save in flight is complete and listed. Raises InputError where it could not be written."""
+        with self._writing(self._pending):
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+            if self._pending is not None:
+                self._finish()
+
+    @contextlib.contextmanager
+    def _writing(self, step: int | None) -> Iterator[None]:
+        """A disk that is full, or gone, as one line; whatever was saved before is as it was."""
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:
+            if not _of_the_disk(error):
+                raise
+            self._pending = None
+            if jax.process_count() == 1:  # its space is needed by the logs
+                shutil.rmtree(self.root / f"{step}.orbax-checkpoint-tmp", ignore_errors=True)
+            kept = [s for s in _step_folders(self.root) if s != step]
+            raise InputError(
+                f"checkpoint {step}: cannot be written to {self.root} ({_short(error)}); free space there and give the "
+                f"same command again, which goes on from {f'step {kept[-1]}' if kept else 'the start'}"
+            ) from None
 
     def close(self) -> None:
         """Waits, then releases the manager's threads."""
-        self.wait()
-        self._manager.close()
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
 
     def _finish(self) -> None:
         step, self._pending = self._pending, None
         if jax.process_index() == 0:
-            write_list(self.root / str(step), self.lists / f"{step}.json")
+            rows = list_files(self.root / str(step))
+            for file in (self.root / str(step) / COPY, self._list(step)):
+                write_text(file, json.dumps(rows, indent=0))
             for old in self.lists.glob("*.json"):
                 if not (self.root / old.stem).is_dir():
                     old.unlink()
+
+    def _list(self, step: int) -> Path:
+        return self.lists / f"{step}.json"
+
+    def _damage(self, step: int) -> str | None:
+        """What is wrong with a step, by its list, or by the copy of a list that is lost; None if nothing is, or it has
+        neither."""
+        folder, file = self.root / str(step), self._list(step)
+        return check_list(folder, file if file.exists() else folder / COPY)
 
     def restore(self, target: TrainState, step: int | None = None) -> tuple[TrainState, dict[str, Any]] | None:
         """The newest usable state (or `step`), laid out as `target` (ShapeDtypeStructs with shardings), and its meta.
@@ -185,48 +254,55 @@ class Checkpoints:
         wanted = steps if step is None else [step]
         for s in reversed(wanted):
             after = "falling back to the one before" if s != wanted[0] else "none is left"
-            damage = check_list(self.root / str(s), self.lists / f"{s}.json")
+            damage, listed = processes.decide(lambda: (self._damage(s), self._is_listed(s)))  # noqa: B023
             if damage is None:
-                if (self.lists / f"{s}.json").exists():
-                    return read(s)
+                if listed:
+                    return self._fitting(read, s)
                 # killed between the save and its list: whole by its name, which Orbax gives last
-                self.say(f"checkpoint {s}: has no checksum list (killed while it was written); used unverified")
-                try:
-                    result = read(s)
-                except Exception as error:
-                    # Orbax raises the bare class for a cut array file; anything that is no read error goes on
-                    if type(error) is not Exception and not isinstance(error, ValueError | KeyError | OSError):
-                        raise
-                    damage = f"cannot be read: {_short(error)}"
-                else:
-                    if not self.read_only:
-                        write_list(self.root / str(s), self.lists / f"{s}.json")
+                result, damage = _try_to_read(read, s)
+                damage = next(filter(None, processes.gather(damage)), None)  # nobody uses what one cannot read
+                if damage is None:
+                    self.say(f"checkpoint {s}: has no checksum list (killed while it was written); used unverified")
                     return result
             self.say(f"checkpoint {s}: damaged ({damage}); {after}")
         if wanted:
             raise InputError(f"{self.root}: every usable checkpoint ({wanted}) is damaged; start again with --fresh")
         return None
 
+    def _is_listed(self, step: int) -> bool:
+        return self._list(step).exists() or (self.root / str(step) / COPY).exists()
+
+    def _fitting(self, read: Callable[[int], Any], step: int) -> Any:
+        """Reads a step whose files are as they were written. Raises InputError where another model wrote them."""
+        try:
+            return read(step)
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"checkpoint {step}: does not fit the model of this config ({_short(error)}); set the fields of "
+                "config.model and config.optim as they were, or start over with --fresh"
+            ) from error
+
     def set_aside_after(self, step: int) -> None:
         """Moves steps newer than `step` (damaged, or the run would have resumed there) to WORKDIR/damaged/, so
         that the run can write them again. Nothing is deleted."""
         for s in self.steps():
             if s > step and jax.process_index() == 0:
-                place = self.root.parent / "damaged" / str(s)
-                place.parent.mkdir(exist_ok=True)
-                shutil.rmtree(place, ignore_errors=True)
-                (self.root / str(s)).rename(place)
-                self.say(f"checkpoint {s}: moved to {place}")
+                self._set_aside(s)
+        processes.barrier()
         self._manager.reload()
 
+    def _set_aside(self, step: int) -> None:
+        place = self.root.parent / "damaged" / str(step)
+        place.parent.mkdir(exist_ok=True)
+        shutil.rmtree(place, ignore_errors=True)
+        (self.root / str(step)).rename(place)
+        self.say(f"checkpoint {step}: moved to {place}")
 
-def write_list(folder: Path, file: Path) -> None:
-    """Writes `{relative path: [size, crc32]}` of every file under `folder`, atomically."""
-    rows = {str(p.relative_to(folder)): [p.stat().st_size, _crc(p)] for p in sorted(folder.rglob("*")) if p.is_file()}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(json.dumps(rows, indent=0))
-    temporary.replace(file)
+
+def list_files(folder: Path) -> dict[str, list[int]]:
+    """`{relative path: [size, crc32]}` of every file under `folder` but the list's copy."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / COPY)
+    return {str(p.relative_to(folder)): [p.stat().st_size, _crc(p)] for p in files}
 
 
 def check_list(folder: Path, file: Path) -> str | None:
@@ -234,18 +310,75 @@ def check_list(folder: Path, file: Path) -> str | None:
     if not file.exists():
         return None
     try:
-        rows = json.loads(file.read_text())
-    except json.JSONDecodeError:
+        rows = read_json(file, dict, "")
+    except InputError:
         return "its checksum list is not readable"
-    for name, (size, crc) in rows.items():
-        path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != size:
-            return f"{name} has {path.stat().st_size} bytes instead of {size}"
-        if _crc(path) != crc:
-            return f"{name} has changed bytes"
-    return None
+    if not all(isinstance(row, list) and len(row) == 2 and all(type(n) is int for n in row) for row in rows.values()):
+        return "its checksum list is not readable"
+    try:
+        for name, (size, crc) in rows.items():
+            path = folder / name
+            if not path.is_file():
+                return f"{printable(name)} is missing"
+            if path.stat().st_size != size:
+                return f"{name} has {path.stat().st_size} bytes instead of {size}"
+            if _crc(path) != crc:
+                return f"{name} has changed bytes"
+        unlisted = [p for p in sorted(folder.rglob("*")) if p.is_file() and p != folder / COPY]
+        unlisted = [str(p.relative_to(folder)) for p in unlisted if str(p.relative_to(folder)) not in rows]
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
+    return f"{printable(unlisted[0])} is not in its checksum list" if unlisted else None
+
+
+def _step_folders(root: Path) -> list[int]:
+    return sorted(int(p.name) for p in root.glob("*") if p.is_dir() and p.name.isascii() and p.name.isdigit())
+
+
+def _try_to_read(read: Callable[[int], Any], step: int) -> tuple[Any, str | None]:
+    """What a step without a list holds, or why it cannot be read."""
+    try:
+        return read(step), None
+    except Exception as error:
+        # Orbax raises the bare class for a cut array file; anything that is no read error goes on
+        if type(error) is not Exception and not isinstance(error, ValueError | KeyError | TypeError | OSError):
+            raise
+        return None, f"cannot be read: {_short(error)}"
+
+
+@functools.cache
+def _hush_orbax() -> None:
+    """Keeps Orbax's own reports out of the output: what it raises is said in one line here, while its tasks and threads
+    print a traceback for every array, some of them long afterwards."""
+
+    def ours(record: logging.LogRecord) -> bool:
+        raised = record.exc_info[1] if record.exc_info else None
+        return not THEIRS.search(f"{record.pathname} {record.getMessage()}") and not _raised_there(raised)
+
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # its loggers ask no filter
+    logging.getLogger("asyncio").addFilter(ours)
+    thread_hook, unraisable_hook = threading.excepthook, sys.unraisablehook
+
+    def on_thread(args: Any) -> None:
+        if not _raised_there(args.exc_value):
+            thread_hook(args)
+
+    def on_unraisable(args: Any) -> None:
+        late = str(args.exc_value) == "Event loop is closed"  # a thread of TensorStore's
+        if not late and not _raised_there(args.exc_value):
+            unraisable_hook(args)
+
+    threading.excepthook, sys.unraisablehook = on_thread, on_unraisable
+
+
+def _raised_there(error: BaseException | None) -> bool:
+    frames = traceback.walk_tb(error.__traceback__) if isinstance(error, BaseException) else ()
+    return any(THEIRS.search(frame.f_code.co_filename) for frame, _ in frames)
+
+
+def _of_the_disk(error: Exception) -> bool:
+    """Whether the disk is at fault. TensorStore tells so in words."""
+    return isinstance(error, OSError) or re.search(r"OS error|errno|\[Errno|RESOURCE_EXHAUSTED", str(error)) is not None
 
 
 def _crc(path: Path) -> int:
@@ -257,5 +390,8 @@ def _crc(path: Path) -> int:
 
 
 def _short(error: Exception) -> str:
+    reasons = r"No space left on device|Disk quota exceeded|Read-only file system|File too large|Input/output error"
+    if found := re.search(reasons, str(error)):
+        return found[0]
     text = str(error).strip().splitlines()
     return (text[0] if text else type(error).__name__)[:160]

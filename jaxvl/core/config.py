@@ -7,12 +7,15 @@ from `base()`, which holds every field of the house, and adds `model`, `data` an
 from __future__ import annotations
 
 import ast
+import contextlib
+import copy
 import difflib
 import hashlib
 import importlib.util
 import inspect
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,6 +24,21 @@ from ml_collections import ConfigDict
 
 from jaxvl.core.config_files import find, nearest
 from jaxvl.core.errors import InputError
+from jaxvl.core.fields import (
+    anything,
+    check,
+    choice,
+    factors,
+    flag,
+    folder,
+    many,
+    named,
+    only_if_given,
+    pattern,
+    real,
+    text,
+    whole,
+)
 
 
 def base() -> ConfigDict:
@@ -65,6 +83,8 @@ def base() -> ConfigDict:
 
 
 RARE = {
+    "args": ConfigDict(),  # keyword arguments of an optimiser that is named by its dotted path
+    "schedule_args": ConfigDict(),  # the same of a schedule
     "stiefel": "",  # sgd: regex on paths of square kernels that stay orthogonal (`jaxvl.core.stiefel`)
     "late_lr": 0.0,  # replaces lr from `late_from` on, the phase of the schedule going on; 0: never
     "late_from": 0.5,  # share of all steps
@@ -99,10 +119,66 @@ def optimizer(**fields: Any) -> ConfigDict:
     unknown = sorted(set(fields) - set(cfg) - set(RARE))
     if unknown:
         raise InputError(f"optimizer(): unknown field {unknown[0]!r}{nearest(unknown[0], [*cfg, *RARE])}")
-    cfg.update({name: RARE[name] for name in fields if name in RARE})
+    cfg.update({name: copy.copy(RARE[name]) for name in fields if name in RARE})
     cfg.update(fields)
     return cfg
 
+
+OPTIMIZER = {
+    "name": named("adamw", "bert_adam", "adam", "sgd", "lars"),
+    "lr": real(0),
+    "schedule": named("constant", "cosine", "cosine_unshifted", "linear", "step", "inverse_decay"),
+    "warmup": real(0),
+    "end_lr": real(0),
+    "floor": real(0),
+    "boundaries": many(real(0, 1)),
+    "decay_factor": real(above=0),
+    "b1": real(0, below=1),
+    "b2": real(0, below=1),
+    "eps": real(above=0),
+    "momentum": real(0, below=1),
+    "nesterov": flag(),
+    "trust": real(above=0),
+    "weight_decay": real(0),
+    "no_decay": pattern(),
+    "groups": factors(),
+    "clip_leaf_norm": real(0),
+    **only_if_given({"args": anything(), "schedule_args": anything()}),
+    **only_if_given({"stiefel": pattern(), "late_lr": real(0), "late_from": real(0, 1)}),
+}
+FIELDS = {
+    "method": text(empty=False),
+    "seed": whole(0, 2**32 - 1),
+    "train.steps": whole(0, also=(-1,)),
+    "train.epochs": real(0),
+    "train.log_every": whole(1),
+    "train.eval_every": whole(0, also=(-1,)),
+    "train.eval_epochs": real(0),
+    "train.eval_split": text(empty=False),
+    "train.checkpoint_every": whole(1, also=(-1,)),
+    "train.checkpoint_epochs": real(0),
+    "train.accumulate": whole(1),
+    "train.clip_norm": real(0),
+    "train.ema": real(0, below=1),
+    **{f"optim.*.{name}": field for name, field in OPTIMIZER.items()},
+    "init.weights": folder(),
+    "init.required": flag(),
+    "eval.split": text(empty=False),
+    "eval.use_ema": flag(),
+    "checkpoint.keep_last": whole(1),
+    "checkpoint.best_metric": text(),
+    "checkpoint.best_mode": choice("max", "min"),
+    **{f"mesh.{axis}": whole(1, also=(-1,)) for axis in ("data", "fsdp", "tensor")},
+    "precision.compute": choice("float32", "f32", "bfloat16", "bf16"),
+    "precision.matmul": choice("default", "high", "highest"),
+    "precision.remat": choice("none", "dots", "full"),
+    "pipeline.workers": whole(0, 1024),
+    "pipeline.threads": whole(1, 1024),
+    "pipeline.prefetch": whole(0, 1024),
+    "pipeline.on_error": choice("skip", "raise"),
+    "pipeline.max_bad_fraction": real(0, 1),
+}
+"""Type, range and choices of the fields above; see `jaxvl.core.fields`."""
 
 LENGTHS = {"steps": "epochs", "eval_every": "eval_epochs", "checkpoint_every": "checkpoint_epochs"}
 """Fields of `train` in updates, each with the one that says the same in epochs. -1 in the first: the second counts."""
@@ -165,11 +241,8 @@ def module_of(file: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise InputError(f"--config {file}: not a Python file; a config is a .py file with get_config()")
     module = importlib.util.module_from_spec(spec)
-    try:
+    with _told(file):
         spec.loader.exec_module(module)
-    except (SyntaxError, UnicodeDecodeError) as error:
-        line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
-        raise InputError(f"--config {file}{line}: not valid Python ({getattr(error, 'msg', error)})") from error
     if not callable(getattr(module, "get_config", None)):
         raise InputError(f"--config {file}: has no get_config(); see `jaxvl configs` for examples")
     return module
@@ -180,18 +253,41 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
     `get_config`."""
     file, argument = find(path)
     module = module_of(file)
-    takes = inspect.signature(module.get_config).parameters
-    if argument and not takes:
-        raise InputError(f"--config {path}: {file.name} has one config only; leave out :{argument}")
-    cfg = module.get_config(argument) if argument else module.get_config()
+    words = (argument,) if argument else ()
+    with _told(file):
+        try:
+            inspect.signature(module.get_config).bind(*words)
+        except TypeError:
+            takes = f"has one config only; leave out :{argument}" if argument else "needs the name of a row: FILE:ROW"
+            raise InputError(f"--config {path}: {takes}") from None
+        cfg = module.get_config(*words)
     if not isinstance(cfg, ConfigDict):
-        raise InputError(f"--config {file}: get_config() gives {type(cfg).__name__} and no config; return one")
+        kind = type(cfg).__name__
+        raise InputError(f"--config {file}: its get_config() returns {kind}; it must return the ConfigDict of base()")
     cfg.lock()
-    return apply(cfg, overrides)
+    apply(cfg, overrides)
+    check(cfg)
+    return cfg
+
+
+@contextlib.contextmanager
+def _told(file: Path) -> Iterator[None]:
+    """What goes wrong in a user's file, as one line with its place."""
+    try:
+        yield
+    except InputError:
+        raise
+    except SyntaxError as error:
+        raise InputError(f"--config {file}: line {error.lineno}: not Python ({error.msg})") from error
+    except (Exception, SystemExit) as error:
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
+        where = f"line {lines[-1]}: " if lines else ""
+        raise InputError(f"--config {file}: {where}{type(error).__name__}: {error}") from error
 
 
 def apply(cfg: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
-    """Applies `a.b=value` assignments in place. A wrong field or type raises InputError with the nearest name.
+    """Applies `a.b=value` assignments in place. A wrong field or type raises InputError with the nearest name; what a
+    field may hold is looked at by `fields.check`.
 
     A length given in one unit (updates, epochs) takes the place of the config's in the other.
     """
@@ -208,6 +304,12 @@ def apply(cfg: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
         elif f"train.{epochs}" in named and f"train.{updates}" not in named and cfg.train[epochs]:
             cfg.train[updates] = -1
     return cfg
+
+
+def apply_values(cfg: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
+    """`apply` for values that are Python's own rather than words of a command line: `{"a.b": value}`."""
+    plain = {name: _plain(x.item() if hasattr(x, "item") else x) for name, x in values.items()}
+    return apply(cfg, [f"{name}={x if isinstance(x, str) else repr(x)}" for name, x in plain.items()])
 
 
 def dotted(cfg: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -227,7 +329,12 @@ def to_json(cfg: ConfigDict) -> str:
 
 def from_json(text: str) -> ConfigDict:
     """The inverse of `to_json`; lists come back as tuples."""
-    cfg = ConfigDict(_tuples(json.loads(text)))
+    return from_plain(json.loads(text))
+
+
+def from_plain(tree: dict) -> ConfigDict:
+    """A locked config of what `json` reads; lists are tuples."""
+    cfg = ConfigDict(_tuples(tree))
     cfg.lock()
     return cfg
 
@@ -300,7 +407,7 @@ def _parse(kind: type, raw: str, name: str) -> Any:
         raise InputError(f"--config.{name}: needs true or false, got {raw!r}")
     try:
         value = ast.literal_eval(raw)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         if kind is type(None):
             return raw
         raise InputError(f"--config.{name}: needs {_kind(kind)}, got {raw!r}") from None

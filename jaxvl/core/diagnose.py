@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvl.core import processes
 from jaxvl.core.evaluation import device_fields
 from jaxvl.core.method import Objective, StreamOpener
 from jaxvl.core.sharding import Mesh, put_batch
@@ -30,13 +31,18 @@ def explain(
 ) -> str:
     """`(examples: a, b)`, or the whole batch where no row stands out. `where`: stream -> (batch index, ids)."""
     batches = {stream: next(streams[stream](position)) for stream, (position, _) in where.items()}
-    ids = [name for _, names in where.values() for name in names]
-    guilty = _rows_not_finite(batches)
+    ids = _everybodys([name for _, names in where.values() for name in names])
+    guilty = _everybodys(_rows_not_finite(batches))
     if not guilty and jax.process_count() == 1:  # a probe is a collective program; rows differ between processes
         guilty = _probe(objective, state, batches, mesh)
-    names = guilty or list(dict.fromkeys(ids))
+    names = guilty or ids
     shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
     return f"(examples: {shown})" if guilty else f"(no single example stands out; the batch was: {shown})"
+
+
+def _everybodys(names: list[str]) -> list[str]:
+    """The names that any process has."""
+    return list(dict.fromkeys(name for part in processes.gather(names) for name in part))
 
 
 def _rows_not_finite(batches: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -46,7 +52,7 @@ def _rows_not_finite(batches: Mapping[str, Mapping[str, Any]]) -> list[str]:
             if np.issubdtype(value.dtype, np.floating):
                 bad = ~np.isfinite(value.reshape(len(value), -1)).all(1)
                 guilty += [batch["_id"][i] for i in np.flatnonzero(bad)]
-    return list(dict.fromkeys(guilty))
+    return guilty
 
 
 def _probe(objective: Objective, state: TrainState, batches, mesh: Mesh) -> list[str]:

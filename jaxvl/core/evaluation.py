@@ -8,13 +8,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxvl.core import precision
+from jaxvl.core import precision, processes
 from jaxvl.core.errors import InputError
 from jaxvl.core.method import Evaluator, Method
-from jaxvl.core.sharding import Mesh, batch_sharding, put_batch, replicated, to_host
+from jaxvl.core.sharding import Mesh, batch_sharding, check_batch_size, put_batch, replicated, rows_of_process, to_host
 
-EvalStream = tuple[Callable[[], Iterator[Mapping[str, Any]]], int]
-"""(opener of one pass over padded host batches, number of examples of the split)."""
+EvalStream = tuple[Callable[[np.ndarray], Iterator[Mapping[str, Any]]], int, int]
+"""(`rows -> one pass over padded host batches of these rows`, number of examples, global batch size)."""
 
 
 def jit_predict(method: Method, mesh: Mesh, settings: Any) -> Callable:
@@ -58,7 +58,7 @@ def evaluate(
             if stream not in streams:
                 raise InputError(f"split {split!r}: evaluator {name!r} reads stream {stream!r}, which the data lacks")
             if stream not in cache:
-                cache[stream] = list(_outputs(predict, variables, stream, streams[stream], mesh, split, results))
+                cache[stream] = _outputs(predict, variables, stream, streams[stream], mesh, split, results)
             for outputs, examples in cache[stream]:
                 acc = evaluator.update(acc, stream, outputs, examples)
         acc = evaluator.refine(acc, ask)
@@ -68,53 +68,46 @@ def evaluate(
     return results, artifacts
 
 
-def _outputs(predict, variables, stream, source, mesh, split, results):
-    opener, total = source
+def _outputs(predict, variables, stream, source, mesh, split, results) -> list[tuple[dict, dict]]:
+    """Outputs and host fields of each batch of a stream, in global order, without padding and bad media."""
+    opener, total, size = source
+    check_batch_size(size, mesh, f"batch size of stream {stream!r} of split {split!r}")
+    outputs, fields = [], []
+    for batch in opener(rows_of_process(mesh, size, jax.process_index())):
+        placed = put_batch(device_fields(batch), mesh, size)
+        outputs.append(to_host(predict(variables, {stream: placed})))
+        fields.append({k: v for k, v in batch.items() if k.startswith("_")})
+    fields = _all_rows(fields, mesh, size)
     seen = skipped = 0
-    for batch in opener():
-        outputs = to_host(predict(variables, {stream: put_batch(device_fields(batch), mesh)}))
-        batch = _gather_rows(batch)
+    pairs = []
+    for out, batch in zip(outputs, fields, strict=True):
         valid = np.asarray(batch["_valid"], bool)
         bad = int(np.sum(batch.get("_bad", 0)))
         seen, skipped = seen + int(valid.sum()) + bad, skipped + bad
         keep = np.flatnonzero(valid)
-        yield (
-            {k: np.asarray(v)[keep] for k, v in outputs.items()},
-            {k: _take(v, keep) for k, v in batch.items() if isinstance(v, list) or np.ndim(v) > 0},
-        )
+        pairs.append(({k: np.asarray(v)[keep] for k, v in out.items()}, {k: _take(v, keep) for k, v in batch.items()}))
     if seen != total:
         raise RuntimeError(f"split {split!r}, stream {stream!r}: saw {seen} examples, the split has {total}")
     if skipped:
         results["skipped"] = results.get("skipped", 0) + skipped
+    return pairs
 
 
-def _gather_rows(batch):
-    """Host fields of all processes in row order; metrics run on every process alike."""
-    if jax.process_count() == 1:
-        return batch
-    import pickle
-
-    from jax.experimental import multihost_utils
-
-    # ids and captions are strings: they travel as padded bytes of a pickle made by this very program
-    blob = np.frombuffer(pickle.dumps({k: v for k, v in batch.items() if k.startswith("_")}), np.uint8)
-    sizes = multihost_utils.process_allgather(np.array([blob.size]))
-    padded = np.zeros(int(sizes.max()), np.uint8)
-    padded[: blob.size] = blob
-    every = multihost_utils.process_allgather(padded)
-    parts = [pickle.loads(bytes(row[: int(n)])) for row, n in zip(every, sizes.ravel())]
-    joined: dict[str, Any] = {}
-    for key in parts[0]:
-        values = [p[key] for p in parts]
-        if isinstance(values[0], list):
-            joined[key] = [x for v in values for x in v]
-        else:
-            joined[key] = np.concatenate([np.atleast_1d(v) for v in values])
-    return joined
+def _all_rows(batches: list[dict[str, Any]], mesh: Mesh, size: int) -> list[dict[str, Any]]:
+    """Host fields of all processes, each at the rows that it has of every batch: the order of the outputs. Metrics run
+    on every process alike."""
+    if processes.count() == 1:
+        return batches
+    joined: list[dict[str, Any]] = [{} for _ in batches]
+    for p, part in enumerate(processes.gather(batches)):  # ids and captions: some bytes an example
+        rows = rows_of_process(mesh, size, p)
+        for whole, batch in zip(joined, part, strict=True):
+            for key, values in batch.items():
+                whole.setdefault(key, [None] * size)
+                for row, value in zip(rows, values, strict=True):  # where two have the same rows, they have them alike
+                    whole[key][row] = value
+    return [{k: v if isinstance(b[k], list) else np.stack(v) for k, v in w.items()} for w, b in zip(joined, batches)]
 
 
 def _take(value, keep):
-    if isinstance(value, list):
-        return [value[i] for i in keep]
-    value = np.asarray(value)
-    return value[keep] if value.shape[:1] and value.shape[0] > (keep.max() if keep.size else -1) else value
+    return [value[i] for i in keep] if isinstance(value, list) else np.asarray(value)[keep]

@@ -134,7 +134,7 @@ def run(r: Run, state: TrainState, start: int, consumed: Mapping[str, int], stop
     feeds: dict[str, Iterator] = {}
     flight: collections.deque = collections.deque(maxlen=RUN_AHEAD)
     history: collections.deque = collections.deque(maxlen=cfg.log_every + RUN_AHEAD + 1)
-    compiled: set[str] = set()
+    compiled = {name for name, update in r.updates.items() if getattr(update, "ready", None)}
     recompiled = 0
     metrics: dict[str, float] | None = None
     examples, waited, since = 0, 0.0, time.monotonic()
@@ -168,9 +168,10 @@ def run(r: Run, state: TrainState, start: int, consumed: Mapping[str, int], stop
             taken[stream] += 1
             r.on_batch(host[stream])
         waited += time.monotonic() - begun
-        examples += sum(len(b["_id"]) for b in host.values()) * jax.process_count()
+        sizes = {s: next(iter(r.method.batch_spec[s].values())).shape[0] for s in host}
+        examples += sum(sizes.values())
         history.append((step, name, {s: (taken[s] - 1, b["_id"]) for s, b in host.items()}))
-        batch = {s: put_batch(device_fields(b), r.mesh) for s, b in host.items()}
+        batch = {s: put_batch(device_fields(b), r.mesh, sizes[s]) for s, b in host.items()}
 
         before = compiles.count
         with jax.transfer_guard("disallow"):

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from jaxvl.core import stiefel
+from jaxvl.core import named, stiefel
 from jaxvl.core.errors import InputError
 
 Schedule = Callable[[jax.Array], jax.Array]
@@ -71,12 +71,15 @@ def schedule(cfg: ConfigDict, total_steps: int, name: str = "main") -> Schedule:
     cosine_unshifted: the same with `t/total`, the warm-up being cut out of the cosine;
     linear: from lr to end; step: `lr * decay_factor^(boundaries passed)`; constant;
     inverse_decay: `lr (1 + 10 (t + 1)/total)^-0.75` (Ganin & Lempitsky, ICML 2015, whose updates count from 1).
-    Never below `f`. With `late_lr`, that is the `lr` of every formula from the share `late_from` of all steps on.
+    Never below `f`. With `late_lr`, that is the `lr` of every formula from the share `late_from` of all steps on. A
+    dotted name is a function of the user's own, see `_named_schedule`.
     """
     late_lr, late_from = float(cfg.get("late_lr", 0.0)), float(cfg.get("late_from", 0.5)) * total_steps
     first, end, floor = float(cfg.lr), float(cfg.end_lr), float(cfg.floor)
     warm = cfg.warmup * total_steps if cfg.warmup < 1 else float(cfg.warmup)
     span = max(total_steps - warm, 1e-9)
+    if "." in cfg.schedule:
+        return _named_schedule(cfg, total_steps, f"config.optim.{name}")
     kinds = ("constant", "cosine", "cosine_unshifted", "linear", "step", "inverse_decay")
     if cfg.schedule not in kinds:
         raise InputError(f"config.optim.{name}.schedule: {cfg.schedule!r} is none of {', '.join(kinds)}")
@@ -103,6 +106,38 @@ def schedule(cfg: ConfigDict, total_steps: int, name: str = "main") -> Schedule:
         return jnp.maximum(main, floor).astype(jnp.float32)
 
     return rate
+
+
+def _named_schedule(cfg: ConfigDict, total_steps: int, field: str) -> Schedule:
+    """The schedule at a dotted path, called with `schedule_args`; it gives the rate itself, warm-up and floor included.
+
+    Of what it takes and the arguments lack, `lr`, `init_value` and `peak_value` are `config.optim.NAME.lr`, and
+    `total_steps`, `decay_steps` and `transition_steps` the length of the run in updates.
+    """
+    factory = named.find(cfg.schedule, f"{field}.schedule")
+    given = dict(cfg.get("schedule_args", {}))
+    filled = dict.fromkeys(("lr", "init_value", "peak_value"), float(cfg.lr))
+    filled |= dict.fromkeys(("total_steps", "decay_steps", "transition_steps"), total_steps)
+    given |= {k: v for k, v in filled.items() if k not in given and named.takes(factory, k)}
+    made = named.call(factory, given, cfg.schedule, f"{field}.schedule_args")
+    if not callable(made):
+        raise InputError(f"{field}.schedule: {cfg.schedule} gives {type(made).__name__} and no function of the step")
+    return lambda step: jnp.asarray(made(step), jnp.float32)
+
+
+def _named_direction(cfg: ConfigDict, field: str) -> optax.GradientTransformation:
+    """The optax optimiser at a dotted path, called with `args`. Where it takes a `learning_rate` it is given 1, and its
+    update turned round is the direction; else it is one of optax's `scale_by_...`, a direction already."""
+    if cfg.weight_decay or cfg.clip_leaf_norm:
+        raise InputError(f"{field}.weight_decay: of the house's own optimisers; give {cfg.name} what it takes in args")
+    factory, given = named.find(cfg.name, f"{field}.name"), dict(cfg.get("args", {}))
+    if "learning_rate" in given:
+        raise InputError(f"{field}.args.learning_rate: is given by {field}.lr and its schedule; leave it out")
+    takes_rate = named.takes(factory, "learning_rate")
+    made = named.call(factory, given | ({"learning_rate": 1.0} if takes_rate else {}), cfg.name, f"{field}.args")
+    if not isinstance(made, optax.GradientTransformation):
+        raise InputError(f"{field}.name: {cfg.name} gives {type(made).__name__} and no optax transformation")
+    return optax.chain(made, optax.scale(-1.0)) if takes_rate else made
 
 
 def clip_by_norm(grads: FlatParams, norm: jax.Array, limit: float) -> FlatParams:
@@ -149,6 +184,8 @@ def _direction(cfg: ConfigDict, name: str) -> optax.GradientTransformation:
     decay = optax.add_decayed_weights(cfg.weight_decay, mask=decayed) if cfg.weight_decay else optax.identity()
     head = [clip_each(cfg.clip_leaf_norm)] if cfg.clip_leaf_norm else []
     momentum = optax.trace(cfg.momentum, cfg.nesterov) if cfg.momentum else optax.identity()
+    if "." in cfg.name:
+        return _named_direction(cfg, f"config.optim.{name}")
     match cfg.name:
         case "adamw":  # decoupled decay: behind the moments
             parts = [optax.scale_by_adam(cfg.b1, cfg.b2, cfg.eps), decay]
@@ -167,7 +204,9 @@ def _direction(cfg: ConfigDict, name: str) -> optax.GradientTransformation:
                 momentum,
             ]
         case _:
-            raise InputError(f"config.optim.{name}.name: {cfg.name!r} is none of adamw, bert_adam, adam, sgd, lars")
+            raise InputError(
+                f"config.optim.{name}.name: {cfg.name!r} is none of adamw, bert_adam, adam, sgd, lars, nor dotted"
+            )
     return optax.chain(*head, *parts)
 
 

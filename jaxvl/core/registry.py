@@ -49,6 +49,11 @@ def module(name: str, part: str) -> ModuleType:
     return _module(name, f".{part}")
 
 
+def optional(name: str, part: str) -> ModuleType | None:
+    """The same, or None where there is no method of this name or it has no such module."""
+    return module(name, part) if has_part(name, part) else None
+
+
 def _module(name: str, part: str) -> ModuleType:
     known = names()
     if name not in known:

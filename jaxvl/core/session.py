@@ -6,10 +6,11 @@ import dataclasses
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxvl.core import config as configs
-from jaxvl.core import registry, sharding
+from jaxvl.core import fields as declared
+from jaxvl.core import processes, programs, registry, sharding
 from jaxvl.core import state as states
 from jaxvl.core.checkpoint import Checkpoints
 from jaxvl.core.errors import InputError
 from jaxvl.core.evaluation import jit_predict
-from jaxvl.core.method import Data, Method
+from jaxvl.core.files import read_json, write_text
+from jaxvl.core.method import Data, Fields, Method
+from jaxvl.core.programs import Program, compile_all
 from jaxvl.core.step import build_update, jit_update
 from jaxvl.core.versions import versions
 
@@ -37,6 +41,9 @@ RUN_FILES = (
 """What a run leaves in its workdir; `data/`, which may be a rendered world, is not among it."""
 
 
+SHARED_SECONDS = 10  # a file system of many hosts may show a new file late
+
+
 @dataclasses.dataclass(frozen=True)
 class Compiled:
     """A method on a mesh: its state's shapes and shardings, the jitted update of each objective, jitted predict."""
@@ -47,13 +54,32 @@ class Compiled:
     cells: states.Cells
     target: states.TrainState
     shardings: states.TrainState
-    updates: Mapping[str, Callable]
-    predict: Callable
+    updates: Mapping[str, Program]
+    predict: Program
 
     def fresh_state(self) -> states.TrainState:
         """Initialises the state where it lives; no device ever holds it whole."""
         make = lambda: states.create(self.method, self.config, states.dummy_batch(self.method), self.cells)  # noqa: E731
         return jax.jit(make, out_shardings=self.shardings, compiler_options=compiled_quickly())()
+
+    def compile_ahead(self, first: int, evaluated: Sequence[Mapping[str, Fields]], say: Say) -> None:
+        """Compiles every objective that is picked from update `first` to the last, and `predict` for each batch
+        `{stream: fields}` of `evaluated`: what does not fit the memory shows before the first step, not in the middle
+        of a run."""
+        steps, spec = range(first, self.config.train.steps), self.method.batch_spec
+        names: dict[str, None] = {}
+        for step in steps:
+            names[self.method.objective_at(step)] = None
+            if len(names) == len(self.method.objectives):
+                break
+        found = [
+            (name, self.updates[name], self.target, {s: dict(spec[s]) for s in self.method.objectives[name].streams})
+            for name in names
+        ]
+        if names or not self.config.train.steps:  # else the run is at its end
+            variables = self.target.variables(self.config.eval.use_ema)
+            found += [(f"predict of {', '.join(b)}", self.predict, variables, dict(b)) for b in evaluated]
+        compile_all(found, say)
 
 
 def compiled_quickly() -> dict[str, int]:
@@ -70,17 +96,24 @@ def build_method(config: ConfigDict) -> Method:
 
 def compile_method(config: ConfigDict, method: Method | None = None, devices: Any = None) -> Compiled:
     """Builds (lazily compiled) everything that runs on devices. Raises where batch and mesh do not fit."""
+    programs.keep_none_over_cpus()
     method = method or build_method(config)
     mesh = sharding.make_mesh(config.mesh, devices)
+    if mesh.shape["tensor"] > 1 and not method.partition_rules:
+        raise InputError(
+            f"config.mesh.tensor: {mesh.shape['tensor']}, but {method.name} has no partition rules, so these devices "
+            "would all do the same work; set it to 1, and config.mesh.fsdp where memory is short"
+        )
     for stream, fields in method.batch_spec.items():
         for field, spec in fields.items():
-            sharding.local_batch_size(spec.shape[0], mesh, f"batch size of stream {stream!r} ({field})")
+            sharding.check_batch_size(spec.shape[0], mesh, f"batch size of stream {stream!r} ({field})")
     abstract = states.abstract_state(method, config)
     cells = states.build_cells(method, abstract.params, config)
     where = sharding.state_shardings(abstract, mesh, method.partition_rules)
     target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, where)
-    updates = {n: jit_update(build_update(method, n, config, cells), mesh, where) for n in method.objectives}
-    return Compiled(method, config, mesh, cells, target, where, updates, jit_predict(method, mesh, config.precision))
+    updates = {n: Program(jit_update(build_update(method, n, config, cells), mesh, where)) for n in method.objectives}
+    predict = jit_predict(method, mesh, config.precision)
+    return Compiled(method, config, mesh, cells, target, where, updates, Program(predict))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,10 +129,28 @@ class Loaded:
     step: int
 
 
-def load(workdir: str | Path, checkpoint: int | None = None, best: bool = False, say: Say = print) -> Loaded:
-    """The model of a workdir: newest checkpoint, the best one, or a named step. Never random weights: raises
-    InputError where there is no checkpoint."""
-    config = read_config(workdir, say)
+def on_one_device(model: Loaded) -> Loaded:
+    """The same model with its arrays on one device of this process, which may then use it without the others, as
+    pictures do. All processes must call it; with one process it is the model as it is."""
+    if jax.process_count() == 1:
+        return model
+    variables = sharding.to_host(dict(model.variables))
+    mesh = sharding.make_mesh(dict.fromkeys(sharding.AXES, 1), jax.local_devices()[:1])
+    placed = jax.device_put(variables, sharding.replicated(mesh))
+    predict = jit_predict(model.method, mesh, model.config.precision)
+    return dataclasses.replace(model, mesh=mesh, variables=placed, predict=predict)
+
+
+def load(
+    workdir: str | Path,
+    checkpoint: int | None = None,
+    best: bool = False,
+    say: Say = print,
+    overrides: Sequence[str] = (),
+) -> Loaded:
+    """The model of a workdir: newest checkpoint, the best one, or a named step; `overrides` as in `read_config`. Never
+    random weights: raises InputError where there is no checkpoint."""
+    config = read_config(workdir, say, overrides)
     compiled = compile_method(configs.with_length(config, configs.NOMINAL_EPOCH))  # predicting has no length
     checkpoints = Checkpoints(workdir, config, say, read_only=True)
     try:
@@ -124,26 +175,50 @@ def load(workdir: str | Path, checkpoint: int | None = None, best: bool = False,
     return Loaded(config, Path(workdir), compiled.method, compiled.mesh, variables, compiled.predict, int(meta["step"]))
 
 
-def read_config(workdir: str | Path, say: Say | None = None) -> ConfigDict:
+def read_config(workdir: str | Path, say: Say | None = None, overrides: Sequence[str] = ()) -> ConfigDict:
     """The resolved config of a workdir. Fields that it lacks, since an older version wrote it, have their defaults, and
-    `say` tells which."""
+    `say` tells which. overrides: `a.b=value`, of paths only: where the data lies now."""
+    check_place(workdir)
     path = Path(workdir) / "config.json"
     if not path.is_file():
         raise InputError(f"--workdir {workdir}: has no config.json, so no run was made there; give a run's folder")
+    mend = "restore it or train afresh"
     try:
-        config = configs.from_json(path.read_text())
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{path}: not valid JSON ({error.msg}, line {error.lineno}); restore it or train afresh"
-        ) from None
-    name = config.get("method", "")
-    base = registry.module(name, "recipe").base() if registry.has_part(name, "recipe") else configs.base()
-    for entry in set(base.optim) - set(config.get("optim", {})):  # an optimiser that this run has not
-        del base.optim[entry]
-    added = configs.complete(config, base)
+        config = configs.from_plain(read_json(path, dict, mend))
+        name = config.get("method", "")
+        base = registry.module(name, "recipe").base() if registry.has_part(name, "recipe") else configs.base()
+        for entry in set(base.optim) - set(config.get("optim", {})):  # an optimiser that this run has not
+            del base.optim[entry]
+        added = configs.complete(config, base)
+        declared.check(config)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:  # a text where a group of fields belongs
+        raise InputError(f"{path}: holds no config ({error}); {mend}") from error
+    except InputError as error:
+        raise error if str(path) in str(error) else InputError(f"{path}: {error}; {mend}") from None
     if added and say is not None:
         say(f"{path}: of an older version; " + ", ".join(f"config.{k} is taken as {v!r}" for k, v in added.items()))
+    if overrides:
+        known = [key for key, _, _ in declared.paths(config)]
+        for item in overrides:
+            if item.partition("=")[0] not in known:
+                raise InputError(
+                    f"--config.{item}: a trained workdir keeps its config; only its paths may be set anew, where files "
+                    f"were moved: {', '.join(known)}"
+                )
+        config = declared.resolved(configs.apply(config, overrides))
+        declared.check(config)
     return config
+
+
+def check_place(workdir: str | Path) -> None:
+    """Raises InputError where `workdir` is no name of a folder of this machine."""
+    text = str(workdir)
+    if "://" in text or re.match(r"(gs|s3|https?|hdfs|file):/", text):  # a Path takes one of the slashes away
+        raise InputError(f"--workdir {text}: needs a folder; mount the bucket (gcsfuse) and name the mount")
+    if not text.strip() or "\0" in text:
+        raise InputError("--workdir: is empty; name a folder")
+    if os.path.exists(text) and not os.path.isdir(text):
+        raise InputError(f"--workdir {text}: is a file; name a folder")
 
 
 def build_data(config: ConfigDict, workdir: str | Path, say: Say) -> Data:
@@ -151,10 +226,8 @@ def build_data(config: ConfigDict, workdir: str | Path, say: Say) -> Data:
     build = registry.module(config.method, "data").build_data
     if jax.process_count() == 1:
         return build(config, Path(workdir), say)
-    from jax.experimental import multihost_utils
-
     data = build(config, Path(workdir), say) if jax.process_index() == 0 else None
-    multihost_utils.sync_global_devices("data was built by process 0")
+    processes.barrier()
     return data or build(config, Path(workdir), say)
 
 
@@ -190,12 +263,9 @@ def claim_workdir(workdir: str | Path, config: ConfigDict, resume: bool, fresh: 
 
     `fresh` moves what is there to `WORKDIR/previous/N`; `resume` goes on with the new config.
     """
-    if "://" in str(workdir):
-        raise InputError(f"--workdir {workdir}: needs a folder; mount the bucket (gcsfuse) and name the mount")
+    check_place(workdir)
     path = Path(workdir)
     file = path / "config.json"
-    if path.exists() and not path.is_dir():
-        raise InputError(f"--workdir {workdir}: is a file; name a folder")
     if fresh and file.exists():
         if jax.process_index() == 0:
             place = path / "previous" / str(len(list((path / "previous").glob("*"))))
@@ -205,30 +275,41 @@ def claim_workdir(workdir: str | Path, config: ConfigDict, resume: bool, fresh: 
                     (path / name).rename(place / name)
             say(f"--fresh: the run that was in {workdir} is now in {place}")
     elif file.exists() and not resume:
-        rows = configs.differences(read_config(workdir), config)
+        rows = configs.differences(declared.resolved(read_config(workdir)), config)
         if rows:
             more = f" and {len(rows) - 3} more" if len(rows) > 3 else ""
             raise InputError(
                 f"--workdir {workdir}: holds a run of another config ({'; '.join(rows[:3])}{more}); "
                 "choose another folder, or --resume to go on with the new values, or --fresh to start over"
             )
-    if jax.process_count() > 1:  # nobody writes before everybody has compared, nobody goes on before it is written
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices("compared the workdir")
+    processes.barrier()  # nobody writes before everybody has compared, nobody goes on before it is written
     if jax.process_index() == 0:
         path.mkdir(parents=True, exist_ok=True)
         write_text(file, configs.to_json(config))
         write_text(path / "env.json", json.dumps(environment(), indent=1) + "\n")
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("claimed the workdir")
+    check_shared(path)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replaces a small file in one go: a reader sees the old text or the new one, never half of it."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+def check_shared(workdir: Path) -> None:
+    """Raises InputError where not all processes see what process 0 writes to the workdir: checkpoints of hosts that
+    write each to its own disk are useless."""
+    if processes.count() == 1:
+        return
+    token = workdir / processes.decide(lambda: f".seen-by-all-{os.getpid()}-{time.time_ns()}")
+    if processes.index() == 0:
+        token.touch()
+    processes.barrier()
+    end = time.monotonic() + SHARED_SECONDS
+    while not (seen := token.exists()) and time.monotonic() < end:
+        time.sleep(0.2)
+    blind = [processes.name_of(p) for p, sees in enumerate(processes.gather(seen)) if not sees]
+    if processes.index() == 0:
+        token.unlink()
+    if blind:
+        raise InputError(
+            f"--workdir {workdir}: {blind[0]} does not see what {processes.name_of(0)} writes there; name a folder "
+            "that all hosts share (a network file system, or a bucket mounted on each)"
+        )
 
 
 def environment() -> dict[str, Any]:

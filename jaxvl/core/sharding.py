@@ -8,6 +8,7 @@ whose path ends alike) takes the first partition rule that matches, then its lar
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -27,7 +28,9 @@ Rules = Sequence[tuple[str, P]]
 
 
 def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh of `config.mesh`; one axis may be -1, 'all devices that are left'."""
+    """The mesh of `config.mesh`; one axis may be -1, 'all devices that are left'. Where the devices have places in a
+    torus (TPU slices), neighbours on an axis are neighbours there, so a batch's rows are not in process order: see
+    `rows_of_process`."""
     devices = list(jax.devices() if devices is None else devices)
     shape = [int(sizes[a]) for a in AXES]
     free = [i for i, n in enumerate(shape) if n == -1]
@@ -41,8 +44,20 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
     total = int(np.prod(shape))
     if total > len(devices):
         raise InputError(f"config.mesh: {dict(zip(AXES, shape))} needs {total} devices, this run has {len(devices)}")
-    # Auto axes: with Explicit ones, Linen modules over sharded parameters do not trace
-    return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:total])
+    if idle := sorted({d.process_index for d in devices} - {d.process_index for d in devices[:total]}):
+        raise InputError(
+            f"config.mesh: {dict(zip(AXES, shape))} takes {total} of {len(devices)} devices and leaves process "
+            f"{idle[0]} without one; set config.mesh.data=-1, or start fewer processes"
+        )
+    try:
+        # Auto axes: with Explicit ones, Linen modules over sharded parameters do not trace
+        return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:total])
+    except NotImplementedError:  # of a torus whose sides the axes are no products of
+        sides = np.max([getattr(d, "coords", (0,)) for d in devices[:total]], axis=0) + 1
+        raise InputError(
+            f"config.mesh: {dict(zip(AXES, shape))} cannot be cut from a topology of {'x'.join(map(str, sides))}; each "
+            "axis must be a product of some of these sides"
+        ) from None
 
 
 def path_name(path: Any) -> str:
@@ -104,27 +119,69 @@ def state_shardings(abstract: Any, mesh: Mesh, rules: Rules = ()) -> Any:
     )
 
 
-def local_batch_size(global_size: int, mesh: Mesh, field: str) -> int:
-    """Rows that this process feeds. Raises where the mesh or the processes do not divide the batch."""
+def check_batch_size(global_size: int, mesh: Mesh, field: str) -> None:
+    """Raises InputError where the mesh does not divide the batch."""
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     if global_size % shards:
         near = max(shards, round(global_size / shards) * shards)
         raise InputError(
             f"{field}: {global_size} is not divisible by the {shards} batch shards of the mesh; try {near}"
         )
-    return global_size // jax.process_count()
 
 
-def put_batch(batch: Any, mesh: Mesh) -> Any:
-    """Host arrays (this process's rows) to global device arrays."""
+@functools.lru_cache(maxsize=64)
+def rows_of_process(
+    mesh: Mesh, global_size: int, process: int, owner: Callable[[Any], int] | None = None
+) -> np.ndarray:
+    """int `[n]`, ascending: the rows of a global batch that lie on devices of `process`, which therefore feeds them.
+
+    The one place that says who has which rows, for feeding and for gathering. They need not be consecutive, and where
+    `tensor` reaches over processes several have the same. owner: of a device; default its `process_index`.
+    """
+    owner = owner or (lambda device: device.process_index)
+    rows: set[int] = set()
+    for device, (part,) in batch_sharding(mesh).devices_indices_map((global_size,)).items():
+        if owner(device) == process:
+            rows.update(range(*part.indices(global_size)))
+    found = np.array(sorted(rows), np.int64)
+    found.flags.writeable = False  # the same array is given to everybody
+    return found
+
+
+def put_batch(batch: Any, mesh: Mesh, size: int | None = None) -> Any:
+    """Host arrays to global device arrays. `size` None: every process has the whole batch, alike; else the arrays are
+    the `rows_of_process` of a global batch of `size` rows, in their order."""
     sharding = batch_sharding(mesh)
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+    def put(x: np.ndarray) -> jax.Array:
+        total = len(x) if size is None else size
+        rows = np.arange(total) if len(x) == total else rows_of_process(mesh, total, jax.process_index())
+        if len(rows) != len(x):
+            raise ValueError(f"{len(x)} rows of a batch of {total}, of which this process has {len(rows)}")
+
+        def piece(index: tuple[slice, ...]) -> np.ndarray:
+            first, end, _ = index[0].indices(total)
+            begin = int(np.searchsorted(rows, first))
+            return x[begin : begin + end - first]  # a device's rows are consecutive, and all of them are here
+
+        return jax.make_array_from_callback((total, *x.shape[1:]), sharding, piece)
+
+    return jax.tree.map(put, batch)
+
+
+def whole(batch: Any) -> bool:
+    """Whether a batch is of host arrays, which `put_batch` still has to place."""
+    return any(isinstance(x, np.ndarray) for x in jax.tree.leaves(batch))
 
 
 def to_host(tree: Any) -> Any:
-    """Device arrays to numpy, whole, on every process."""
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
+    """Device arrays to numpy, whole, on every process; all of them must call it."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    from jax.experimental import multihost_utils
 
-        return multihost_utils.process_allgather(tree, tiled=True)
-    return jax.device_get(tree)
+    def get(x: Any) -> Any:
+        here = not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated
+        return jax.device_get(x) if here else multihost_utils.process_allgather(x, tiled=True)
+
+    return jax.tree.map(get, tree)

@@ -81,8 +81,17 @@ class ArrayFrames:
     """
 
     def __init__(self, path: str | os.PathLike, fps: float | None = None):
-        self.path = os.fspath(path)
-        self.frames = _load_frames(self.path)
+        self._take(os.fspath(path), _load_frames(os.fspath(path)), fps)
+
+    @classmethod
+    def of(cls, frames: np.ndarray, name: str, fps: float | None = None) -> ArrayFrames:
+        """The same from an array at hand, which errors call `name`."""
+        source = cls.__new__(cls)
+        source._take(name, frames, fps)
+        return source
+
+    def _take(self, path: str, frames: np.ndarray, fps: float | None) -> None:
+        self.path, self.frames = path, frames
         if self.frames.dtype != np.uint8 or self.frames.ndim != 4 or self.frames.shape[-1] != 3:
             got = f"{self.frames.dtype} {list(self.frames.shape)}"
             raise BadMedia(self.path, f"frames must be uint8 [n, H, W, 3], this file holds {got}")

@@ -1,13 +1,13 @@
 """From examples to host batches: order, randomness, resumption, worker processes, bad files (grain).
 
 The order of training examples is a pure function of (seed, number of records): global batch `b` holds the
-global positions `[b*B, (b+1)*B)`, and process p of P owns the rows `[p*B/P, (p+1)*B/P)` of each. So one
+global positions `[b*B, (b+1)*B)`, and a process reads `rows` of each, whichever it is told to. So one
 integer, the number of global batches consumed, resumes a stream exactly, on any number of processes,
 workers or threads. Position `i` belongs to epoch `i // N`; each epoch is shuffled anew. With `blocks`, every
 batch has fixed rows for each part of the source, and each part its own order and epochs.
 
-A batch is `{field: array [B/P, ...]}`. Fields whose name starts with `_` are lists, one item a row. The
-pipeline adds `_id` and, in training, `_replaced`; in evaluation, `_valid` and `_bad`.
+A batch is `{field: array [len(rows), ...]}`. Fields whose name starts with `_` are lists, one item a row. The
+pipeline adds `_id` and, in training, `_replaced`; in evaluation, `_valid` and `_bad`, one flag a row.
 
 `examples` is a `jaxvl.core.method.Examples` or anything with its first four attributes. grain, which imports
 jax, is imported when a stream is opened; nothing else here needs it.
@@ -48,8 +48,7 @@ def train_batches(
     *,
     seed: int,
     start: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | None = None,
     num_workers: int = 0,
     num_threads: int = 1,
     prefetch: int = 2,
@@ -58,14 +57,15 @@ def train_batches(
 ) -> Iterator[dict[str, Any]]:
     """An endless stream of shuffled batches.
 
-    start: global batches already consumed. num_workers: processes (spawned: the program needs a `__main__`
-    guard), 0 decodes in `num_threads` threads of this process. prefetch: batches held ready, per worker.
+    start: global batches already consumed. rows: which of the `batch_size` rows of each batch, ascending (default: all;
+    with several processes `jaxvl.core.sharding.rows_of_process`). num_workers: processes (spawned: the program needs a
+    `__main__` guard), 0 decodes in `num_threads` threads of this process. prefetch: batches held ready, per worker.
     on_error: 'skip' replaces an example of bad media by another record, chosen by a seeded draw, logs it
     to `bad_log` and marks its row 1 in `_replaced` (int32); 'raise' stops.
     Each example's generator is a function of (seed, epoch, record).
-    Raises InputError: no records, a batch that the processes cannot share, rows of unequal shape, bad media.
+    Raises InputError: no records, rows of unequal shape, bad media.
     """
-    rows = _check(examples, process_index, process_count, on_error)
+    rows = _check(examples, rows, on_error)
     import grain
 
     make_row = _TrainRow(_Maker(examples, on_error, bad_log), seed)
@@ -73,14 +73,15 @@ def train_batches(
         grain.MapDataset.range(first, end).seed(_seed32(seed, *key)).shuffle().repeat()
     )
     blocks = _blocks(examples)
-    if blocks:
-        orders = [order(b.first, b.end, (j,)) for j, b in enumerate(blocks)]
-        make_row = _BlockRow(make_row, examples.batch_size, blocks, orders)
-        positions = grain.MapDataset.range(examples.batch_size).repeat()
-    else:
-        positions = order(0, len(examples.source), ())
-    batches = positions.map_with_index(make_row).batch(rows, drop_remainder=True, batch_fn=_collate_train)
-    batches = batches[process_index::process_count][start:]
+    parts = len(getattr(examples, "blocks", ())) > 0
+    orders = [order(b.first, b.end, (j,) if parts else ()) for j, b in enumerate(blocks)]
+    make_place = _BlockRow(make_row, rows, examples.batch_size, blocks, orders)
+    batches = (
+        grain.MapDataset.range(len(rows))
+        .repeat()
+        .map_with_index(make_place)
+        .batch(len(rows), drop_remainder=True, batch_fn=_collate_train)[start:]
+    )
     return _iterate(batches, num_workers, num_threads, prefetch)
 
 
@@ -88,8 +89,7 @@ def eval_batches(
     examples: ExamplesLike,
     *,
     seed: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | None = None,
     num_workers: int = 0,
     num_threads: int = 1,
     prefetch: int = 2,
@@ -99,34 +99,39 @@ def eval_batches(
     """One pass in the order of the source, the same number of batches in every process.
 
     The last batch is filled up with copies. `_valid` (bool `[rows]`) is False for those and for rows of bad
-    media, which are never replaced by other examples: they hold a copy of a good row, are counted in `_bad`
-    (int) and logged. Each example's generator is a function of (seed, record). Other arguments and errors as
+    media, which are never replaced by other examples: they hold a copy of a good row, are marked in `_bad`
+    (bool `[rows]`) and logged. Each example's generator is a function of (seed, record). Other arguments and errors as
     in `train_batches`.
     """
-    rows = _check(examples, process_index, process_count, on_error)
+    rows = _check(examples, rows, on_error)
     import grain
 
-    total = len(examples.source)
-    padded = -(-total // examples.batch_size) * examples.batch_size
-    make_row = _EvalRow(_Maker(examples, on_error, bad_log), seed)
+    batches = -(-len(examples.source) // examples.batch_size)
+    make_row = _EvalRow(_Maker(examples, on_error, bad_log), seed, rows, examples.batch_size)
     batches = (
-        grain.MapDataset.range(padded)
-        .map(make_row)
-        .batch(rows, drop_remainder=True, batch_fn=_EvalBatch(make_row))[process_index::process_count]
+        grain.MapDataset.range(batches * len(rows))
+        .map(make_row.at)
+        .batch(len(rows), drop_remainder=True, batch_fn=_EvalBatch(make_row))
     )
     return _iterate(batches, num_workers, num_threads, prefetch)
 
 
-def _check(examples: ExamplesLike, process_index: int, process_count: int, on_error: str) -> int:
-    """Rows a process has in a batch."""
+def example_fields(examples: ExamplesLike, *, seed: int = 0, on_error: str = "skip") -> dict[str, tuple[Any, Any]]:
+    """`{field: (shape, dtype)}` of one example as evaluation makes it, but the host's own. Reads a file or a few."""
+    rows = _check(examples, [0], on_error)
+    made = _EvalRow(_Maker(examples, on_error, None), seed, rows, examples.batch_size).any_good()
+    arrays = {name: np.asarray(value) for name, value in made.fields.items() if not name.startswith("_")}
+    return {name: (array.shape, array.dtype) for name, array in arrays.items()}
+
+
+def _check(examples: ExamplesLike, rows: Sequence[int] | None, on_error: str) -> list[int]:
+    """The rows of each batch that are read."""
     check_policy(on_error)
-    if not 0 <= process_index < process_count:
-        raise ValueError(f"process {process_index} of {process_count}")
     if len(examples.source) == 0:
         raise InputError("the data set has no examples: nothing to read")
-    rows, rest = divmod(examples.batch_size, process_count)
-    if rest or rows < 1:
-        raise InputError(f"batch size {examples.batch_size} cannot be shared by {process_count} processes evenly")
+    rows = list(range(examples.batch_size)) if rows is None else [int(r) for r in rows]
+    if not rows or rows != sorted(set(rows)) or rows[0] < 0 or rows[-1] >= examples.batch_size:
+        raise ValueError(f"rows {rows} of a batch of {examples.batch_size}")
     return rows
 
 
@@ -140,15 +145,16 @@ class _Block(NamedTuple):
 
 
 def _blocks(examples: ExamplesLike) -> list[_Block]:
-    """The parts of `examples.blocks`; raises ValueError where they are not the whole source and the whole batch."""
-    sizes = getattr(examples, "blocks", ())
+    """The parts of `examples.blocks`, by default one; raises ValueError where they are not the whole source and the
+    whole batch."""
+    sizes = getattr(examples, "blocks", ()) or ((len(examples.source), examples.batch_size),)
     found, first, row = [], 0, 0
     for records, rows in sizes:
         if records < 1 or rows < 1:
             raise InputError("a part of the data set has no examples, or no row in the batch")
         found.append(_Block(first, first + records, row, rows))
         first, row = first + records, row + rows
-    if sizes and (first, row) != (len(examples.source), examples.batch_size):
+    if (first, row) != (len(examples.source), examples.batch_size):
         total = f"{len(examples.source)} records and a batch of {examples.batch_size}"
         raise ValueError(f"blocks of {first} records and {row} rows for {total}")
     return found
@@ -231,14 +237,10 @@ class _NamedBad(Exception):
 
 
 class _TrainRow:
-    """`(global position, record index) -> _Made`, replacing bad media."""
+    """Makes training rows, replacing bad media."""
 
     def __init__(self, maker: _Maker, seed: int):
         self.maker, self.seed = maker, seed
-
-    def __call__(self, position: int, index: int) -> _Made:
-        total = len(self.maker.source)
-        return self.row(int(index), int(position) // total, 0, total)
 
     def row(self, index: int, epoch: int, low: int, total: int) -> _Made:
         """Record `index` in its `epoch`, or in its place another one of the `total` from `low` on."""
@@ -261,25 +263,38 @@ class _TrainRow:
 
 
 class _BlockRow:
-    """`(global position, row of the batch) -> _Made`, each row from the block that it belongs to."""
+    """`(place in the rows that are read, number of the row) -> _Made`, each from the block that it belongs to."""
 
-    def __init__(self, make_row: _TrainRow, batch_size: int, blocks: Sequence[_Block], orders: Sequence[Any]):
-        self.make_row, self.batch_size, self.blocks, self.orders = make_row, batch_size, blocks, orders
+    def __init__(
+        self,
+        make_row: _TrainRow,
+        rows: Sequence[int],
+        batch_size: int,
+        blocks: Sequence[_Block],
+        orders: Sequence[Any],
+    ):
+        self.make_row, self.rows, self.batch_size = make_row, rows, batch_size
+        self.blocks, self.orders = blocks, orders
 
-    def __call__(self, position: int, row: int) -> _Made:
-        batch, row = int(position) // self.batch_size, int(row)
+    def __call__(self, place: int, number: int) -> _Made:
+        batch, row = int(place) // len(self.rows), self.rows[int(number)]
         j = next(j for j, b in enumerate(self.blocks) if row < b.row + b.rows)
         block = self.blocks[j]
-        place = batch * block.rows + row - block.row
+        position = batch * block.rows + row - block.row
         size = block.end - block.first
-        return self.make_row.row(int(self.orders[j][place]), place // size, block.first, size)
+        return self.make_row.row(int(self.orders[j][position]), position // size, block.first, size)
 
 
 class _EvalRow:
     """`global position -> _Made`, empty for padding and for bad media."""
 
-    def __init__(self, maker: _Maker, seed: int):
-        self.maker, self.seed = maker, seed
+    def __init__(self, maker: _Maker, seed: int, rows: Sequence[int], batch_size: int):
+        self.maker, self.seed, self.rows, self.batch_size = maker, seed, rows, batch_size
+
+    def at(self, place: int) -> _Made:
+        """The row at a place in the rows that are read."""
+        batch, number = divmod(int(place), len(self.rows))
+        return self(batch * self.batch_size + self.rows[number])
 
     def __call__(self, position: int) -> _Made:
         if position >= len(self.maker.source):
@@ -312,7 +327,7 @@ class _EvalBatch:
         batch = _collate([made if made.fields is not None else filler for made in rows])
         batch["_id"] = [made.example_id or filler.example_id for made in rows]
         batch["_valid"] = np.array([made.fields is not None for made in rows], bool)
-        batch["_bad"] = sum(made.bad for made in rows)
+        batch["_bad"] = np.array([made.bad for made in rows], bool)
         return batch
 
 

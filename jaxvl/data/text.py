@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from jaxvl.core.errors import InputError
+from jaxvl.core.files import read_json, write_text
 
 WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?|[^\w\s]")
 
@@ -85,16 +86,19 @@ class WordTokenizer:
 
     def save(self, path: Path) -> None:
         """Writes the words as JSON."""
-        path.write_text(json.dumps({"words": self.words, "vocab_size": self.vocab_size}, ensure_ascii=False) + "\n")
+        write_text(path, json.dumps({"words": self.words, "vocab_size": self.vocab_size}, ensure_ascii=False) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> WordTokenizer:
         """Reads what `save` wrote."""
-        try:
-            content = json.loads(path.read_text())
-            return cls(tuple(content["words"]), int(content["vocab_size"]))
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: not a vocabulary ({error}); delete it to have it built again") from None
+        mend = "restore it; deleted it is built again, and the weights no longer fit where the captions have changed"
+        content = read_json(path, dict, mend)
+        words, size = content.get("words"), content.get("vocab_size")
+        if not isinstance(words, list) or not all(isinstance(w, str) for w in words) or type(size) is not int:
+            raise InputError(f"{path}: holds no words and vocab_size; {mend}")
+        if len(set(words)) < len(words):
+            raise InputError(f"{path}: a word occurs twice; {mend}")
+        return cls(tuple(words), size)
 
 
 def unknown_words(tokenizer: Tokenizer, texts: Sequence[str]) -> list[str]:

@@ -92,14 +92,40 @@ def to_hf(variables: Mapping[str, Any], config: CLIPConfig) -> tuple[dict[str, n
     return keys.backward(rules(config), keys.to_flat(variables))
 
 
+SIBLINGS = {
+    "siglip": "its towers pool and are trained otherwise",
+    "siglip2": "its towers pool and are trained otherwise",
+    "metaclip_2": "its texts end with another token and it has another vocabulary",
+    "chinese_clip": "its text tower is a BERT",
+    "altclip": "its text tower is an XLM-R",
+    "align": "its towers are an EfficientNet and a BERT",
+    "clipseg": "it has a decoder",
+    "xclip": "its image tower attends across frames",
+    "owlvit": "it detects objects",
+    "clip_vision_model": "it is the image tower alone",
+    "clip_text_model": "it is the text tower alone",
+    "vision-text-dual-encoder": "its towers are of any kind",
+}
+"""`model_type` of relatives whose tensors have CLIP's names in part, and why they are another model."""
+
+
 def read_hf_config(path: str | Path) -> CLIPConfig:
-    """The CLIP that a `config.json` of Hugging Face describes; absent fields have their defaults. Raises InputError."""
+    """The CLIP that a `config.json` of Hugging Face describes; absent fields have their defaults.
+
+    Values of `text_config_dict` and `vision_config_dict`, which older files have, win over those of `text_config` and
+    `vision_config`, and so do the defaults of what they leave out (transformers, `CLIPConfig`). Raises InputError,
+    also for another `model_type`.
+    """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file; the layout needs the config.json that was published with the weights")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        vision, text = content.get("vision_config") or {}, content.get("text_config") or {}
+        kind = content.get("model_type", "clip")
+        if kind != "clip":
+            why = f": {SIBLINGS[kind]}" if kind in SIBLINGS else ""
+            raise InputError(f"{path}: model_type is {kind!r}, another model than CLIP{why}; only 'clip' is read")
+        vision, text = (_tower(content, name) for name in ("vision", "text"))
         fields = {
             "image_size": vision.get("image_size", 224),
             "patch_size": vision.get("patch_size", 32),
@@ -113,6 +139,8 @@ def read_hf_config(path: str | Path) -> CLIPConfig:
             "text_heads": text.get("num_attention_heads", 8),
             "embed_dim": content.get("projection_dim", 512),
         }
+        if vision.get("num_channels", 3) != 3:
+            raise ValueError(f"{vision['num_channels']} channels")
         shared = {"activation": ("hidden_act", "quick_gelu"), "ln_eps": ("layer_norm_eps", 1e-5)}
         for ours, (theirs, default) in shared.items():
             values = {vision.get(theirs, default), text.get(theirs, default)}
@@ -122,8 +150,18 @@ def read_hf_config(path: str | Path) -> CLIPConfig:
         # 2, in all conversions of OpenAI's weights, stands for pooling at argmax; so does the highest id itself
         end = text.get("eos_token_id", 2)
         return CLIPConfig(**fields, eos_token_id=None if end in (2, fields["vocab_size"] - 1) else end)
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: not a config of a CLIPModel ({error})") from None
+
+
+def _tower(content: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The fields of one tower: the older dict, where there is one, is complete."""
+    older, newer = content.get(f"{name}_config_dict"), content.get(f"{name}_config")
+    found = dict((newer or {}) if older is None else older)
+    kind = found.get("model_type", f"clip_{name}_model")
+    if kind not in (f"clip_{name}_model", "clip", ""):
+        raise ValueError(f"its {name} tower is a {kind!r}")
+    return found
 
 
 def hf_config(config: CLIPConfig) -> dict[str, Any]:

@@ -28,12 +28,14 @@ class Transform(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """One published tensor: its key and shape, the paths of its leaves, and how it changes."""
+    """One published tensor: its key and shape, the paths of its leaves, how it changes, and whether it counts (all
+    others must hold floats)."""
 
     key: str
     shape: tuple[int, ...]
     paths: tuple[str, ...]
     transform: Transform
+    counts: bool = False
 
 
 class Dropped(NamedTuple):
@@ -96,8 +98,8 @@ class KeyReport:
     """What became of every key of one conversion.
 
     used: the rules that were applied. unused: keys of the source that no rule names. missing: keys that rules ask
-    for and the source lacks. dropped: `(key, reason)` of keys left out on purpose. wrong_shape: one line each.
-    numbers: how many values the used rules moved; dropped_numbers: how many values were left out.
+    for and the source lacks. dropped: `(key, reason)` of keys left out on purpose. wrong_shape, wrong_values: one line
+    each. numbers: how many values the used rules moved; dropped_numbers: how many values were left out.
     """
 
     used: tuple[Rule, ...] = ()
@@ -105,6 +107,7 @@ class KeyReport:
     missing: tuple[str, ...] = ()
     dropped: tuple[tuple[str, str], ...] = ()
     wrong_shape: tuple[str, ...] = ()
+    wrong_values: tuple[str, ...] = ()
     numbers: int = 0
     dropped_numbers: int = 0
 
@@ -118,6 +121,8 @@ class KeyReport:
         and for any wrong shape."""
         if self.wrong_shape:
             raise InputError(f"{source}: tensors of another shape than the config asks for: {_some(self.wrong_shape)}")
+        if self.wrong_values:
+            raise InputError(f"{source}: tensors that are no weights: {_some(self.wrong_values)}")
         unused, missing = not_allowed(self.unused, allow), not_allowed(self.missing, allow)
         parts = [f"{len(v)} {n}: {_some(v)}" for n, v in (("missing", missing), ("unused", unused)) if v]
         if parts:
@@ -137,7 +142,7 @@ class KeyReport:
         lines = ["  ".join(c.ljust(w) for c, w in zip(row, [*widths, 0])).rstrip() for row in rows]
         lines += [f"dropped  {key}  ({reason})" for key, reason in self.dropped]
         lines += [f"MISSING  {key}" for key in self.missing] + [f"UNUSED   {key}" for key in self.unused]
-        lines += [f"SHAPE    {line}" for line in self.wrong_shape]
+        lines += [f"SHAPE    {line}" for line in self.wrong_shape] + [f"VALUES   {line}" for line in self.wrong_values]
         lines.append(
             f"{len(self.used)} tensors mapped ({self.numbers:,} numbers), {len(self.reshaped)} of them changed in "
             f"form; {len(self.dropped)} dropped, {len(self.missing)} missing, {len(self.unused)} unused"
@@ -156,18 +161,25 @@ class KeyReport:
 def forward(
     rules: Sequence[Rule], arrays: Mapping[str, np.ndarray], dropped: Sequence[Dropped] = ()
 ) -> tuple[dict[str, np.ndarray], KeyReport]:
-    """Published arrays to flat leaves, all float32: `({path: array}, report)`. Rules whose key is absent or has
-    another shape give no leaf; see `KeyReport.check`."""
-    flat, used, missing, wrong, numbers = {}, [], [], [], 0
+    """Published arrays to flat leaves, all float32: `({path: array}, report)`. Rules whose key is absent, has another
+    shape (a number may be written as a list of one), or holds what is no finite float give no leaf; see
+    `KeyReport.check`."""
+    flat, used, missing, wrong, values, numbers = {}, [], [], [], [], 0
     for rule in rules:
         if rule.key not in arrays:
             missing.append(rule.key)
             continue
         array = np.asarray(arrays[rule.key])
+        if array.shape == (1,) and rule.shape == ():
+            array = array.reshape(())
         if array.shape != rule.shape:
             wrong.append(f"{rule.key} is {list(array.shape)}, not {list(rule.shape)}")
             continue
-        parts = rule.transform.forward(array.astype(np.float32))
+        array, odd = _floats(array, rule.counts)
+        if odd:
+            values.append(f"{rule.key} {odd}")
+            continue
+        parts = rule.transform.forward(array)
         flat |= {path: np.ascontiguousarray(x) if x.ndim else x for path, x in zip(rule.paths, parts)}
         used.append(rule)
         numbers += array.size
@@ -178,8 +190,19 @@ def forward(
             reason = next((d.reason for d in dropped if re.fullmatch(d.pattern, key)), None)
             unused.append(key) if reason is None else left_out.append((key, reason))
     lost = sum(int(np.size(arrays[k])) for k, _ in left_out)
-    report = KeyReport(tuple(used), tuple(unused), tuple(missing), tuple(left_out), tuple(wrong), numbers, lost)
+    sorted_out = (tuple(unused), tuple(missing), tuple(left_out), tuple(wrong), tuple(values))
+    report = KeyReport(tuple(used), *sorted_out, numbers, lost)
     return flat, report
+
+
+def _floats(array: np.ndarray, counts: bool) -> tuple[np.ndarray, str]:
+    """The array as float32, and what is wrong with its values, '' for nothing."""
+    if array.dtype.kind in ("bc" if counts else "biuc"):
+        return array, f"holds {array.dtype}, not floats"
+    with np.errstate(over="ignore", invalid="ignore"):
+        out = array.astype(np.float32)
+    bad = out.size - int(np.isfinite(out).sum())
+    return out, f"holds {bad} of {out.size} values that are not finite in float32" if bad else ""
 
 
 def backward(rules: Sequence[Rule], flat: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], KeyReport]:
@@ -202,7 +225,7 @@ def backward(rules: Sequence[Rule], flat: Mapping[str, np.ndarray]) -> tuple[dic
         numbers += array.size
     named = {p for r in rules for p in r.paths}
     unused = tuple(p for p in flat if p not in named)
-    return arrays, KeyReport(tuple(used), unused, tuple(missing), (), tuple(wrong), numbers)
+    return arrays, KeyReport(tuple(used), unused, tuple(missing), (), tuple(wrong), (), numbers)
 
 
 def prefixed(rules: Iterable[Rule], key: str = "", path: str = "") -> list[Rule]:

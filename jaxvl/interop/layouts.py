@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,12 +19,14 @@ from jaxvl.interop import bert, clip, clip4clip, clip_hf, keys, resnet
 from jaxvl.interop.keys import KeyReport
 from jaxvl.interop.resnet import ResNetConfig
 from jaxvl.interop.safetensors_file import read_safetensors
-from jaxvl.interop.torch_file import read_state_dict
+from jaxvl.interop.torch_file import read_checkpoint
 from jaxvl.nn.bert import BertConfig
 from jaxvl.nn.clip import CLIPConfig
 
 CONFIG_METADATA = "jaxvl_config"
 """Key of the safetensors metadata under which our own exports keep what shapes do not tell."""
+INDEX = ".index.json"
+ENDINGS = (INDEX, ".safetensors", ".bin", ".pt", ".pth")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,11 +65,13 @@ class Family:
 
 
 class Source(NamedTuple):
-    """A file that was read: its path, tensors by key, and the config fields it states itself."""
+    """A file that was read: its path, tensors by key, the config fields it states itself, and the key under which a
+    checkpoint held them."""
 
     path: Path
     arrays: dict[str, np.ndarray]
     stated: dict[str, Any]
+    place: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,23 +92,65 @@ class Layout:
     companions: Callable[[Any], dict[str, str]] = lambda config: {}
 
 
-def read_source(path: str | Path, family: Family) -> Source:
-    """Reads a PyTorch or safetensors file, told apart by content. Raises InputError."""
-    path = Path(path)
+def read_source(path: str | Path, family: Family, inside: str = "", pass_over: Sequence[str] = ()) -> Source:
+    """Reads a PyTorch or safetensors file, told apart by content, or the files that a `*.index.json` lists (of a folder
+    its index, or its only file of weights). inside, pass_over: as in `torch_file.read_checkpoint`. Raises InputError.
+    """
+    path = _weights_in(Path(path)) if Path(path).is_dir() else Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file; name the file of weights itself")
-    with path.open("rb") as file:
-        start = file.read(9)
-    if start[8:] != b"{":
-        return Source(path, read_state_dict(path), {})
-    arrays, metadata = read_safetensors(path)
+    if path.name.endswith(INDEX):
+        return _read_shards(path, family)
+    arrays, metadata, place = _read_file(path, inside, pass_over)
     try:
         stated = json.loads(metadata.get(CONFIG_METADATA, "{}"))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: its metadata {CONFIG_METADATA} are no JSON ({error})") from None
     if not isinstance(stated, dict):
         raise InputError(f"{path}: its metadata {CONFIG_METADATA} are {stated!r}, not fields of {family.name}")
-    return Source(path, arrays, family.check_fields(stated, str(path)))
+    return Source(path, arrays, family.check_fields(stated, str(path)), place)
+
+
+def _read_file(path: Path, inside: str, pass_over: Sequence[str]) -> tuple[dict[str, np.ndarray], dict, str]:
+    with path.open("rb") as file:
+        start = file.read(9)
+    if start[8:] != b"{":
+        arrays, place = read_checkpoint(path, inside, pass_over)
+        return arrays, {}, place
+    if inside:
+        raise InputError(f"--inside {inside}: {path} is a safetensors file, which holds tensors only; leave it out")
+    return *read_safetensors(path), ""
+
+
+def _weights_in(folder: Path) -> Path:
+    """The index or the one file of weights in a folder of Hugging Face."""
+    names = sorted(p.name for p in folder.iterdir() if p.name.endswith(ENDINGS))
+    for found in ([n for n in names if n.endswith(INDEX)], [n for n in names if n == "model.safetensors"], names):
+        if len(found) == 1:
+            return folder / found[0]
+    raise InputError(f"{folder}: holds {', '.join(names) or 'no file of weights'}; name one file")
+
+
+def _read_shards(path: Path, family: Family) -> Source:
+    """The tensors of all files of an index (`{"weight_map": {key: file}}`), each from the file that it names."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        where = {str(k): str(v) for k, v in content["weight_map"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{path}: not an index of weights ({error!r}); get it again") from None
+    arrays: dict[str, np.ndarray] = {}
+    for name in dict.fromkeys(where.values()):
+        if Path(name).name != name:
+            raise InputError(f"{path}: names the file {name!r}; the parts must lie beside it")
+        shard, _, _ = _read_file(path.with_name(name), "", ())
+        wanted = {k for k, file in where.items() if file == name}
+        if shard.keys() != wanted:
+            odd = sorted(shard.keys() ^ wanted)
+            raise InputError(
+                f"{path.with_name(name)}: does not hold the tensors that {path.name} says, such as {odd[0]}"
+            )
+        arrays |= shard
+    return Source(path, {k: arrays[k] for k in where}, family.check_fields({}, str(path)))
 
 
 def _hf_configure(source: Source, given: Mapping[str, Any]) -> CLIPConfig:

@@ -26,16 +26,23 @@ DTYPES = {
     "I16": np.dtype("<i2"),
     "I8": np.dtype("i1"),
     "U8": np.dtype("u1"),
+    "U16": np.dtype("<u2"),
+    "U32": np.dtype("<u4"),
+    "U64": np.dtype("<u8"),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
     "BOOL": np.dtype("?"),
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 MAX_HEADER = 100_000_000
+MAX_AXES = 32
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """`(tensors by name, metadata)`. Tensors are read-only views of the mapped file, in its dtypes.
 
-    Raises InputError for a file that is not safetensors, cut short, or whose tensors lie outside it.
+    Raises InputError for a file that is not safetensors, cut short, names a tensor twice, or whose tensors lie outside
+    it, over each other, or leave bytes that belong to none.
     """
     path = Path(path)
     if not path.is_file():
@@ -46,15 +53,33 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str,
         if size < 8 or not 2 <= length <= min(MAX_HEADER, size - 8):
             raise InputError(f"{path}: not a safetensors file, or cut short; get it again")
         try:
-            header = json.loads(file.read(length))
+            header = json.loads(file.read(length), object_pairs_hook=_once)
             metadata = header.pop("__metadata__", {})
             entries = {k: (str(v["dtype"]), tuple(v["shape"]), *v["data_offsets"]) for k, v in header.items()}
-            if not isinstance(metadata, dict):
-                raise TypeError(f"its metadata are {metadata!r}")
+            if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+                raise TypeError(f"its metadata are {str(metadata)[:80]}, not texts by name")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"{path}: not a safetensors file (header: {error}); get it again") from None
     data = np.memmap(path, np.uint8, "r", 8 + length) if size > 8 + length else np.zeros(0, np.uint8)
-    return {name: _view(path, name, entry, data) for name, entry in entries.items()}, metadata
+    tensors = {name: _view(path, name, entry, data) for name, entry in entries.items()}
+    place = 0
+    for begin, end, name in sorted((entry[2], entry[3], name) for name, entry in entries.items()):
+        if begin != place:
+            what = "overlaps another" if begin < place else f"lies behind {begin - place:,} bytes that belong to none"
+            raise InputError(f"{path}: tensor {name!r} {what}; the header is damaged")
+        place = end
+    if place != len(data):
+        raise InputError(f"{path}: {len(data) - place:,} bytes after its last tensor; get it again")
+    return tensors, metadata
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object. Raises ValueError for a name that comes twice."""
+    out = dict(pairs)
+    if len(out) < len(pairs):
+        twice = next(name for k, (name, _) in enumerate(pairs) if any(name == n for n, _ in pairs[:k]))
+        raise ValueError(f"the name {twice!r} comes twice")
+    return out
 
 
 def _view(path: Path, name: str, entry: tuple, data: np.ndarray) -> np.ndarray:
@@ -62,8 +87,10 @@ def _view(path: Path, name: str, entry: tuple, data: np.ndarray) -> np.ndarray:
     if kind not in DTYPES:
         raise InputError(f"{path}: tensor {name!r} has dtype {kind}; read are {', '.join(DTYPES)}")
     dtype = DTYPES[kind]
-    if len(ends) != 2 or not all(isinstance(n, int) and n >= 0 for n in (*shape, *ends)):
-        raise InputError(f"{path}: tensor {name!r} has shape {shape} and offsets {ends}; the header is damaged")
+    numbers = (*shape, *ends)
+    if len(ends) != 2 or len(shape) > MAX_AXES or not all(type(n) is int and n >= 0 for n in numbers):
+        wrong = f"shape {str(shape)[:80]} and offsets {str(ends)[:80]}"
+        raise InputError(f"{path}: tensor {name!r} has {wrong}; the header is damaged")
     begin, end = ends
     if end - begin != math.prod(shape) * dtype.itemsize or end > len(data):
         raise InputError(f"{path}: tensor {name!r} lies outside the file, which is cut short; get it again")

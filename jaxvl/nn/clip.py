@@ -172,11 +172,13 @@ class VisionOutput(NamedTuple):
 
 
 class TextOutput(NamedTuple):
-    """features `[B, E]`; tokens `[B, L, Wt]` after `ln_final` and projected `[B, L, E]`, None unless asked for."""
+    """features `[B, E]`; tokens `[B, L, Wt]` after `ln_final` and projected `[B, L, E]`, None unless asked for; layers:
+    block number -> stream `[B, L, Wt]` after that block, 0 the sum of embeddings and positions."""
 
     features: jax.Array
     tokens: jax.Array | None = None
     projected: jax.Array | None = None
+    layers: Mapping[int, jax.Array] = {}
 
 
 def normalize_pixels(pixels: jax.Array) -> jax.Array:
@@ -318,8 +320,11 @@ class TextTower(nn.Module):
     config: CLIPConfig
 
     @nn.compact
-    def __call__(self, ids: jax.Array, *, return_tokens: bool = False) -> TextOutput:
-        """ids `[B, L]` int, L <= context_length, padded behind the end token -> features `[B, E]`."""
+    def __call__(self, ids: jax.Array, *, return_tokens: bool = False, return_layers: Sequence[int] = ()) -> TextOutput:
+        """ids `[B, L]` int, L <= context_length, padded behind the end token -> features `[B, E]`.
+
+        return_layers: block numbers whose output stream is wanted (0: the input of block 1).
+        """
         cfg = self.config
         length, width, dtype, normal = ids.shape[1], cfg.text_width, jnp.dtype(cfg.dtype), nn.initializers.normal
         if length > cfg.context_length:
@@ -327,6 +332,7 @@ class TextTower(nn.Module):
         embed = nn.Embed(cfg.vocab_size, width, embedding_init=normal(0.02), name="token_embedding")
         positions = self.param("positional_embedding", normal(0.01), (cfg.context_length, width))
         x = embed(ids) + positions[:length]
+        layers = {0: x} if 0 in return_layers else {}
         block = block_class(cfg.remat)
         for i in range(cfg.text_layers):
             x = block(
@@ -339,15 +345,17 @@ class TextTower(nn.Module):
                 implementation=cfg.attention,
                 name=f"resblocks_{i}",
             )(x)
+            if i + 1 in return_layers:
+                layers[i + 1] = x
         norm = layer_norm(cfg.ln_eps, "ln_final")
         proj = self.param("text_projection", normal(width**-0.5), (width, cfg.embed_dim))
         end = end_of_text(ids, cfg.eos_token_id)
         if not return_tokens:  # LayerNorm acts per token: pooling first is the same and cheaper
             pooled = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]
-            return TextOutput(_project(norm(pooled), proj, dtype))
+            return TextOutput(_project(norm(pooled), proj, dtype), layers=layers)
         x = norm(x)
         projected = _project(x, proj, dtype)
-        return TextOutput(jnp.take_along_axis(projected, end[:, None, None], axis=1)[:, 0], x, projected)
+        return TextOutput(jnp.take_along_axis(projected, end[:, None, None], axis=1)[:, 0], x, projected, layers)
 
 
 class CLIP(nn.Module):

@@ -67,6 +67,8 @@ def convert(
     allow: Sequence[str] = (),
     prefix: str = "",
     drop: Sequence[str] = (),
+    inside: str = "",
+    pass_over: Sequence[str] = (),
     say: Say = print,
 ) -> Path:
     """Writes the weights folder `to` from a published file, printing what became of every key.
@@ -79,6 +81,8 @@ def convert(
         allow: regular expressions of keys that may be missing or unused.
         prefix: taken off the keys that begin with it (`module.`, `backbone.`).
         drop: regular expressions of keys, without the prefix, to leave out before anything is inferred.
+        inside: the key under which a checkpoint holds the state dict, several with `/` between; '' looks for it.
+        pass_over: classes (`package.Class`) of objects that lie beside the weights and are left out.
     Returns: the folder. Raises InputError when a key is left over, and when the folder holds weights already.
     """
     layout, to = find_layout(family), Path(to)
@@ -87,7 +91,8 @@ def convert(
         raise InputError(f"--interpolation {interpolation}: is none of {', '.join(RULES)}")
     if image_size is not None and layout.family.resize is None:
         raise InputError(f"--image-size: {layout.family.name} takes images of any size; leave it out")
-    source, dropped = _select(layouts.read_source(file, layout.family), prefix, drop)
+    source, dropped = _select(layouts.read_source(file, layout.family, inside, pass_over), prefix, drop)
+    file = source.path
     try:
         config = layout.configure(source, given or {})
     except InputError as error:
@@ -100,6 +105,8 @@ def convert(
         dropped=(*report.dropped, *((k, "--drop") for k in dropped)),
         dropped_numbers=report.dropped_numbers + lost,
     )
+    if source.place:
+        say(f"weights  under {source.place!r} of the file")
     say(report.table())
     report.check(allow, str(file))
     flat = keys.to_flat(variables)
@@ -108,7 +115,10 @@ def convert(
         config, flat = layout.family.resize(config, flat, image_size, interpolation)
     info = {
         "family": family,
-        "source": {"file": source.path.name, "sha256": weights.sha256(file), "bytes": source.path.stat().st_size},
+        "source": {
+            **{"file": source.path.name, "sha256": weights.sha256(file), "bytes": source.path.stat().st_size},
+            **({"inside": source.place} if source.place else {}),
+        },
         "config": layout.family.config_fields(config),
         "semantics": {
             **layout.family.semantics(config),

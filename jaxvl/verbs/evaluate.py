@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import jax
 
 from jaxvl.core import session
+from jaxvl.core.errors import InputError
 from jaxvl.core.evaluation import evaluate as run_evaluators
 from jaxvl.verbs.train import eval_streams, save_evaluation
 
@@ -15,14 +20,37 @@ def evaluate(
     checkpoint: int | None = None,
     best: bool = False,
     say: session.Say = print,
+    overrides: Sequence[str] = (),
+    out: str | Path | None = None,
 ) -> dict[str, float]:
     """Evaluates the newest (best, or named) checkpoint on `split` (default `config.eval.split`), writes
-    `WORKDIR/eval/SPLIT.json` and returns the metrics."""
-    loaded = session.load(workdir, checkpoint, best, say)
+    `WORKDIR/eval/SPLIT.json` (or `OUT/SPLIT.json`) and returns the metrics. overrides: `a.b=value`, of paths only."""
+    return evaluate_fully(workdir, split, checkpoint, best, say, overrides, out)["metrics"]
+
+
+def evaluate_fully(
+    workdir: str | Path,
+    split: str | None,
+    checkpoint: int | None,
+    best: bool,
+    say: session.Say,
+    overrides: Sequence[str] = (),
+    out: str | Path | None = None,
+) -> dict[str, Any]:
+    """As `evaluate`; returns `split`, `step` and `metrics`. A workdir that cannot be written only costs the files, and
+    `say` tells."""
+    loaded = session.load(workdir, checkpoint, best, say, overrides)
     data = session.build_data(loaded.config, workdir, say)
     session.check_constants(loaded.variables, data, workdir)
     split = split or loaded.config.eval.split
     streams = eval_streams(loaded.config, data, split, Path(workdir))
     metrics, arrays = run_evaluators(loaded.method, loaded.predict, loaded.variables, streams, loaded.mesh, split)
-    save_evaluation(Path(workdir), split, loaded.step, metrics, arrays)
-    return metrics
+    if jax.process_index() == 0:
+        try:
+            place = Path(out) if out is not None else Path(workdir) / "eval"
+            save_evaluation(place, split, loaded.step, metrics, arrays)
+        except InputError as error:
+            if out is not None:
+                raise
+            say(f"not kept: {error}; --out DIR keeps the results elsewhere")
+    return {"split": split, "step": loaded.step, "metrics": metrics}

@@ -39,7 +39,7 @@ def lines(config: ConfigDict) -> Iterator[str]:
     for stream, fields in method.batch_spec.items():
         for field, spec in fields.items():
             yield f"  {stream}.{field}: {spec.dtype} {list(spec.shape)}"
-            sharding.local_batch_size(spec.shape[0], mesh, f"batch size of stream {stream!r} ({field})")
+            sharding.check_batch_size(spec.shape[0], mesh, f"batch size of stream {stream!r} ({field})")
     shape = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     yield f"devices: {mesh.devices.size} of kind {mesh.devices.flat[0].device_kind}, mesh {shape}"
     yield f"length: {configs.length_line(config)}"

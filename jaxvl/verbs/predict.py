@@ -7,15 +7,19 @@ import sys
 
 from jaxvl.arguments import Parser
 from jaxvl.core import registry, session
+from jaxvl.core.errors import InputError
+from jaxvl.core.files import printable
 
 
 def predict(args: argparse.Namespace) -> int:
     """Parses the method's own flags from `args.rest`, loads the model and runs its task; returns the exit code."""
-    name = session.read_config(args.workdir).method
-    files = registry.module(name, "files")
+    name = session.read_config(args.workdir, overrides=args.overrides).method
+    files = registry.optional(name, "files")
+    if not hasattr(files, "run"):
+        raise InputError(f"--workdir {args.workdir}: method {name} has no `jaxvl predict` (files.run in its folder)")
     parser = Parser(prog=f"jaxvl predict --workdir {args.workdir}", description=files.__doc__)
     files.add_arguments(parser)
     own = parser.parse_args(args.rest)
-    say = lambda line: print(line, file=sys.stderr)  # noqa: E731
-    loaded = session.load(args.workdir, args.checkpoint, args.best, say)
+    say = lambda line: print(printable(line), file=sys.stderr)  # noqa: E731
+    loaded = session.load(args.workdir, args.checkpoint, args.best, say, args.overrides)
     return files.run(loaded, own, as_json=args.json)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from jaxvl.core import registry
+from jaxvl.core import fields, registry
 from jaxvl.core.errors import InputError
 
 
@@ -19,6 +19,8 @@ def prepare(config: ConfigDict, out: str | Path | None, splits: Sequence[str] | 
     The folder can be named in `config.data.root` with `config.data.reader='records'` afterwards.
     Raises InputError: a method without a record form, an unknown split, whatever is wrong with the data.
     """
+    config = fields.resolved(config)
+    fields.check(config)
     module = registry.module(config.method, "data")
     if out is not None and not hasattr(module, "write_records"):
         raise InputError(f"config.method: {config.method} has no record form; leave out --out to only check the data")
@@ -48,6 +50,8 @@ def shrink(
     """
     from jaxvl.data.shrink import shrink_videos
 
+    config = fields.resolved(config)
+    fields.check(config)
     module = registry.module(config.method, "data")
     if not hasattr(module, "media_files"):
         raise InputError(f"config.method: {config.method} reads no video files; --shrink is not for it")

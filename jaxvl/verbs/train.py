@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import zlib
@@ -15,10 +16,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxvl.core import config as configs
-from jaxvl.core import diagnose, loop, registry, session, sharding
+from jaxvl.core import diagnose, fields, loop, processes, programs, registry, session, sharding
 from jaxvl.core.checkpoint import Checkpoints
 from jaxvl.core.errors import InputError
 from jaxvl.core.evaluation import device_fields, evaluate
+from jaxvl.core.files import printable, replacing, write_text
+from jaxvl.core.lease import Lease
 from jaxvl.core.method import Data, Examples, Method
 from jaxvl.core.writers import Progress, Writer
 from jaxvl.data import pipeline
@@ -30,12 +33,17 @@ from jaxvl.verbs import report
 
 @dataclasses.dataclass
 class Result:
-    """What a training run gives: `metrics` of the last evaluation, `stopped` (signal name) or None, compile count."""
+    """What a training run gives.
+
+    metrics: of the last evaluation, None without one. stopped: name of the signal that ended it early, or None. step:
+    updates done. recompilations: should be 0. workdir: where checkpoints, metrics and report.html are.
+    """
 
     metrics: dict[str, float] | None
     stopped: str | None
     step: int
     recompilations: int
+    workdir: Path
 
 
 def train(
@@ -53,16 +61,44 @@ def train(
 
     `data` and `method` replace what the config would build (benchmarks wire their own).
     """
-    workdir = Path(workdir).absolute()
+    session.check_place(workdir)
+    config, workdir = fields.resolved(config), Path(workdir).absolute()
+    fields.check(config)
     main = jax.process_index() == 0
-    tell = say or (lambda line: print(line, flush=True) if main else None)
+    tell = say or (_tell if main else lambda line: None)
+    lease = Lease(workdir, tell) if main else None
+    try:
+        return _train(config, workdir, resume, fresh, tell, data, method, pictures, lease)
+    finally:
+        if lease is not None:
+            lease.release()
+
+
+def _tell(line: str) -> None:
+    with contextlib.suppress(OSError):  # nobody listens, or the disk of the log is full: no reason to stop
+        print(printable(line), flush=True)
+
+
+def _train(
+    config: ConfigDict,
+    workdir: Path,
+    resume: bool,
+    fresh: bool,
+    tell: session.Say,
+    data: Data | None,
+    method: Method | None,
+    pictures: bool,
+    lease: Lease | None,
+) -> Result:
+    main = jax.process_index() == 0
     session.claim_workdir(workdir, config, resume, fresh, tell)
+    programs.keep(workdir)
     data = data or session.build_data(config, workdir, tell)
     for line in data.reports:
         tell(line)
     config, given = _with_length(config, data, tell), config
     compiled = session.compile_method(config, method)
-    checkpoints = Checkpoints(workdir, config, tell)
+    checkpoints = Checkpoints(workdir, config, tell, guard=lease.check if lease is not None else lambda: None)
     restored = checkpoints.restore(compiled.target)
     if restored is None:
         state, start, positions = _first_state(config, compiled, tell), 0, {}
@@ -77,7 +113,7 @@ def train(
         checkpoints.set_aside_after(start)
         tell(f"resuming at step {start} of {config.train.steps}")
     streams, consumed = _open_streams(config, compiled, data, positions, workdir)
-    writer = Writer(workdir, active=main)
+    writer = Writer(workdir, active=main, say=tell)
     if restored is not None:
         writer.event(start, "resumed")
     progress = Progress(config.train.steps, start, active=main)
@@ -103,7 +139,9 @@ def train(
         meta={"config": configs.digest(given), "length": _lengths(config)},
     )
     try:
-        with loop.StopSignal() as stop:
+        with processes.Telling(), loop.StopSignal() as stop:
+            evaluated = _evaluated(config, compiled, data) if start < config.train.steps or not start else []
+            compiled.compile_ahead(start, evaluated, progress.say)
             outcome = loop.run(run, state, start, consumed, stop)
     finally:
         progress.close()
@@ -111,17 +149,19 @@ def train(
         checkpoints.close()
     if outcome.stopped:
         tell(f"stopped by {outcome.stopped} at step {int(outcome.state.step)}; the same command resumes it")
-    elif main and pictures and outcome.metrics is not None:
+    elif pictures and outcome.metrics is not None:
         session_model = session.Loaded(
             config, workdir, compiled.method, compiled.mesh,
             outcome.state.variables(config.eval.use_ema), compiled.predict, int(outcome.state.step),
         )  # fmt: skip
-        report.save_pictures(session_model, data)
+        session_model = session.on_one_device(session_model)
+        if main:
+            report.save_pictures(session_model, data)
     if main:
         report.write(workdir)
     if budget.bad:
         tell(f"{budget.bad} of {budget.seen} training examples could not be read; see {workdir / 'bad_inputs.jsonl'}")
-    return Result(outcome.metrics, outcome.stopped, int(outcome.state.step), outcome.recompilations)
+    return Result(outcome.metrics, outcome.stopped, int(outcome.state.step), outcome.recompilations, workdir)
 
 
 def _with_length(config: ConfigDict, data: Data, tell: session.Say) -> ConfigDict:
@@ -201,8 +241,6 @@ def stream_seed(seed: int, stream: str) -> int:
 def pipeline_options(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Keyword arguments of the pipeline that training and evaluation share."""
     return {
-        "process_index": jax.process_index(),
-        "process_count": jax.process_count(),
         "num_workers": config.pipeline.workers,
         "num_threads": config.pipeline.threads,
         "prefetch": config.pipeline.prefetch,
@@ -217,7 +255,7 @@ def _open_streams(config, compiled, data: Data, positions: Mapping[str, int], wo
         if name not in data.train:
             raise InputError(f"method {compiled.method.name}: its data has no training stream {name!r}")
         examples = data.train[name]
-        sharding.local_batch_size(examples.batch_size, compiled.mesh, f"batch size of stream {name!r}")
+        sharding.check_batch_size(examples.batch_size, compiled.mesh, f"batch size of stream {name!r}")
         position = int(positions.get(name, 0))
         if position % examples.batch_size:
             raise InputError(
@@ -225,12 +263,13 @@ def _open_streams(config, compiled, data: Data, positions: Mapping[str, int], wo
                 f"{examples.batch_size} does not divide; resume with the batch size it was trained with"
             )
         consumed[name] = position // examples.batch_size
-        openers[name] = _opener(config, name, examples, workdir)
+        openers[name] = _opener(config, compiled.mesh, name, examples, workdir)
     return openers, consumed
 
 
-def _opener(config: ConfigDict, name: str, examples: Examples, workdir: Path):
+def _opener(config: ConfigDict, mesh: sharding.Mesh, name: str, examples: Examples, workdir: Path):
     options = pipeline_options(config, workdir)
+    options["rows"] = sharding.rows_of_process(mesh, examples.batch_size, jax.process_index())
     return lambda start: pipeline.train_batches(examples, seed=stream_seed(config.seed, name), start=start, **options)
 
 
@@ -240,22 +279,25 @@ def eval_streams(config: ConfigDict, data: Data, split: str, workdir: Path):
         raise InputError(f"split {split!r}: the data has {', '.join(sorted(data.splits)) or 'none'}")
     options = pipeline_options(config, workdir)
     return {
-        name: ((lambda e=e: pipeline.eval_batches(e, seed=config.seed, **options)), len(e.source))
+        name: (
+            lambda rows, e=e: pipeline.eval_batches(e, seed=config.seed, rows=rows, **options),
+            len(e.source),
+            e.batch_size,
+        )
         for name, e in data.splits[split].items()
     }
 
 
 def save_evaluation(
-    workdir: Path, split: str, step: int, metrics: Mapping[str, float], arrays: Mapping[str, Any]
+    folder: Path, split: str, step: int, metrics: Mapping[str, float], arrays: Mapping[str, Any]
 ) -> None:
-    """`WORKDIR/eval/SPLIT.json` (metrics with their step) and `SPLIT.npz` (artifacts)."""
-    folder = workdir / "eval"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{split}.json").write_text(
-        json.dumps({"split": split, "step": step, "metrics": dict(metrics)}, indent=1) + "\n"
-    )
+    """`FOLDER/SPLIT.json` (metrics with their step) and `SPLIT.npz` (artifacts). InputError where they cannot be
+    written."""
+    text = json.dumps({"split": split, "step": step, "metrics": dict(metrics)}, indent=1) + "\n"
+    write_text(folder / f"{split}.json", text)
     if arrays:
-        np.savez(folder / f"{split}.npz", **arrays)
+        with replacing(folder / f"{split}.npz") as unfinished, unfinished.open("wb") as file:
+            np.savez(file, **arrays)
 
 
 def _evaluation(config: ConfigDict, compiled, data: Data, workdir: Path):
@@ -274,7 +316,27 @@ def _evaluation(config: ConfigDict, compiled, data: Data, workdir: Path):
         streams = eval_streams(config, data, split, workdir)
         metrics, arrays = evaluate(compiled.method, compiled.predict, variables, streams, compiled.mesh, split)
         if jax.process_index() == 0:
-            save_evaluation(workdir, split, int(state.step), metrics, arrays)
+            save_evaluation(workdir / "eval", split, int(state.step), metrics, arrays)
         return metrics
 
     return run
+
+
+def _evaluated(config: ConfigDict, compiled, data: Data) -> list[dict[str, Any]]:
+    """The batches `{stream: fields}` that the evaluations of a run give to `predict`, each once."""
+    method = compiled.method
+    if not method.evaluators or not data.splits:
+        return []
+    streams = [s for e in method.evaluators.values() for s in e.streams]
+    found = []
+    for split in dict.fromkeys([config.eval.split, *([config.train.eval_split] if config.train.eval_every else [])]):
+        for name, examples in data.splits[split].items():
+            if name not in streams and all(e.streams for e in method.evaluators.values()):
+                continue
+            where = f"batch size of stream {name!r} of split {split!r}"
+            sharding.check_batch_size(examples.batch_size, compiled.mesh, where)
+            fields = pipeline.example_fields(examples, seed=config.seed, on_error=config.pipeline.on_error)
+            batch = {name: programs.on_device(fields, examples.batch_size)}
+            if batch not in found:
+                found.append(batch)
+    return found

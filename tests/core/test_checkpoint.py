@@ -93,6 +93,7 @@ def test_damage_falls_back_with_a_line(trained, tmp_path, damage):
     else:  # killed while it was written, before its checksum list
         file.write_bytes(content[: len(content) // 3])
         (tmp_path / "integrity" / "3.json").unlink()
+        (tmp_path / "checkpoints" / "3" / checkpoint.COPY).unlink()
     lines = []
     checkpoints = checkpoint.Checkpoints(tmp_path, config, lines.append)
     state, _ = checkpoints.restore(compiled.target)
@@ -110,6 +111,7 @@ def test_unlisted_but_whole_step_is_used(trained, tmp_path):
     config, compiled, states = trained
     save_all(tmp_path, config, states)
     (tmp_path / "integrity" / "3.json").unlink()
+    (tmp_path / "checkpoints" / "3" / checkpoint.COPY).unlink()
     lines = []
     checkpoints = checkpoint.Checkpoints(tmp_path, config, lines.append)
     state, _ = checkpoints.restore(compiled.target)

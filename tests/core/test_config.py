@@ -94,6 +94,7 @@ def test_file_without_get_config_and_missing_file(tmp_path):
 
 def test_argument_reaches_get_config(tmp_path):
     (tmp_path / "a.py").write_text(
-        "from ml_collections import ConfigDict\ndef get_config(name='x'):\n    return ConfigDict({'name': name})\n"
+        "from jaxvl.core import config\ndef get_config(name='x'):\n"
+        "    c = config.base()\n    c.method, c.eval.split = 'mine', name\n    return c\n"
     )
-    assert configs.load(f"{tmp_path}/a.py:hello").name == "hello"
+    assert configs.load(f"{tmp_path}/a.py:hello").eval.split == "hello"

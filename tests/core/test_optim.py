@@ -1,5 +1,7 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxvl.core import config as configs
@@ -79,3 +81,90 @@ def test_unknown_names_are_refused(field, value):
     cfg = configs.optimizer(**{field: value})
     with pytest.raises(InputError, match=rf"config.optim.main.{field}: '{value}'"):
         optim.build(cfg, 10)
+
+
+# -- optimisers and schedules by dotted name
+
+
+def trajectory(transformation, steps, rate=None):
+    """Parameters after each update of a small quadratic, by `Optimizer.updates` or by optax alone."""
+    params = {"a": jnp.array([1.0, -2.0]), "b": jnp.array([[0.5]])}
+    scale = {"a": jnp.array([1.0, 3.0]), "b": jnp.array([[-2.0]])}
+    state = (transformation.direction if rate is None else transformation).init(params)
+    rows = []
+    for step in range(steps):
+        grads = jax.tree.map(lambda p, s: s * p, params, scale)
+        if rate is None:
+            moves, state, _ = transformation.updates(grads, state, params, jnp.int32(step))
+        else:
+            moves, state = transformation.update(grads, state, params)
+        params = optax.apply_updates(params, moves)
+        rows.append(np.concatenate([np.ravel(x) for x in params.values()]))
+    return np.stack(rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "plain"),
+    [
+        ("optax.lion", {"b1": 0.8, "weight_decay": 0.1}, lambda lr: optax.lion(lr, b1=0.8, weight_decay=0.1)),
+        ("optax.adamax", {}, lambda lr: optax.adamax(lr)),
+        ("optax.scale_by_rms", {"decay": 0.5}, lambda lr: optax.rmsprop(lr, decay=0.5)),
+    ],
+)
+def test_an_optimiser_of_optax_enters_by_name(name, args, plain):
+    cfg = configs.optimizer(
+        name=name, lr=0.01, args=args, schedule="optax.linear_schedule", schedule_args={"end_value": 0.0}
+    )
+    ours = trajectory(optim.build(cfg, 10), 10)
+    rate = optax.linear_schedule(0.01, 0.0, 10)  # the house gives the rate and the length
+    np.testing.assert_allclose(ours, trajectory(plain(rate), 10, rate), rtol=1e-5, atol=1e-7)
+
+
+def half_way(lr, total_steps, factor=0.5):
+    """A schedule of the user's own: `lr`, and from half of all steps on `factor * lr`."""
+    return lambda step: jnp.where(step < total_steps / 2, lr, factor * lr)
+
+
+def test_a_schedule_of_one_s_own_is_given_rate_and_length():
+    cfg = configs.optimizer(name="sgd", lr=0.4, schedule=f"{__name__}.half_way", schedule_args={"factor": 0.25})
+    rate = optim.build(cfg, 6).rate
+    np.testing.assert_allclose([rate(jnp.int32(t)) for t in range(6)], [0.4] * 3 + [0.1] * 3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        ({"name": "optax.lino"}, r"config\.optim\.main\.name: 'optax\.lino' cannot be imported"),
+        ({"name": "no_such_package.lion"}, r"config\.optim\.main\.name: .* is its package installed\?"),
+        (
+            {"name": "optax.lion", "args": {"beta": 1}},
+            r"config\.optim\.main\.args: optax\.lion .*'beta'; it takes .*b1",
+        ),
+        (
+            {"name": "optax.lion", "args": {"learning_rate": 1.0}},
+            r"args\.learning_rate: is given by config\.optim\.main\.lr",
+        ),
+        (
+            {"name": "optax.lion", "weight_decay": 0.1},
+            r"config\.optim\.main\.weight_decay: of the house's own optimisers",
+        ),
+        ({"name": "math.sqrt", "args": {"x": 2.0}}, r"math\.sqrt .*"),
+        ({"schedule": "optax.no_schedule"}, r"config\.optim\.main\.schedule: 'optax\.no_schedule' cannot be imported"),
+        ({"schedule": "optax.linear_schedule"}, r"config\.optim\.main\.schedule_args: .*missing.*end_value"),
+        ({"name": "lion"}, r"is none of adamw"),
+    ],
+)
+def test_a_wrong_name_or_argument_is_one_line(fields, line):
+    with pytest.raises(InputError, match=line) as caught:
+        optim.build(configs.optimizer(**fields), 10)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_named_optimiser_passes_the_check_of_fields_and_json():
+    c = configs.base()
+    c.method = "none"
+    c.optim.main = configs.optimizer(name="optax.lion", args={"b1": 0.8}, schedule_args={"alpha": 0.1})
+    configs.check(c)
+    back = configs.from_json(configs.to_json(c))
+    configs.check(back)
+    assert configs.digest(back) == configs.digest(c)

@@ -1,7 +1,10 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from jaxvl.core import session, sharding
 from jaxvl.core import state as states
@@ -30,13 +33,18 @@ def test_eight_devices_equal_one_after_five_steps(mesh):
     config = toys.toy_config(clip_norm=0.5, ema=0.9)
     one, losses, _ = run(toys.contrastive(), config, toys.host_batches(5))
     config.mesh.update(mesh)
-    many, sharded_losses, compiled = run(toys.contrastive(), config, toys.host_batches(5))
+    method = toys.contrastive()
+    if mesh["tensor"] > 1:
+        with pytest.raises(InputError, match=r"config\.mesh\.tensor: 2, but toy has no partition rules"):
+            session.compile_method(config, method)
+        method = dataclasses.replace(method, partition_rules=((r"left/kernel$", P("tensor", None)),))
+    many, sharded_losses, compiled = run(method, config, toys.host_batches(5))
     for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(many.params)):
         np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5)
     for a, b in zip(losses, sharded_losses):
         np.testing.assert_allclose(a["loss"], b["loss"], atol=1e-5, rtol=1e-5)
     kernel = compiled.shardings.params["left"]["kernel"]
-    assert kernel.spec == jax.sharding.PartitionSpec(None, "fsdp" if mesh["fsdp"] > 1 else None)
+    assert kernel.spec == P("tensor" if mesh["tensor"] > 1 else None, "fsdp" if mesh["fsdp"] > 1 else None)
     moment = jax.tree.leaves(compiled.shardings.opt_state, is_leaf=lambda x: hasattr(x, "spec"))
     assert kernel.spec in {m.spec for m in moment}  # moments live where their parameter lives
 
@@ -146,7 +154,7 @@ def test_clipping_and_average_follow_their_definitions():
 def test_each_objective_compiles_once():
     config = toys.toy_config()
     _, _, compiled = run(alternating(), config, list(toys.host_batches(6)))
-    assert [u._cache_size() for u in compiled.updates.values()] == [1, 1]
+    assert [u.jitted._cache_size() for u in compiled.updates.values()] == [1, 1]
 
 
 def test_optimizer_that_config_lacks_is_named():

@@ -54,12 +54,17 @@ def write_video(
     bframes: int = 2,
     audio_s: float = 0.0,
     start: int = 0,
+    encoder: dict[str, str] | None = None,
 ) -> str:
-    """Numbered frames, constant rate or at `times_ms`. Frame i shows the number `start + i`."""
+    """Numbered frames, constant rate or at `times_ms`. Frame i shows the number `start + i`.
+
+    options: of the container. encoder: of the codec.
+    """
     with av.open(str(path), "w", options=options or {}) as container:
         extra = {"preset": "veryfast", "crf": "12", "bf": str(bframes)} if codec == "libx264" else {}
-        stream = container.add_stream(codec, rate=fps, options=extra)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream = container.add_stream(codec, rate=fps, options=extra | (encoder or {}))
+        formats = [f.name for f in av.Codec(codec, "w").video_formats or () if f.name != "pal8"]
+        stream.width, stream.height, stream.pix_fmt = width, height, (formats or ["yuv420p"])[0]
         stream.codec_context.thread_count = 1
         stream.codec_context.gop_size = gop
         if codec != "libx264":
@@ -106,6 +111,32 @@ def rotate_tag(path) -> str:
     data[where : where + len(upright)] = matrix(0, 1, 0, -1, 0, 0, 0, 0, 1)
     Path(path).write_bytes(data)
     return str(path)
+
+
+def copy_packets(path, out, change) -> str:
+    """The packets once more; `change(k, packet)` may edit number k, False leaves it out."""
+    with av.open(str(path)) as source, av.open(str(out), "w") as target:
+        stream, k = source.streams.video[0], 0
+        copy = target.add_stream_from_template(stream)
+        for packet in source.demux(stream):
+            if packet.size:
+                if change(k, packet) is not False:
+                    packet.stream = copy
+                    target.mux(packet)
+                k += 1
+    return str(out)
+
+
+def find_box(data: bytes, *names: bytes) -> tuple[int, int]:
+    """`(offset, size)` of an MP4 box by its path."""
+    at, end = 0, len(data)
+    for depth, name in enumerate(names):
+        while data[at + 4 : at + 8] != name:
+            at += int.from_bytes(data[at : at + 4], "big") or end
+        size = int.from_bytes(data[at : at + 4], "big")
+        if depth + 1 < len(names):
+            at, end = at + 8, at + size
+    return at, size
 
 
 def cut(path, out, share: float) -> str:

@@ -195,7 +195,7 @@ def test_a_metric_that_is_none_costs_no_training(tmp_path):
     config = toys.toy_config(steps=2, checkpoint_every=99)
     config.checkpoint.best_metric = "meen"
     with pytest.raises(
-        InputError, match=r"'meen' is none of \['count', 'mean'\] \(step 2 is saved; go on with --resume"
+        InputError, match=r"'meen' is none of \['by_id', 'count', 'mean'\] \(step 2 is saved; go on with --resume"
     ):
         train.train(config, tmp_path, method=toys.contrastive(), data=toys.toy_data(), say=quiet)
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["2"]

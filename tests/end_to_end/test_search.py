@@ -16,8 +16,9 @@ from jaxvl import cli
 from jaxvl.core import session
 from jaxvl.core.errors import InputError
 from jaxvl.data.video import index_video, load_clip
-from jaxvl.methods.centerclip import files
+from jaxvl.methods.centerclip import files, verbs
 from jaxvl.methods.centerclip.method import model_config
+from jaxvl.search import command
 from jaxvl.verbs import train
 from tests import tiny
 
@@ -47,19 +48,19 @@ def gallery(run, tmp_path):
 def decoded(monkeypatch):
     """Names of the files that are decoded, for embeddings and for the sheet."""
     names = {"embed": [], "sheet": []}
-    one, other = files._clip, files.load_clip
+    one, other = verbs._clip, command.load_clip
 
     def clip(loaded, path):
         names["embed"].append(path.name)
         return one(loaded, path)
 
     def load(path, **how):
-        if how["num_frames"] == files.SHEET_FRAMES:
+        if how["num_frames"] == command.SHEET_FRAMES:
             names["sheet"].append(path.name)
         return other(path, **how)
 
-    monkeypatch.setattr(files, "_clip", clip)
-    monkeypatch.setattr(files, "load_clip", load)
+    monkeypatch.setattr(verbs, "_clip", clip)
+    monkeypatch.setattr(command, "load_clip", load)
     return names
 
 
@@ -101,7 +102,7 @@ def test_scores_and_segments_are_those_of_the_model(run, gallery, capsys):
     found = predict(run, capsys, "--videos", gallery, *ask(), "--no-sheet")
     loaded = session.load(run, say=tiny.quiet)
     config, size = loaded.config, loaded.config.data.eval_batch_size
-    queries = files.embed_texts(loaded, files.build_tokenizer(config, run, []), TEXTS)
+    queries = verbs.embed_texts(loaded, verbs.build_tokenizer(config, run, []), TEXTS)
     segments = model_config(config).segments
     assert segments == 2
     for row, query in zip(found["queries"], queries):
@@ -160,8 +161,8 @@ def test_captions_for_a_video(run, gallery, tmp_path, capsys):
     words = ["--like", gallery / "clip 2.mp4", "--captions", tmp_path / "captions.txt", "--top", 2]
     (row,) = predict(run, capsys, *words)["captions"]
     loaded = session.load(run, say=tiny.quiet)
-    vectors = files.embed_texts(loaded, files.build_tokenizer(loaded.config, run, []), [*TEXTS, "a green thing"])
-    ((_, video),) = files.embed_videos(loaded, [gallery / "clip 2.mp4"])
+    vectors = verbs.embed_texts(loaded, verbs.build_tokenizer(loaded.config, run, []), [*TEXTS, "a green thing"])
+    ((_, video),) = verbs.embed_videos(loaded, [gallery / "clip 2.mp4"])
     scores = vectors @ video.video
     best = np.argsort(-scores)[:2]
     assert [hit["caption"] for hit in row["results"]] == [[*TEXTS, "a green thing"][i] for i in best]
@@ -249,7 +250,7 @@ def test_wrong_words_are_named(gallery, tmp_path):
     ):
         own = parser.parse_args([*map(str, words)])
         with pytest.raises(InputError, match=message):
-            files._check(own)
+            command._check(own)
 
 
 def test_files_of_the_query_are_named_in_one_line(run, gallery, tmp_path, capsys):

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from jaxvl.core.errors import InputError
-from jaxvl.interop import clip, clip4clip, clip_hf, keys
+from jaxvl.interop import clip, clip4clip, clip_hf, keys, layouts
 from jaxvl.interop.keys import flatten
+from jaxvl.interop.safetensors_file import write_safetensors
 from jaxvl.nn.clip import CLIP, CLIP_PRESETS
 from jaxvl.nn.video_heads import SequenceLSTM, SequenceTransformer, TightTransformer
 from tests.interop import numpy_clip
@@ -218,6 +219,64 @@ def test_hugging_face_config_file(tmp_path):
         clip_hf.read_hf_config(path)
     with pytest.raises(InputError, match="no such file"):
         clip_hf.read_hf_config(tmp_path / "gone.json")
+
+
+def test_the_older_dicts_of_a_hugging_face_config_win_with_their_defaults(tmp_path):
+    path, config = tmp_path / "config.json", dataclasses.replace(TINY, activation="gelu")
+    content = clip_hf.hf_config(config)
+    old = {"vision_config_dict": content["vision_config"], "text_config_dict": content["text_config"]}
+    other = clip_hf.hf_config(dataclasses.replace(TINY, activation="quick_gelu", text_layers=1))
+    for newer in ({"vision_config": None, "text_config": None}, other):
+        path.write_text(json.dumps({**content, **newer, **old}))
+        assert clip_hf.read_hf_config(path) == config
+    # None counts as absent; what an older dict leaves out has its default, not the newer dict's value
+    path.write_text(json.dumps({**content, "vision_config_dict": None, "text_config_dict": None}))
+    assert clip_hf.read_hf_config(path) == config
+    del old["text_config_dict"]["vocab_size"]
+    path.write_text(json.dumps({**content, **old}))
+    assert clip_hf.read_hf_config(path).vocab_size == 49408
+
+
+@pytest.mark.parametrize("kind", ["siglip", "metaclip_2", "chinese_clip", "clip_vision_model", "bert"])
+def test_relatives_of_clip_are_refused_by_name(tmp_path, kind):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**clip_hf.hf_config(TINY), "model_type": kind}))
+    with pytest.raises(InputError, match=f"model_type is '{kind}', another model than CLIP"):
+        clip_hf.read_hf_config(path)
+    path.write_text(json.dumps({**clip_hf.hf_config(TINY), "text_config": {"model_type": "xlm-roberta"}}))
+    with pytest.raises(InputError, match="its text tower is a 'xlm-roberta'"):
+        clip_hf.read_hf_config(path)
+
+
+def test_weights_in_several_files(tmp_path):
+    arrays, _ = clip_hf.to_hf(clip.from_openai(random_arrays(TINY), TINY)[0], TINY)
+    (tmp_path / "config.json").write_text(json.dumps(clip_hf.hf_config(TINY)))
+    names, where = list(arrays), {}
+    for number, part in enumerate((names[::2], names[1::2]), 1):
+        name = f"model-0000{number}-of-00002.safetensors"
+        write_safetensors(tmp_path / name, {k: arrays[k] for k in part})
+        where |= dict.fromkeys(part, name)
+    index = tmp_path / "model.safetensors.index.json"
+
+    def write(**changed):
+        index.write_text(json.dumps({"metadata": {}, "weight_map": where | changed}))
+
+    write()
+    for place in (index, tmp_path):
+        source = layouts.read_source(place, layouts.CLIP)
+        same(source.arrays, arrays)
+        assert layouts.LAYOUTS["hf_clip"].configure(source, {}) == TINY
+    for changed, words in (
+        ({names[0]: where[names[1]]}, "does not hold the tensors that model.safetensors.index.json says"),
+        ({"more": where[names[0]]}, "such as more"),
+        ({names[0]: "../other.safetensors"}, "the parts must lie beside it"),
+    ):
+        write(**changed)
+        with pytest.raises(InputError, match=words):
+            layouts.read_source(index, layouts.CLIP)
+    index.write_text("{}")
+    with pytest.raises(InputError, match="not an index of weights"):
+        layouts.read_source(index, layouts.CLIP)
 
 
 def head_arrays(kind, config=TINY, layers=2):

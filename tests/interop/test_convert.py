@@ -232,7 +232,7 @@ def test_command_line(tmp_path, openai, capsys):
     [
         (("--from", "torchvision"), "--from torchvision: is none of openai_clip, hf_clip, clip4clip"),
         (("--from", "openai_clip"), "ViT-tiny.pt: vision_heads: the width is not a multiple of 64"),
-        (("--from", "openai_clip", *GIVEN, "--image-size", "0"), "clip.image_size 0 is not at least 1"),
+        (("--from", "openai_clip", *GIVEN, "--image-size", "0"), "--image-size: needs a whole number of at least 1"),
         (("--from", "hf_clip"), "config.json: no such file"),
         (("--from", "clip4clip"), "no tensor clip.token_embedding.weight; it looks like OpenAI's layout"),
         (("--from", "openai_clip", "--set", "width=3"), "--set: 'width' is no field of a CLIP"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -114,3 +115,31 @@ def test_backward_reports_paths():
     assert "b" not in published
     assert report.missing == ("k/bias",)
     assert report.unused == ("head/w",)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (np.array([[1, np.nan, np.inf]], np.float32), "w holds 2 of 3 values that are not finite"),
+        (np.array([[1, 2, 1e300]]), "w holds 1 of 3 values that are not finite in float32"),
+        (np.array([[1, 2, 3]]), "w holds int64, not floats"),
+        (np.array([[True, False, True]]), "w holds bool, not floats"),
+        (np.array([[1, 2, 3j]]), "w holds complex128, not floats"),
+    ],
+)
+def test_values_that_are_no_weights_are_refused_whatever_is_allowed(value, words):
+    rules = [Rule("w", (1, 3), ("w",), keys.same()), Rule("n", (1,), ("n",), keys.same(), counts=True)]
+    flat, report = keys.forward(rules, {"w": value, "n": np.array([3])})
+    assert list(flat) == ["n"]
+    assert f"VALUES   {words}" in report.table()
+    with pytest.raises(InputError, match=words):
+        report.check(allow=[".*"])
+
+
+def test_half_floats_are_floats_and_a_list_of_one_is_a_number():
+    rules = [Rule("h", (2,), ("h",), keys.same()), Rule("s", (), ("s",), keys.same())]
+    flat, report = keys.forward(rules, {"h": np.ones(2, ml_dtypes.bfloat16), "s": np.array([2.5], np.float16)})
+    report.check()
+    assert flat["s"].shape == ()
+    assert flat["s"] == 2.5
+    assert flat["h"].tolist() == [1, 1]

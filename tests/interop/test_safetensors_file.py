@@ -66,7 +66,7 @@ def entry(**fields):
         (entry(data_offsets=[-4, 12]), "damaged"),
         (entry(data_offsets=[0]), "damaged"),
         (entry(shape=["4"]), "damaged"),
-        (entry(dtype="F8_E4M3"), "dtype F8_E4M3"),
+        (entry(dtype="F4"), "dtype F4;"),
         (entry(dtype=["F32"]), r"dtype \['F32'\]"),
         (entry(shape=[10**30, 0], data_offsets=[0, 0]), "damaged"),
         (entry() | {"__metadata__": ["pt"]}, r"its metadata are \['pt'\]"),
@@ -100,3 +100,33 @@ def test_dtypes_without_a_name_are_refused(tmp_path):
     with pytest.raises(InputError, match="'a': dtype complex64"):
         write_safetensors(tmp_path / "a", {"a": np.zeros(2, np.complex64)})
     assert not list(tmp_path.iterdir())
+
+
+def two(a, b, size=8):
+    fields = {"dtype": "F32", "shape": [1]}
+    return {"a": {**fields, "data_offsets": [a, a + 4]}, "b": {**fields, "data_offsets": [b, b + 4]}}, b"\0" * size
+
+
+@pytest.mark.parametrize(
+    ("header", "data", "words"),
+    [
+        (*two(0, 2), "'b' overlaps another"),
+        (*two(0, 0, 4), "'b' overlaps another"),
+        (*two(0, 8, 12), "'b' lies behind 4 bytes that belong to none"),
+        (*two(4, 0, 12), "4 bytes after its last tensor"),
+        (*two(4, 8, 12), "'a' lies behind 4 bytes"),
+        (b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"I32","shape":[1],"data_offsets":[0,4]}}',
+         b"\0" * 4, "the name 'a' comes twice"),
+        ({"a": {"dtype": "F32", "shape": [1] * 65, "data_offsets": [0, 4]}}, b"\0" * 4, "the header is damaged"),
+        ({"a": {"dtype": "F32", "shape": [True], "data_offsets": [0, 4]}}, b"\0" * 4, "the header is damaged"),
+        (b'{"__metadata__":' + b"[" * 100_000 + b"]" * 100_000 + b"}", b"", "not a safetensors file"),
+    ],
+)  # fmt: skip
+def test_tensors_fill_the_file_once_and_in_order(tmp_path, header, data, words):
+    with pytest.raises(InputError, match=words):
+        read_safetensors(with_header(tmp_path / "a.safetensors", header, data))
+
+
+def test_the_order_of_the_header_is_free(tmp_path):
+    header, data = two(4, 0)
+    assert list(read_safetensors(with_header(tmp_path / "a.safetensors", header, data))[0]) == ["a", "b"]

@@ -1,22 +1,139 @@
-"""What the processes of a run and the test that compares them must agree on."""
+"""What the processes of a run do together, and the test that compares them does alone."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import time
+from pathlib import Path
 
+import jax
+import numpy as np
+from jax.sharding import PartitionSpec as P
+
+from jaxvl.core import config as configs
+from jaxvl.core import processes, session, sharding
+from jaxvl.core.errors import InputError
+from jaxvl.core.method import Data, Examples
+from jaxvl.verbs import train
 from tests import toys
+from tests.methods.tiny import TINY
+from tests.multiprocess.launch import free_port
 
 DEVICES = 4
+STEPS, LONGER, MANY = 4, 6, 60
+UPDATES = 3
+TENSOR = {"data": 1, "tensor": DEVICES}  # every process has the whole batch
 
 
-def config(steps: int):
+def quiet(line: str) -> None:
+    """Says nothing."""
+
+
+def config(steps: int, mesh: dict[str, int] | None = None):
     """The toy's config over four devices, however many processes hold them."""
     c = toys.toy_config(steps=steps, checkpoint_every=2)
-    c.mesh.data = DEVICES
+    c.mesh.update({"data": DEVICES, **(mesh or {})})
     return c
 
 
+def toy(workdir: str, steps: int, make=toys.make_row, data: Data | None = None, method=None, mesh=None):
+    """Trains the toy; its test split has 21 examples, which no batch divides."""
+    result = train.train(
+        config(steps, mesh), workdir, method=method or toys.contrastive(), data=data or toys.toy_data(make=make),
+        resume=True, pictures=False, say=quiet,
+    )  # fmt: skip
+    print("RESULT", result.step, result.stopped, result.recompilations, flush=True)
+    return result
+
+
+def blocks() -> Data:
+    """Two domains of 10 and 40 records, of which every batch has 6 and 10."""
+    plain = toys.toy_data()
+    mixed = Examples(toys.Rows(50), toys.make_row, toys.row_id, toys.BATCH, blocks=((10, 6), (40, 10)))
+    return dataclasses.replace(plain, train={"train": mixed})
+
+
+def over_tensor():
+    """The toy with its first layer spread over the tensor axis."""
+    return dataclasses.replace(toys.contrastive(), partition_rules=((r"left/kernel$", P(None, "tensor")),))
+
+
+def methods(folder: str) -> None:
+    """Every landed method at its tiny size: losses of a few updates and all outputs of `predict`."""
+    for name, make in TINY.items():
+        tiny = make()
+        c = configs.from_json(configs.to_json(tiny.config))
+        c.mesh.update({"data": DEVICES, "fsdp": 1, "tensor": 1})
+        compiled = session.compile_method(c)
+        state, losses = compiled.fresh_state(), []
+        for step in range(UPDATES):
+            objective = compiled.method.objective_at(step)
+            batch = {s: tiny.batch(step)[s] for s in compiled.method.objectives[objective].streams}
+            state, scalars = compiled.updates[objective](state, own_rows(batch, compiled.mesh))
+            losses.append(float(scalars["loss"]))
+        outputs = {}
+        for batch in tiny.predict(0):
+            got = compiled.predict(state.variables(), own_rows(batch, compiled.mesh))
+            outputs |= {k: np.asarray(v).tolist() for k, v in sharding.to_host(got).items()}
+        if jax.process_index() == 0:
+            Path(folder, f"{name}.json").write_text(json.dumps({"losses": losses, "outputs": outputs}))
+
+
+def own_rows(batch, mesh):
+    """The batch on the devices, of which this process gives its own rows."""
+    size = len(jax.tree.leaves(batch)[0])
+    rows = sharding.rows_of_process(mesh, size, jax.process_index())
+    return sharding.put_batch(jax.tree.map(lambda x: x[rows], batch), mesh, size)
+
+
+def all_of_it(folder: str) -> None:
+    """Everything that two processes do in the time of one start."""
+    run = Path(folder)
+    try:
+        toy(str(run / f"disk{jax.process_index()}"), STEPS)
+    except InputError as error:
+        print("APART", error, flush=True)
+    toy(str(run / "toy"), STEPS)
+    toy(str(run / "gone_on"), LONGER)
+    toy(str(run / "blocks"), STEPS, data=blocks())
+    toy(str(run / "tensor"), STEPS, method=over_tensor(), mesh=TENSOR)
+    methods(folder)
+
+
+def slow_toy(workdir: str) -> None:
+    """A run that is long enough for a signal to find it under way."""
+    toy(workdir, MANY, make=slow_row)
+
+
 def slow_row(record, rng):
-    """A row that takes its time, so that a signal finds the run under way."""
+    """A row that takes its time."""
     time.sleep(0.2 / toys.BATCH)
     return toys.make_row(record, rng)
+
+
+def fails(workdir: str, kind: str) -> None:
+    """A run that goes wrong in process 1 alone, while the other waits for it in a collective."""
+    seen = []
+
+    def row(record, rng):
+        seen.append(record)
+        if jax.process_index() == 1 and len(seen) > 2 * toys.BATCH:
+            raise (
+                InputError("planted: this host cannot read its file")
+                if kind == "input"
+                else ZeroDivisionError("planted")
+            )
+        return toys.make_row(record, rng)
+
+    try:
+        toy(workdir, MANY, make=row)
+    except InputError as error:  # as the command line does
+        print(f"jaxvl: {error}", flush=True)
+        processes.fail(str(error), 2)
+
+
+def nobody_answers() -> None:
+    """Process 0 of two, of which the other never comes."""
+    processes.START_SECONDS = 3
+    processes.connect(f"127.0.0.1:{free_port()}", 2, 0)

@@ -1,29 +1,39 @@
-"""One of several processes that train a toy together. argv: port, processes, process, workdir, steps, signal or '-'."""
+"""One of several processes that do together what the test says. argv: port, processes, process, a function of `shared`,
+its arguments in JSON."""
 
+import json
+import logging
+import os
 import sys
 
-import jax
+port, count, process, what, arguments = sys.argv[1:]
 
-port, processes, process, workdir, steps, stop = sys.argv[1:]
+
+def permute(order: list[int]) -> None:
+    """Meshes get their devices in this order, as `jax.make_mesh` lays them out on a TPU slice."""
+    import jax
+    import numpy as np
+    from jax.sharding import Mesh
+
+    def make_mesh(shape, names, *, axis_types, devices):
+        # the helper of a single process's own mesh has fewer devices, and no order
+        taken = [devices[i] for i in order] if len(devices) == len(order) else devices
+        return Mesh(np.array(taken).reshape(shape), names, axis_types=axis_types)
+
+    jax.make_mesh = make_mesh
 
 
 def main() -> None:
-    jax.distributed.initialize(
-        f"127.0.0.1:{port}",
-        num_processes=int(processes),
-        process_id=int(process),
-        initialization_timeout=60,
-        heartbeat_timeout_seconds=30,
-    )
-    from jaxvl.verbs import train
-    from tests import toys
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    from jaxvl.core import processes
+
+    if int(count) > 1:
+        processes.connect(f"127.0.0.1:{port}", int(count), int(process))
+    if order := os.environ.get("MESH_ORDER"):
+        permute(json.loads(order))
     from tests.multiprocess import shared
 
-    assert jax.device_count() == shared.DEVICES
-    slow = stop != "-"
-    data = toys.toy_data(make=shared.slow_row if slow else toys.make_row)
-    result = train.train(shared.config(int(steps)), workdir, method=toys.contrastive(), data=data)
-    print("RESULT", result.step, result.stopped, result.recompilations, flush=True)
+    getattr(shared, what)(**json.loads(arguments))
 
 
 if __name__ == "__main__":

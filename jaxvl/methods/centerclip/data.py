@@ -152,10 +152,21 @@ def build_data(config: ConfigDict, workdir: Path, say) -> Data:
         if reading.pairs
     }
     for split, reading in readings.items():
-        if line := write_ids(workdir, split, reading.ids):
+        if line := _keep_ids(workdir, split, reading.ids):
             say(line)
     reports = [*dict.fromkeys(reading.report.line() for reading in readings.values()), *notes]
     return Data({"train": Examples(pairs, make_pair, pair_id, d.batch_size)}, splits, reports)
+
+
+def _keep_ids(workdir: Path, split: str, ids: Sequence[str]) -> str | None:
+    """As `write_ids`; a workdir that cannot be written costs only this list."""
+    path = Path(workdir) / "ids" / f"{split}.txt"
+    try:
+        return write_ids(workdir, split, ids)
+    except OSError as error:
+        return f"{path}: not kept ({error.strerror or error})"
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: damaged, not UTF-8 text; delete it, it is written again") from None
 
 
 def read_all(config: ConfigDict, root: Path) -> tuple[dict[str, Reading], dict[str, ClipRecords], list[str]]:
@@ -269,7 +280,10 @@ def build_tokenizer(config: ConfigDict, workdir: Path, captions: Sequence[str]):
     if config.data.tokenizer == "words":
         path = workdir / "vocabulary.json"
         if path.is_file():
-            return text.WordTokenizer.load(path)
+            found = text.WordTokenizer.load(path)
+            if found.vocab_size != size:
+                raise InputError(f"{path}: is for {found.vocab_size} ids, but config.model.vocab_size is {size}")
+            return found
         tokenizer = text.WordTokenizer.build(captions, size)
         workdir.mkdir(parents=True, exist_ok=True)
         tokenizer.save(path)

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from jaxvl.core import config as configs
 from jaxvl.core.config import one_of
 from jaxvl.core.errors import InputError
+from jaxvl.core.fields import below, choice, flag, folder, interval, many, only_if_given, real, text, whole
 
 TOWERS = {"b32": "ViT-B/32", "b16": "ViT-B/16"}
 ALGORITHMS = {"kmedoids": "kmedoids++"}  # in the names of rows; the others are spelled as in the config
@@ -103,6 +104,89 @@ def base() -> ConfigDict:
         "records": {"short_side": 0, "quality": 90, "fps": 0.0, "max_frames": 0, "shards": 1},
     }
     return c
+
+
+PRESET_SIZES = (
+    *("image_size", "patch_size", "vision_width", "vision_layers", "vision_heads", "text_width", "text_layers"),
+    *("text_heads", "embed_dim", "vocab_size", "context_length"),
+)
+SPRITES = "jaxvl.data.synthetic.sprites"
+FIELDS = {
+    "eval.ties": choice(of="jaxvl.metrics.retrieval:TIE_RULES"),
+    "model.preset": choice(of="jaxvl.nn.clip:CLIP_PRESETS", also=("",)),
+    **{f"model.{name}": whole(0, 2**20) for name in PRESET_SIZES},
+    "model.activation": choice(of="jaxvl.nn.transformer:ACTIVATIONS", also=("",)),
+    "model.ln_eps": real(0),
+    "model.linear_patch": choice(of="jaxvl.nn.clip:LINEAR_PATCHES"),
+    "model.schedule": text(),
+    "model.reduce.algorithm": choice(of="jaxvl.methods.centerclip.reduce:ALGORITHMS"),
+    "model.reduce.aggregation": choice(of="jaxvl.methods.centerclip.reduce:AGGREGATIONS"),
+    "model.reduce.metric": choice(of="jaxvl.ops.clustering:METRICS"),
+    "model.reduce.graph": choice(of="jaxvl.ops.clustering:GRAPHS"),
+    "model.reduce.max_iters": whole(1),
+    "model.reduce.cluster_iters": whole(0),
+    "model.reduce.sigma": real(above=0),
+    "model.reduce.knn_k": whole(0),
+    "model.reduce.t_kernel": whole(1),
+    "model.reduce.s_kernel": whole(1),
+    **{f"model.reduce.{name}": flag() for name in ("pre_norm", "median_sigma", "mutual", "spg", "cluster_embedding")},
+    "model.head": choice(of="jaxvl.nn.video_heads:HEADS"),
+    "model.head_layers": whole(1, 1024),
+    "model.head_ln_eps": real(above=0),
+    "model.freeze_layer_num": whole(-1),
+    "model.encoder_grad_scale": real(0),
+    "model.logit_scale_range": interval(-100, 100),
+    "model.mask_same_id": flag(),
+    "data.reader": choice(of="jaxvl.methods.centerclip.data:READERS"),
+    "data.root": folder(),
+    "data.videos": below(),
+    "data.train_csv": below(),
+    "data.strict": flag(),
+    "data.frames": whole(1, 2**16),
+    "data.fps": real(0),
+    "data.frames_fps": real(0),
+    "data.sampling": choice(of="jaxvl.data.sampling:SAMPLERS"),
+    "data.eval_sampling": choice(of="jaxvl.data.sampling:FIXED"),
+    "data.frame_order": choice(of="jaxvl.data.sampling:ORDERS"),
+    "data.batch_size": whole(1, 2**24),
+    "data.eval_batch_size": whole(1, 2**24),
+    "data.max_words": whole(2, 2**16),
+    "data.tokenizer": choice("clip", "words"),
+    "data.shuffle_pairs": flag(),
+    "data.records.short_side": whole(0, 2**16),
+    "data.records.quality": whole(1, 100),
+    "data.records.fps": real(0),
+    "data.records.max_frames": whole(0),
+    "data.records.shards": whole(1, 2**20),
+    **only_if_given(
+        {
+            "data.world.seed": whole(0),
+            **{f"data.world.num_{split}": whole(0) for split in ("train", "val", "test")},
+            "data.world.image_size": whole(32, 4096),
+            "data.world.fps": whole(1, 1000),
+            "data.world.seconds": interval(0.5, 86_400),
+            "data.world.events_per_clip": many(whole(1, 4), 2, 2),
+            "data.world.distractors": many(whole(0, 6), 2, 2),
+            "data.world.nouns": many(choice(of=f"{SPRITES}.shapes:NOUNS"), 1),
+            "data.world.colours": many(choice(of=f"{SPRITES}.shapes:COLOURS"), 1),
+            "data.world.textures": many(choice(of=f"{SPRITES}.shapes:TEXTURES"), 1),
+            "data.world.sizes": many(choice(of=f"{SPRITES}.shapes:SIZES"), 1),
+            "data.world.tones": many(choice(of=f"{SPRITES}.shapes:TONES"), 1),
+            "data.world.motions": many(choice(of=f"{SPRITES}.motions:MOTIONS"), 1),
+            "data.world.backgrounds": many(choice(of=f"{SPRITES}.world:BACKGROUNDS"), 1),
+            "data.world.camera_pan": real(0, 64),
+            "data.world.brightness": real(0, 0.5),
+            "data.world.captions_per_video": whole(1, 1000),
+            "data.world.needle": flag(),
+            "data.world.needle_segments": whole(1),
+            "data.world.twins": real(0, 1),
+            "data.world.heldout_pairs": real(0, 0.5),
+            "data.world.crf": whole(0, 51),
+            "data.world.gop": whole(1),
+        }
+    ),
+}
+"""Type, range and choices of the fields above; see `jaxvl.core.fields`."""
 
 
 def paper(epochs: int = 5, lr: float = 5e-3) -> ConfigDict:

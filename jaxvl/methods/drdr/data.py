@@ -14,9 +14,9 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from jaxvl.core.errors import InputError
+from jaxvl.core.files import read_json, write_text
 from jaxvl.core.method import Data, Examples
-from jaxvl.core.session import write_text
-from jaxvl.data import transforms
+from jaxvl.data import images, transforms
 from jaxvl.data.readers.adaptation import emoji
 from jaxvl.data.readers.adaptation.domain_sets import SETS, read_domain
 from jaxvl.data.readers.adaptation.emoji import read_emoji
@@ -70,6 +70,12 @@ class MakeImage:
     def __call__(self, record: Record, rng: np.random.Generator) -> dict[str, Any]:
         """Decodes one picture; raises BadMedia."""
         image, label = opened(record, self.channels)
+        out: dict[str, Any] = {"images": self.pixels(image, rng), "_label": label}
+        return out | {"label": np.int32(label)} if self.labelled else out
+
+    def pixels(self, image: Image.Image, rng: np.random.Generator | None = None) -> np.ndarray:
+        """A decoded picture, RGB or grey, as the network sees it: uint8 `[R, R, C]`. rng: needed to augment."""
+        image = image.convert("L") if self.channels == 1 else images.to_rgb(image)
         if self.augment:
             image = transforms.random_resized_crop(image, self.size, rng, self.crop_scale)
             image = transforms.random_flip(image, rng) if self.hflip else image
@@ -80,9 +86,7 @@ class MakeImage:
             image = transforms.center_crop(image, self.size)
         else:
             image = transforms.resize(image, self.size, self.size)
-        pixels = np.asarray(image, np.uint8).reshape(self.size, self.size, self.channels)
-        out: dict[str, Any] = {"images": pixels, "_label": label}
-        return out | {"label": np.int32(label)} if self.labelled else out
+        return np.asarray(image, np.uint8).reshape(self.size, self.size, self.channels)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -189,16 +193,18 @@ def without_labels(config: ConfigDict, task: Task) -> tuple[str, ...]:
 
 def write_classes(workdir: Path, classes: Sequence[str]) -> None:
     """`WORKDIR/classes.json`, the names in order of their labels: what predictions are called."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_text(workdir / CLASSES, json.dumps(list(classes)) + "\n")
+    path, text = workdir / CLASSES, json.dumps(list(classes)) + "\n"
+    if not path.is_file() or path.read_bytes() != text.encode():
+        write_text(path, text)
 
 
-def class_names(workdir: Path) -> list[str]:
-    """The names that `write_classes` kept. Raises InputError."""
-    try:
-        return [str(name) for name in json.loads((workdir / CLASSES).read_text(encoding="utf-8"))]
-    except (OSError, ValueError) as error:
-        raise InputError(f"{workdir / CLASSES}: cannot be read ({error}); train in this workdir again") from None
+def class_names(workdir: Path, count: int) -> list[str]:
+    """The `count` names that `write_classes` kept. Raises InputError."""
+    path, mend = workdir / CLASSES, "train in this workdir again, which writes it"
+    names = read_json(path, list, mend)
+    if len(names) != count or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{path}: holds no list of the {count} classes of this model; {mend}")
+    return names
 
 
 def side(readings: dict[str, ImageReading], domains: Sequence[str], make: Any, batch: int) -> Examples:

@@ -6,18 +6,20 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from PIL import Image
 
+from jaxvl.core import model
 from jaxvl.core.errors import BadMedia, InputError
 from jaxvl.core.session import Loaded
-from jaxvl.data import pipeline
+from jaxvl.data import inputs, pipeline
 from jaxvl.data.readers.classification.image_folder import LabelledImage, read_unlabelled
 from jaxvl.methods.drdr import task as tasks
-from jaxvl.methods.drdr.data import class_names, evaluation_maker
+from jaxvl.methods.drdr.data import MakeImage, class_names, evaluation_maker
 from jaxvl.viz import images
 from jaxvl.viz.radial import Spokes, radial_picture
 
@@ -61,6 +63,41 @@ def run(loaded: Loaded, args: argparse.Namespace, as_json: bool) -> int:
     return 0
 
 
+class Model(model.Model):
+    """A trained DRDR with the verbs `classify` and `embed`; each takes the path of a domain, 'target' or 'source'."""
+
+    name = "DRDR"
+
+    def __init__(self, loaded: Loaded, say: Callable[[str], None]):
+        self.loaded, self.say = loaded, say
+        self.source = f"{loaded.workdir}, step {loaded.step}"
+        self.classes = tuple(class_names(loaded.workdir, loaded.config.model.classes))
+
+    def classify(self, images: Sequence[Any], path: str = "target") -> model.Classified:
+        """Classes of pictures (paths, Pillow pictures, uint8 `[H, W, 3]`) that are like the domain `path`. Raises
+        BadMedia."""
+        logits = self._outputs(images, path, f"{path}_logits")
+        return model.Classified(self.classes, np.asarray(jax.nn.softmax(logits)))
+
+    def embed(self, images: Sequence[Any], path: str = "target") -> np.ndarray:
+        """Features `[n, F]` float32 in the space of the source: the target's behind the orthogonal layer."""
+        return self._outputs(images, path, "turned" if path == "target" else "features")
+
+    encode_image = embed
+
+    def _outputs(self, images: Sequence[Any], path: str, name: str) -> np.ndarray:
+        if path not in PATHS:
+            raise InputError(f"path {path!r}: is none of {', '.join(PATHS)}")
+        config, given = self.loaded.config, model.listed(images, "images")
+        make = evaluation_maker(config)
+        if not isinstance(make, MakeImage):
+            rows = np.stack([np.asarray(x, np.float32) for x in given])
+        else:
+            rows = np.stack([make.pixels(inputs.picture(x, i)) for i, x in enumerate(given)])
+        call = lambda batch: {"x": self.loaded.predict(self.loaded.variables, {"images": batch})[name]}  # noqa: E731
+        return model.in_batches(call, {"images": rows}, config.data.eval_batch_size)["x"]
+
+
 def classify(
     loaded: Loaded, found: Sequence[LabelledImage], path: str, top: int
 ) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
@@ -69,7 +106,7 @@ def classify(
     A row: `path`, `classes` (the `top` most probable, with `confidence`) and `anchors` (the `top` nearest local anchors
     of the path's domain, with `distance` and Student-t `share`).
     """
-    make, names = evaluation_maker(loaded.config), class_names(loaded.workdir)
+    make, names = evaluation_maker(loaded.config), class_names(loaded.workdir, loaded.config.model.classes)
     good, skipped = [], []
     for image in found:
         try:
@@ -116,7 +153,7 @@ def pictures(loaded: Loaded, data: Any) -> Iterator[tuple[str, Image.Image, str]
     """For the report: the radial structures of source and target in one plane, without and with the orthogonal
     layer."""
     task = tasks.parse(loaded.config.data.task, loaded.config.data.external)
-    names = class_names(loaded.workdir)
+    names = class_names(loaded.workdir, loaded.config.model.classes)
     parts = {d: _features(loaded, data.splits["source"][d]) for d in task.sources}
     source = _joined("source", list(parts.values()), "features")
     tested = data.splits.get("test", {})

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from jaxvl.core import config as configs
 from jaxvl.core.errors import InputError
+from jaxvl.core.fields import choice, flag, folder, interval, many, real, text, whole
 
 STEPS = 20_000
 RULES = {  # translation, distance, angular, transport, burn-in, weight decay (section 4.7)
@@ -89,6 +90,54 @@ def base() -> ConfigDict:
         "eval_batch_size": 64,
     }
     return c
+
+
+WEIGHTS = ("classification", "translation", "distance", "angular", "transport", "consensus")
+FIELDS = {
+    "model.classes": whole(1, 2**20),
+    "model.trunk": choice("resnet", "conv", "none"),
+    "model.depth": whole(1, 1024),
+    "model.width": whole(1, 2**20),
+    "model.channels": many(whole(1, 2**20), 1),
+    "model.bottleneck_dim": whole(1, 2**20),
+    "model.stiefel": flag(),
+    "model.freeze_classifier": flag(),
+    "model.mean": many(real(0, 1), 1),
+    "model.std": many(real(above=0), 1),
+    "model.theta": real(0, 1),
+    "model.absent_class": choice("zero", "keep"),
+    "model.gamma": real(above=0),
+    "model.burn_in": real(0, 1),
+    "model.consensus": choice("paper", "code"),
+    **{f"model.weights.{name}": real(0) for name in WEIGHTS},
+    "model.ot.mode": choice("ott", "annealed"),
+    "model.ot.epsilon_share": real(above=0),
+    "model.ot.threshold": real(above=0),
+    "model.ot.max_iterations": whole(1),
+    "model.ot.anchor_weights": choice("uniform", "pseudo"),
+    "model.ot.blur": real(above=0),
+    "model.ot.scaling": real(above=0, below=1),
+    "data.reader": choice(of="jaxvl.methods.drdr.data:READERS"),
+    "data.root": folder(),
+    "data.task": text(empty=False),
+    "data.external": text(),
+    "data.classes": many(text(empty=False)),
+    "data.unlabelled": many(text(empty=False)),
+    "data.shared_names": flag(),
+    "data.train_split": text(empty=False),
+    "data.test_split": text(empty=False),
+    "data.image_size": whole(1, 2**14),
+    "data.feature_dim": whole(0, 2**24),
+    "data.augment": flag(),
+    "data.crop_scale": interval(1e-6, 1e6),
+    "data.hflip": flag(),
+    "data.vflip": flag(),
+    "data.affine_jitter": real(0),
+    "data.test_resize": whole(0, 2**14),
+    "data.batch_size": whole(1, 2**24),
+    "data.eval_batch_size": whole(1, 2**24),
+}
+"""Type, range and choices of the fields above; see `jaxvl.core.fields`."""
 
 
 def paper(reader: str, classes: int, task: str, rule: str = "", external: str = "") -> ConfigDict:

@@ -15,12 +15,16 @@ import jax
 import numpy as np
 from PIL import Image
 
+from jaxvl.core import model
 from jaxvl.core.errors import BadMedia, InputError
+from jaxvl.core.files import read_json
 from jaxvl.core.session import Loaded
 from jaxvl.core.writers import read_metrics
+from jaxvl.data import images as images_
+from jaxvl.data import inputs
 from jaxvl.data.readers.classification.image_folder import LabelledImage, read_unlabelled
 from jaxvl.data.readers.classification.image_records import Picture, load_picture, picture_id
-from jaxvl.methods.slimclr.data import central
+from jaxvl.methods.slimclr.data import WITH_LABELS, central
 from jaxvl.methods.slimclr.method import model_config
 from jaxvl.methods.slimclr.model import Encoder
 from jaxvl.metrics.knn import neighbours
@@ -92,6 +96,53 @@ def run(loaded: Loaded, args: argparse.Namespace, as_json: bool) -> int:
         if key in found:
             print(f"{key.replace('_', ' ')}: {found[key]}")
     return 0
+
+
+class Model(model.Model):
+    """A trained SlimCLR with the verbs `embed`, `similarity` and, with labels, `classify`; each takes a width."""
+
+    name = "SlimCLR"
+
+    def __init__(self, loaded: Loaded, say: Callable[[str], None]):
+        self.loaded, self.say = loaded, say
+        self.source = f"{loaded.workdir}, step {loaded.step}"
+        self._runs: dict[int, Callable] = {}
+
+    def embed(self, images: Sequence[Any], width: float = 1.0) -> np.ndarray:
+        """Features `[n, F w]` float32 of pictures (paths, Pillow pictures, uint8 `[H, W, 3]`) from the network of one
+        width. Raises BadMedia."""
+        index = index_of(self.loaded, width)
+        if index not in self._runs:
+            self._runs[index] = features_of_width(self.loaded, index)
+        call = lambda batch: {"x": self._runs[index](batch["image"])}  # noqa: E731
+        return model.in_batches(call, {"image": self._pixels(images)}, self.loaded.config.data.eval_batch_size)["x"]
+
+    encode_image = embed
+
+    def similarity(self, a: Any, b: Any, width: float = 1.0) -> np.ndarray:
+        """Cosines `[n, m]` of n and m pictures, either of which may be features that were embedded before."""
+        a, b = (model.unit(x if model.is_vectors(x) else self.embed(x, width)) for x in (a, b))
+        return model.cosine(a, b)
+
+    def classify(self, images: Sequence[Any], width: float = 1.0) -> model.Classified:
+        """Classes of pictures by the classifier of one width. InputError: the model was trained without labels."""
+        if self.loaded.config.model.framework not in WITH_LABELS:
+            raise InputError(
+                f"{self.source}: was trained without labels (config.model.framework "
+                f"{self.loaded.config.model.framework!r}); train a probe on it first (configs slimclr/imagenet_probe)"
+            )
+        name = f"logits_{model_config(self.loaded.config).names[index_of(self.loaded, width)]}"
+        call = lambda batch: {"x": self.loaded.predict(self.loaded.variables, {"query": batch})[name]}  # noqa: E731
+        size = self.loaded.config.data.eval_batch_size
+        logits = model.in_batches(call, {"image": self._pixels(images)}, size)["x"]
+        names = tuple(str(i) for i in range(logits.shape[1]))
+        return model.Classified(names, np.asarray(jax.nn.softmax(logits)))
+
+    def _pixels(self, images: Sequence[Any]) -> np.ndarray:
+        d = self.loaded.config.data
+        given = model.listed(images, "images")
+        rows = [central(images_.to_rgb(inputs.picture(x, i)), d.image_size, d.eval_resize) for i, x in enumerate(given)]
+        return np.stack(rows)
 
 
 def index_of(loaded: Loaded, width: float) -> int:
@@ -180,7 +231,8 @@ def accuracy_of(loaded: Loaded) -> dict[str, dict[str, float]]:
     if not path.is_file():
         return {}
     found: dict[str, dict[str, float]] = {}
-    for key, value in json.loads(path.read_text())["metrics"].items():
+    metrics = read_json(path, dict, "delete it, and evaluate again").get("metrics")
+    for key, value in metrics.items() if isinstance(metrics, dict) else ():
         monitor, _, name = key.partition("/")
         if monitor in ("knn", "linear", "shared", "top1"):
             found.setdefault(monitor, {})[name] = value

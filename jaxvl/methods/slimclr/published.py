@@ -121,7 +121,7 @@ def rules(config: SlimConfig, queue: int) -> list[Rule]:
     if config.framework == "mocov2":
         pointer = keys.Transform("scalar", lambda x: (x.reshape(()),), lambda x: x.reshape(1))
         out.append(Rule("module.queue", (config.dim, queue), ("queue/keys",), keys.linear()))
-        out.append(Rule("module.queue_ptr", (1,), ("queue/pointer",), pointer))
+        out.append(Rule("module.queue_ptr", (1,), ("queue/pointer",), pointer, counts=True))
     if config.framework == "mocov3":
         head = dense_rules("0", "predictor/fc0", config.dim, config.hidden, False)
         head += norm_rules(config, "1", "predictor", "bn1", config.hidden)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from jaxvl.core import config as configs
+from jaxvl.core.fields import choice, flag, folder, interval, many, only_if_given, real, whole
 
 FOUR = (1.0, 0.75, 0.5, 0.25)
 
@@ -80,6 +81,78 @@ def base() -> ConfigDict:
         "records": {"short_side": 256, "quality": 95, "shards": 16},  # of `jaxvl prepare`
     }
     return c
+
+
+HERE = "jaxvl.methods.slimclr"
+FIELDS = {
+    "eval.monitors": many(choice(of=f"{HERE}.evaluators:MONITORS"), 1),
+    "eval.features": choice("trunk", "head"),
+    "eval.knn_k": whole(1),
+    "eval.knn_temperature": real(above=0),
+    "eval.probe_l2": real(0),
+    "precision.remat": choice("none", "full"),  # what these trunks know
+    "model.framework": choice(of=f"{HERE}.frameworks:FRAMEWORKS"),
+    "model.trunk": choice(of=f"{HERE}.model:TRUNKS"),
+    "model.depth": whole(8, 1024),
+    "model.width": whole(1, 2**20),
+    "model.conv_channels": many(whole(1, 2**20), 1),
+    "model.strides": many(whole(1, 64), 1),
+    "model.widths": many(real(above=0), 1),
+    "model.alone": real(0, 1),
+    "model.overlap": flag(),
+    "model.zero_init": flag(),
+    "model.head": choice(of=f"{HERE}.model:HEADS"),
+    "model.hidden": whole(1, 2**20),
+    "model.dim": whole(1, 2**20),
+    "model.init_sd": real(0),
+    "model.bn_groups": whole(1),
+    "model.mean": many(real(0, 1), 3, 3),
+    "model.std": many(real(above=0), 3, 3),
+    "model.slow_start": real(0, 1),
+    "model.distill": choice(of=f"{HERE}.losses:DISTILLATIONS"),
+    "model.distill_weight": real(0),
+    "model.distill_temperature": real(above=0),
+    "model.distill_logits": choice("cosine", "scaled"),
+    "model.full_distill": flag(),
+    "model.reweight": whole(0, 7),
+    "model.temperature": real(above=0),
+    "model.queue": whole(1),
+    "model.momentum": real(0, 1),
+    "model.momentum_schedule": choice("constant", "cosine"),
+    "model.inplace": choice(of=f"{HERE}.method:INPLACE"),
+    "model.analyse_every": whole(0),
+    "data.reader": choice(of=f"{HERE}.data:READERS"),
+    "data.root": folder(),
+    "data.classes": whole(1, 2**20),
+    "data.holdout": whole(0),
+    "data.bank": whole(0),
+    "data.image_size": whole(1, 2**14),
+    "data.eval_resize": whole(1, 2**14),
+    "data.augment": choice(of=f"{HERE}.augment:VIEWS"),
+    "data.batch_size": whole(1, 2**24),
+    "data.eval_batch_size": whole(1, 2**24),
+    "data.records.short_side": whole(1, 2**16),
+    "data.records.quality": whole(1, 100),
+    "data.records.shards": whole(1, 2**20),
+    **only_if_given(
+        {
+            **{f"data.world.{name}": whole(1) for name in ("classes", "num_train", "num_test")},
+            "data.world.size": whole(1, 4096),
+            "data.world.angle": real(0),
+            "data.world.shift": real(0),
+            "data.world.noise": real(0),
+            "data.world.seed": whole(0),
+            "data.view.scale": interval(1e-6, 1e6),
+            "data.view.ratio": interval(1e-6, 1e6),
+            "data.view.gain": real(0, 1),
+            "data.view.jitter": many(real(0), 4, 4),
+            **{f"data.view.{name}_p": real(0, 1) for name in ("jitter", "gray", "blur", "solarize", "flip")},
+            "data.view.blur_sigma": interval(0, 1000),
+            "data.view.lighting": real(0),
+        }
+    ),
+}
+"""Type, range and choices of the fields above; see `jaxvl.core.fields`."""
 
 
 def mocov2(epochs: int = 200) -> ConfigDict:

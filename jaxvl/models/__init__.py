@@ -1,0 +1,1 @@
+"""Models that need no training run: the verbs of a weights folder."""
