@@ -70,7 +70,7 @@ def test_the_question_alone_tells_nothing(plans):
     for plan in plans:
         for q in plan.questions:
             answers[q.template][q.answer] += 1
-    for template, count in (("query", 8), ("choose", 8), ("compare", 2), ("count", 4), ("where", 9)):
+    for template, count in (("query", 8), ("choose", 8), ("compare", 2), ("count", 4), ("where", 5)):
         found = answers[template]
         assert len(found) == count
         assert max(found.values()) - min(found.values()) <= 1 + 240 % count, template  # dealt, not drawn
@@ -141,7 +141,9 @@ def test_agqa_layout_through_its_reader(agqa):
         assert (question.question, question.answer, question.video_id) == (q["question"], q["answer"], record["id"])
         assert (agqa / "videos" / f"{question.video_id}.mp4").is_file()
         assert question.groups["global"] == (q["template"],)
-    assert set(read_vocabulary(agqa / "vocab.json")) == {q["answer"] for _, q in truth.values()}
+    answers = read_vocabulary(agqa / "vocab.json")
+    assert len(answers) == 8 + 16 + 2 + 4
+    assert set(answers) >= {q["answer"] for _, q in truth.values()}
 
 
 @pytest.mark.parametrize(("layout", "read", "options"), [("nextqa", read_nextqa, 5), ("star", read_star, 4)])

@@ -27,6 +27,7 @@ from jaxvl.data.synthetic.questions.world import (
     LongVideo,
     QuestionWorldConfig,
     WorldQuestion,
+    every_answer,
     plan_video,
 )
 from jaxvl.data.synthetic.sprites.render import Rendered, render_clip
@@ -63,7 +64,8 @@ def ensure_question_world(
         for index in range(config.count(split))
     ]
     stamp = on_disk.make_stamp(WORLD_VERSION, f"questions/{layout}", config)
-    return on_disk.ensure(root, stamp, items, render_item, LAYOUTS[layout], processes, progress)
+    annotate = lambda world, root: LAYOUTS[layout](world, root, config)  # noqa: E731
+    return on_disk.ensure(root, stamp, items, render_item, annotate, processes, progress)
 
 
 def video_id(split: str, index: int) -> str:
@@ -107,17 +109,16 @@ def make_record(plan: LongVideo, rendered: Rendered, video: str, config: Questio
     }
 
 
-def write_agqa(world: Sequence[dict], root: Path) -> None:
+def write_agqa(world: Sequence[dict], root: Path, config: QuestionWorldConfig) -> None:
     """`AGQA_balanced/{train,test}_balanced.txt` and MIST's `vocab.json` with every answer that there can be."""
     (root / "AGQA_balanced").mkdir(exist_ok=True)
     for split in ("train", "test"):
         content = {q["id"]: _agqa(record, q) for record, q in _questions(world, split)}
         on_disk.write(root / "AGQA_balanced" / f"{split}_balanced.txt", json.dumps(content))
-    answers = sorted({q["answer"] for record in world for q in record["questions"]})
-    on_disk.write(root / "vocab.json", json.dumps({answer: i for i, answer in enumerate(answers)}))
+    on_disk.write(root / "vocab.json", json.dumps({answer: i for i, answer in enumerate(every_answer(config))}))
 
 
-def write_nextqa(world: Sequence[dict], root: Path) -> None:
+def write_nextqa(world: Sequence[dict], root: Path, config: QuestionWorldConfig) -> None:
     """`{split}.csv`; the types are those of `NEXTQA_TYPES`."""
     header = ["video", "frame_count", "width", "height", "question", "answer", "qid", "type"]
     for split in SPLITS:
@@ -134,7 +135,7 @@ def write_nextqa(world: Sequence[dict], root: Path) -> None:
             on_disk.write(root / f"{split}.csv", text.getvalue())
 
 
-def write_star(world: Sequence[dict], root: Path) -> None:
+def write_star(world: Sequence[dict], root: Path, config: QuestionWorldConfig) -> None:
     """`STAR_{split}.json`; the types are those of `STAR_TYPES`. The part that is meant goes from half-way before
     the first evidence to half-way behind the last, so it holds other events too."""
     for split in SPLITS:
@@ -191,7 +192,7 @@ def _questions(world: Sequence[dict], split: str) -> list[tuple[dict, dict]]:
     return [(record, q) for record in world if record["split"] == split for q in record["questions"]]
 
 
-LAYOUTS: dict[str, Callable[[Sequence[dict], Path], None]] = {
+LAYOUTS: dict[str, Callable[[Sequence[dict], Path, QuestionWorldConfig], None]] = {
     "agqa": write_agqa,
     "nextqa": write_nextqa,
     "star": write_star,

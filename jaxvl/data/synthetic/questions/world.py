@@ -12,7 +12,7 @@ question alone tells nothing but which answers can be given.
     after      what appears right after the star?                     the nouns (about 1 / 15)
     count      how many shapes are striped?                           1 to 4 (1 / 4)
     hop        what colour is the shape right after the star?         the colours (1 / 8)
-    where      where is the star?                                     nine places (1 / 9)
+    where      where is the star?                                     five places (1 / 5)
 
 With `named_by` 'colour' every event has a colour of its own and is called by it ("where is the red shape?", "which
 appears first, the red shape or the blue shape?"); that suits features that see colours and no shapes. Then there are
@@ -45,9 +45,8 @@ ALWAYS_SEEN = ("left", "right", "up", "down", "circle", "zigzag", "bounce", "sha
 IN_PLACE = ("shake", "spin", "grow", "shrink")
 """Motions of a shape that stays where it is, as `where` needs."""
 PLACES = {
-    **{"top left": (0.22, 0.22), "top": (0.5, 0.22), "top right": (0.78, 0.22)},
-    **{"left": (0.22, 0.5), "centre": (0.5, 0.5), "right": (0.78, 0.5)},
-    **{"bottom left": (0.22, 0.78), "bottom": (0.5, 0.78), "bottom right": (0.78, 0.78)},
+    **{"top left": (0.27, 0.27), "top right": (0.73, 0.27), "centre": (0.5, 0.5)},
+    **{"bottom left": (0.27, 0.73), "bottom right": (0.73, 0.73)},
 }
 """Answers of `where`, with the middle of the shape as shares of the picture's side."""
 COUNTS = ("1", "2", "3", "4")
@@ -247,6 +246,19 @@ def plan_video(config: QuestionWorldConfig, split: str, index: int) -> LongVideo
     return LongVideo(clip, slots, questions)
 
 
+def every_answer(config: QuestionWorldConfig) -> tuple[str, ...]:
+    """The answers that there can be, sorted."""
+    found: set[str] = set()
+    for template in config.templates:
+        if template in ("query", "choose", "hop"):
+            found.update(config.colours)
+        elif template in ("first", "after"):
+            found.update(config.colours if config.named_by == "colour" else config.nouns)
+        else:
+            found.update({"compare": ("yes", "no"), "count": COUNTS, "where": tuple(PLACES)}[template])
+    return tuple(sorted(found))
+
+
 class _Deck:
     """Answers dealt in turn to the videos of a split: in every run of as many videos as answers each comes once."""
 
@@ -297,7 +309,7 @@ def _clip(config, split, index, nouns, colours, textures, slots, places, rng) ->
         motion = str(rng.choice([m for m in motions if not (m == "spin" and nouns[k] in ROUND)]))
         path = plan_path(motion, SIZES[size], rng)
         if places is not None:
-            at = tuple(float(v) for v in np.array(PLACES[places[k]]) + rng.uniform(-0.05, 0.05, 2))
+            at = tuple(float(v) for v in np.array(PLACES[places[k]]) + rng.uniform(-0.02, 0.02, 2))
             path = dataclasses.replace(path, start=at, end=at)
         look = (nouns[k], colours[k], textures[k], size, SIZES[size])
         sprites.append(Sprite(k, *look, depth=0, path=path, on_stage=(first, last), event=k))
