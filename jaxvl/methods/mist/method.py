@@ -17,7 +17,7 @@ from jaxvl.core.method import Aux, Evaluator, Method, Objective
 from jaxvl.methods.mist.evaluator import EVALUATORS
 from jaxvl.methods.mist.ista import ISTAConfig
 from jaxvl.methods.mist.losses import answer_loss
-from jaxvl.methods.mist.model import MIST, MISTConfig, draw_noise
+from jaxvl.methods.mist.model import MIST, MISTConfig, draw_noise, initial_variables
 from jaxvl.nn.bert import BERT_PRESETS, BertConfig
 from jaxvl.nn.clip import CLIP_PRESETS, CLIPConfig
 
@@ -108,11 +108,9 @@ def build(config: ConfigDict) -> Method:
     vocabulary = (cfg.num_answers, config.data.answer_words) if reads_vocabulary(cfg) else None
 
     def init(rng, batch):
-        row = {name: x[:1] for name, x in batch[STREAM].items()}
-        ids = jnp.zeros(vocabulary, jnp.int32) if vocabulary else None
-        noise = draw_noise(cfg, rng, train=True, batch=1)
-        variables = dict(model.init({"params": rng, "dropout": rng}, row, ids, noise, train=True))
-        return variables | ({"answers": {"ids": ids}} if vocabulary else {})
+        del batch
+        variables = initial_variables(cfg, rng)
+        return variables | ({"answers": {"ids": jnp.zeros(vocabulary, jnp.int32)}} if vocabulary else {})
 
     def objective(train: bool) -> Objective:
         def loss(params, mutables, batch, rng, step):

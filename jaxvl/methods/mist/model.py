@@ -149,6 +149,36 @@ def draw_noise(
     return tuple(out)
 
 
+def smallest(config: MISTConfig) -> MISTConfig:
+    """The config of the same parameters that costs least to trace: one frame of one patch, one word, nothing drawn."""
+    soft = lambda mode: mode if mode == ALL else "logp"  # noqa: E731
+    ista, plain = config.ista, ISTAConfig()
+    kept = ("width", "heads", "ff_dim", "blocks", "use_words", "use_patches", "std")
+    return dataclasses.replace(
+        config,
+        ista=dataclasses.replace(
+            plain, **{name: getattr(ista, name) for name in kept}, topk=1, topj=1,
+            segment_selector=soft(ista.segment_selector), region_selector=soft(ista.region_selector),
+        ),
+        text=dataclasses.replace(config.text, dtype="float32", remat="none", dropout=0.0),
+        frames=1, patches=1, num_segments=1, visual="all", regions_include_frame=False, segment_norm="none",
+        readout="cls", answer_pool="cls", num_options=0,
+        num_answers=config.num_answers if config.answer_encoder == "table" else 1,
+    )  # fmt: skip
+
+
+def initial_variables(config: MISTConfig, rng: jax.Array) -> dict[str, Any]:
+    """Parameters and running statistics; no shape of a batch is among what they hang on."""
+    cfg = smallest(config)
+    word = jnp.zeros((1, 1), jnp.int32)
+    batch = {"question": word, "question_vec": jnp.zeros((1, cfg.query_dim)), "question_clip": word}
+    batch |= {"frames": jnp.zeros((1, 1, cfg.feature_dim)), "patches": jnp.zeros((1, 1, 1, cfg.feature_dim))}
+    if "visual" in cfg.towers:
+        picture = jnp.zeros((1, 1, cfg.clip.image_size, cfg.clip.image_size, 3), jnp.uint8)
+        batch |= {"pixels": picture, "tiles": picture}
+    return dict(MIST(cfg).init(rng, batch, word))
+
+
 def tile_boxes(patches: int) -> np.ndarray:
     """`[N, 5]` float32: left, top, right, bottom and area of each tile in shares of the picture, row by row. The area
     counts one pixel too many on both sides, as published (225² / 896² for 4x4 tiles of 224)."""

@@ -35,6 +35,8 @@ nothing is selected).
 
 from __future__ import annotations
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from jaxvl.core import config as configs
@@ -114,4 +116,56 @@ def base() -> ConfigDict:
         "answer_space": "answer_space.json",  # of Env-QA's score by roles: role -> candidates; below root or absolute
         "val_share": 0.01,  # of the training videos, where the benchmark has no validation split
     }
+    return c
+
+
+def paper(lr: float, batch: int, seed: int, epochs: int = 30) -> ConfigDict:
+    """Section 5 of the specification: Adam without decay, one rate for everything, cosine to 0 over all updates without
+    warm-up, gradients clipped to norm 12, dropout 0.3, an evaluation an epoch, BERT and cached CLIP vectors at the
+    start. The learning rate, batch and seed differ between the benchmarks."""
+    c = base()
+    c.seed = seed
+    configs.in_epochs(c, epochs, evaluated=1)
+    c.train.update({"log_every": 100, "clip_norm": 12.0})
+    c.optim.main = configs.optimizer(name="adam", lr=lr)
+    c.data.batch_size = batch
+    c.precision.compute = "bfloat16"
+    c.init.required = True
+    return c
+
+
+OFFICIAL = {"selector": "official", "eval_noise": "sample"}
+ROWS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "hard": {"selector": "hard"},
+    "official": OFFICIAL,  # noise on probabilities, as released, in evaluation too
+    "official_mean": {"selector": "official", "eval_noise": "mean"},
+    "uniform": {"selector": "uniform"},
+    "random": {"selector": "random"},
+    "no_segments": {"selector": "all", "region_selector": "logp"},
+    "no_regions": {"region_selector": "all"},
+    "dense": {"selector": "all"},
+    "one_layer": {"num_layers": 1},
+    "three_layers": {"num_layers": 3},
+    "topk_1": {"topk": 1},
+    "topk_4": {"topk": 4},
+    "segments_only": {"visual": "segments"},
+    "mean": {"visual": "mean"},
+    "blind": {"visual": "none"},
+    "distilbert": {"text": {"preset": "distilbert-base-uncased"}},
+    "end_to_end": {"input": "frames", "query": "clip"},
+}
+"""What a row changes in `config.model`: the paper's ablations, other selectors, controls, other towers."""
+
+COMMON = ("paper", "hard", "official", "uniform", "dense", "one_layer", "mean", "blind", "end_to_end")
+"""The rows of every benchmark; all of them are AGQA's, where the paper has its ablations."""
+
+
+def with_row(c: ConfigDict, row: str) -> ConfigDict:
+    """The config with the fields of one of `ROWS` replaced."""
+    for name, value in ROWS[row].items():
+        if isinstance(value, dict):
+            c.model[name].update(value)
+        else:
+            c.model[name] = value
     return c
