@@ -11,14 +11,12 @@
 
 # %% [markdown]
 # ## Install
-# In a checkout of the repository this works as it is. In Colab, put the address of the repository into the first two
-# lines and remove their `#`: the configs are in the checkout, the package alone
-# (`pip install git+https://github.com/OWNER/jaxvl`) does not have them.
+# In a checkout of the repository this works as it is. Anywhere else, put the address of the repository into the second
+# line and remove its `#`; the configs come with the package.
 
 # %% tags=install
-# # !git clone -q https://github.com/OWNER/jaxvl.git
-# # %cd jaxvl
 # %pip install -q .
+# # %pip install -q git+https://github.com/OWNER/jaxvl.git
 
 # %%
 import json
@@ -32,16 +30,15 @@ from IPython.display import SVG, display
 from IPython.display import Image as Inline
 from PIL import Image
 
+import jaxvl
 from jaxvl import cli
-from jaxvl.core import config as configs
 from jaxvl.core.session import build_data
 from jaxvl.core.writers import read_metrics
-from jaxvl.verbs import report, train
+from jaxvl.verbs import report
 from jaxvl.viz.curves import line_chart, series_from_rows
 from jaxvl.viz.images import to_bytes
 
 logging.getLogger("absl").setLevel(logging.ERROR)
-repository = next(p for p in (Path.cwd(), *Path.cwd().parents) if (p / "configs" / "centerclip").is_dir())
 workdir = Path(tempfile.mkdtemp(prefix="jaxvl-")) / "run"
 tiny = bool(int(os.environ.get("JAXVL_TINY", "0")))  # the tests run this notebook at toy size
 
@@ -56,20 +53,13 @@ def show(picture):
 # The quickstart's config, with a smaller world and fewer steps. A misspelt field is an error with the nearest name.
 
 # %%
-config = configs.load(
-    repository / "configs" / "centerclip" / "quickstart.py",
-    [
-        "data.world.num_train=480",
-        "data.world.num_val=32",
-        "data.world.num_test=64",
-        "train.steps=200",
-        "train.log_every=20",
-        "train.checkpoint_every=100",
-    ],
-)
+world = {"num_train": 480, "num_val": 32, "num_test": 64}
+train = {"steps": 200, "log_every": 20, "checkpoint_every": 100}
+data = {"world": world}
 if tiny:
-    sizes = ["data.world.num_train=24", "data.world.num_val=8", "data.world.num_test=8"]
-    configs.apply(config, [*sizes, "data.batch_size=8", "data.eval_batch_size=8", "train.steps=4", "train.log_every=2"])
+    train |= {"steps": 4, "log_every": 2}
+    data = {"world": {"num_train": 24, "num_val": 8, "num_test": 8}, "batch_size": 8, "eval_batch_size": 8}
+config = jaxvl.config("centerclip/quickstart", train=train, data=data)
 print("reduction:", config.model.schedule, "(after block 2: 3 segments of 16 centres)")
 print("algorithm:", config.model.reduce.algorithm)
 
@@ -96,7 +86,7 @@ for record, clip in zip(stream.source, clips, strict=False):
 # decoded clips. Run the cell again after an interruption: it goes on from the last checkpoint.
 
 # %%
-result = train.train(config, workdir, data=data)
+result = jaxvl.train(config, workdir)
 
 # %%
 series = series_from_rows(read_metrics(workdir, "train"), ["loss"])
@@ -113,11 +103,18 @@ report.show_results(workdir)
 
 # %% [markdown]
 # ## Search by text
-# The same as `jaxvl predict --workdir DIR --videos FOLDER --text "..."`, on any folder of videos. Words that the model
-# has never seen are named. Try your own.
+# `jaxvl.load` gives the trained model with its verbs: texts and videos in, numpy arrays out.
 
 # %%
+model = jaxvl.load(workdir)
 queries = ["a large red circle that zigzags across", "an orange cross that grows", "a cyan house that slides left"]
+print(model.similarity(queries, [record.path for record in stream.source[:6]]).round(2))
+
+# %% [markdown]
+# A whole folder is searched by `jaxvl predict --workdir DIR --videos FOLDER --text "..."`, which keeps an index. Words
+# that the model has never seen are named. Try your own.
+
+# %%
 flags = [word for query in queries for word in ("--text", query)]
 test_ids = {record.video_id for record in stream.source}
 folder = workdir / "unseen"  # the test clips, which training has not seen

@@ -10,13 +10,12 @@
 
 # %% [markdown]
 # ## Install
-# In a checkout of the repository this works as it is. In Colab, put the address of the repository into the first two
-# lines and remove their `#`: the configs are in the checkout.
+# In a checkout of the repository this works as it is. Anywhere else, put the address of the repository into the second
+# line and remove its `#`.
 
 # %% tags=install
-# # !git clone -q https://github.com/OWNER/jaxvl.git
-# # %cd jaxvl
 # %pip install -q '.[digits]'
+# # %pip install -q 'jaxvl[digits] @ git+https://github.com/OWNER/jaxvl.git'
 
 # %%
 import json
@@ -30,16 +29,15 @@ from IPython.display import SVG, display
 from IPython.display import Image as Inline
 from PIL import Image
 
+import jaxvl
 from jaxvl import cli
-from jaxvl.core import config as configs
 from jaxvl.core.session import build_data
 from jaxvl.core.writers import read_metrics
-from jaxvl.verbs import report, train
+from jaxvl.verbs import report
 from jaxvl.viz import images
 from jaxvl.viz.curves import line_chart, series_from_rows
 
 logging.getLogger("absl").setLevel(logging.ERROR)
-repository = next(p for p in (Path.cwd(), *Path.cwd().parents) if (p / "configs" / "drdr").is_dir())
 root = Path(tempfile.mkdtemp(prefix="jaxvl-"))
 tiny = bool(int(os.environ.get("JAXVL_TINY", "0")))  # the tests run this notebook at toy size
 
@@ -54,11 +52,10 @@ def show(picture):
 # The quickstart, and the same network trained on the source alone: that is what adaptation is compared with.
 
 # %%
-steps = ["train.steps=4", "train.log_every=2"] if tiny else ["train.steps=800", "train.log_every=100"]
-settings = [*steps, "train.eval_every=0", "train.checkpoint_every=800"]
-quickstart = repository / "configs" / "drdr" / "quickstart.py"
-adapted = configs.load(quickstart, settings)
-plain = configs.load(f"{quickstart}:source_only", settings)
+train = {"steps": 800, "log_every": 100, "eval_every": 0, "checkpoint_every": 800}
+train |= {"steps": 4, "log_every": 2} if tiny else {}
+adapted = jaxvl.config("drdr/quickstart", train=train)
+plain = jaxvl.config("drdr/quickstart:source_only", train=train)
 print("task:", adapted.data.task)
 print("weights:", adapted.model.weights.to_dict())
 
@@ -78,7 +75,7 @@ for stream in (data.splits["source"]["mnist5k"], data.splits["test"]["optdigits"
 # MNIST with labels, nothing of optdigits. The table is of optdigits.
 
 # %%
-train.train(plain, root / "plain")
+jaxvl.train(plain, root / "plain")
 report.show_results(root / "plain")
 
 # %% [markdown]
@@ -86,7 +83,7 @@ report.show_results(root / "plain")
 # The target's images come in without labels. The protocol is transductive: the same images are the test.
 
 # %%
-train.train(adapted, root / "adapted", data=data)
+jaxvl.train(adapted, root / "adapted")
 report.show_results(root / "adapted")
 
 # %% [markdown]
@@ -105,16 +102,23 @@ for name in ("plain", "adapted"):
     show(Image.open(root / name / "pictures" / item["file"]))
 
 # %% [markdown]
-# ## Classify a folder
-# The same as `jaxvl predict --workdir DIR --images FOLDER`, on any folder of pictures: classes with confidence, and the
+# ## Classify
+# `jaxvl.load` gives the trained model with its verbs.
+
+# %%
+model = jaxvl.load(root / "adapted")
+stream = data.splits["test"]["optdigits"]
+eight = [stream.make(stream.source[i], np.random.default_rng(0))["images"][..., 0] for i in range(0, 96, 12)]
+print(model.classify(eight).top(1))
+
+# %% [markdown]
+# For a whole folder of pictures: `jaxvl predict --workdir DIR --images FOLDER` gives classes with confidence, and the
 # nearest local anchors of the target.
 
 # %%
 folder = root / "digits"
 folder.mkdir(exist_ok=True)
-stream = data.splits["test"]["optdigits"]
-for i in range(0, 96, 12):
-    digit = stream.make(stream.source[i], np.random.default_rng(0))["images"][..., 0]
+for i, digit in enumerate(eight):
     Image.fromarray(digit).save(folder / f"{i:03d}.png")
 sheet = root / "sheet.png"
 words = ["--workdir", str(root / "adapted"), "--images", str(folder), "--top", "2", "--out", str(sheet)]

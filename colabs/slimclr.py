@@ -11,13 +11,12 @@
 
 # %% [markdown]
 # ## Install
-# In a checkout of the repository this works as it is. In Colab, put the address of the repository into the first two
-# lines and remove their `#`. The extra `digits` brings a package that contains 5,000 digits of MNIST.
+# In a checkout of the repository this works as it is. Anywhere else, put the address of the repository into the second
+# line and remove its `#`. The extra `digits` brings a package that contains 5,000 digits of MNIST.
 
 # %% tags=install
-# # !git clone -q https://github.com/OWNER/jaxvl.git
-# # %cd jaxvl
 # %pip install -q '.[digits]'
+# # %pip install -q 'jaxvl[digits] @ git+https://github.com/OWNER/jaxvl.git'
 
 # %%
 import json
@@ -31,17 +30,16 @@ from IPython.display import SVG, display
 from IPython.display import Image as Inline
 from PIL import Image
 
+import jaxvl
 from jaxvl import cli
-from jaxvl.core import config as configs
 from jaxvl.core.session import build_data
 from jaxvl.core.writers import read_metrics
 from jaxvl.data.readers.classification.image_records import load_picture
-from jaxvl.verbs import report, train
+from jaxvl.verbs import report
 from jaxvl.viz.curves import line_chart, series_from_rows
 from jaxvl.viz.images import to_bytes
 
 logging.getLogger("absl").setLevel(logging.ERROR)
-repository = next(p for p in (Path.cwd(), *Path.cwd().parents) if (p / "configs" / "slimclr").is_dir())
 workdir = Path(tempfile.mkdtemp(prefix="jaxvl-")) / "run"
 tiny = bool(int(os.environ.get("JAXVL_TINY", "0")))  # the tests run this notebook at toy size
 
@@ -57,14 +55,13 @@ def show(picture):
 # nearest.
 
 # %%
-config = configs.load(
-    repository / "configs" / "slimclr" / "quickstart.py",
-    ["data.batch_size=128", "train.steps=200", "train.log_every=20", "train.checkpoint_every=100"],
-)
+train = {"steps": 200, "log_every": 20, "checkpoint_every": 100}
+data, sizes = {"batch_size": 128}, {}
 if tiny:
-    sizes = ["model.conv_channels=(8,16)", "model.strides=(2,2)", "data.image_size=12", "data.eval_resize=12"]
-    short = ["data.batch_size=16", "model.queue=32", "train.steps=4", "train.log_every=2", "model.slow_start=0.0"]
-    configs.apply(config, [*sizes, *short, "model.analyse_every=0", "data.bank=64", "data.holdout=3800"])
+    train |= {"steps": 4, "log_every": 2}
+    data = {"batch_size": 16, "image_size": 12, "eval_resize": 12, "bank": 64, "holdout": 3800}
+    sizes = {"conv_channels": (8, 16), "strides": (2, 2), "queue": 32, "slow_start": 0.0, "analyse_every": 0}
+config = jaxvl.config("slimclr/quickstart", train=train, data=data, model=sizes)
 print("widths:", config.model.widths)
 print(
     "slow start:", config.model.slow_start, " distillation:", config.model.distill, " weights:", config.model.reweight
@@ -91,7 +88,7 @@ for index in (0, 1200, 2400):
 # with the distillation terms. Run the cell again after an interruption: it goes on from the last checkpoint.
 
 # %%
-result = train.train(config, workdir, data=data)
+result = jaxvl.train(config, workdir)
 
 # %%
 rows = read_metrics(workdir, "train")
@@ -121,13 +118,23 @@ for item in json.loads((workdir / "pictures" / "index.json").read_text()):
 
 # %% [markdown]
 # ## Your own pictures
-# The same as `jaxvl predict --workdir DIR --images FOLDER --width 0.5 --like PICTURE`, on any folder of pictures. Here
-# the folder holds unseen digits.
+# `jaxvl.load` gives the trained model with its verbs; each takes the width of the network to use.
+
+# %%
+model = jaxvl.load(workdir)
+query = data.splits["test"]["query"]
+pictures = [load_picture(query.source[i]) for i in range(0, 1000, 100)]
+for width in config.model.widths:
+    print(width, model.embed(pictures, width=width).shape)
+print(model.similarity(pictures[:1], pictures, width=0.5).round(2))
+
+# %% [markdown]
+# For a whole folder of pictures: `jaxvl predict --workdir DIR --images FOLDER --width 0.5 --like PICTURE`. Here the
+# folder holds unseen digits.
 
 # %%
 folder = workdir / "unseen"
 folder.mkdir(exist_ok=True)
-query = data.splits["test"]["query"]
 for i in range(0, len(query.source), 10):
     load_picture(query.source[i]).save(folder / f"{i:04d}.png")
 flags = [

@@ -20,6 +20,17 @@ def place(text: str) -> str:
     return os.path.expanduser(text)
 
 
+PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+"""Endings of picture files with what Pillow calls them."""
+
+
+def picture(text: str) -> str:
+    """A picture file to write."""
+    if os.path.splitext(place(text))[1].lower() not in PICTURES or os.path.isdir(place(text)):
+        raise argparse.ArgumentTypeError(f"{text[:80]!r}: name a picture file ({', '.join(PICTURES)})")
+    return place(text)
+
+
 def whole(low: int) -> Callable[[str], int]:
     """A whole number of at least `low`."""
 

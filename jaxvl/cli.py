@@ -5,12 +5,17 @@ Exit codes: 0 done (also a managed preemption), 2 the input is wrong (one line),
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+
+if __name__ == "__main__" or os.path.basename(sys.argv[0]) == "jaxvl":  # from here on until `main` takes it over
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+
 import argparse
 import contextlib
 import errno
 import io
-import os
-import sys
 import threading
 from collections.abc import Sequence
 
@@ -158,13 +163,15 @@ def _parser() -> argparse.ArgumentParser:
     _workdir(p, required=False)
 
     p = verb("classify", _classify, "zero-shot classes of a folder of pictures, by CLIP's weights")
-    p.add_argument("--weights", required=True, metavar="DIR", help="a folder that `jaxvl convert` wrote of a CLIP")
-    p.add_argument("--images", required=True, metavar="DIR", help="folder of pictures, with its subfolders")
+    p.add_argument(
+        "--weights", required=True, type=place, metavar="DIR", help="a folder that `jaxvl convert` wrote of a CLIP"
+    )
+    p.add_argument("--images", required=True, type=place, metavar="DIR", help="folder of pictures, with its subfolders")
     p.add_argument("--classes", required=True, nargs="+", metavar="NAME", help="what the pictures may show")
     p.add_argument(
         "--template", action="append", metavar="TEXT", help="with {} for the name; may be given several times"
     )
-    p.add_argument("--top", type=int, default=3, metavar="K", help="classes a picture")
+    p.add_argument("--top", type=whole(1), default=3, metavar="K", help="classes a picture")
     p.add_argument("--json", action="store_true", help="print JSON instead of the table")
 
     p = verb("prepare", _prepare, "check a data set; write it as ArrayRecord shards, or its videos small")

@@ -63,5 +63,7 @@ def leave() -> None:
         child.kill()
     try:
         os.write(2, b"interrupted\n")
+        if (processes := sys.modules.get("jaxvl.core.processes")) is not None:
+            processes.fail("interrupted", 130)  # the others of the run, if there are any
     finally:
         os._exit(130)

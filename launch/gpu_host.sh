@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 source launch/common.sh
 parse "$@"
 venv="${JAXVL_VENV:-.venv}"
-[ -x "$venv/bin/jaxvl" ] || do_run python3.11 -m venv "$venv"
+[ -x "$venv/bin/jaxvl" ] || do_run python3 -m venv "$venv"
 [ -x "$venv/bin/jaxvl" ] || do_run "$venv/bin/pip" install -e ".[cuda12]"
 do_run "$venv/bin/jaxvl" doctor --workdir "$workdir"
 # Preallocating leaves no room for the display or a second job; XLA grows as needed instead.

@@ -15,5 +15,5 @@ where=("$TPU_NAME" --zone "$TPU_ZONE" --worker all)
 do_run tar -czf /tmp/jaxvl.tar.gz --exclude .git --exclude '.venv*' --exclude .cache --exclude ./runs --exclude ./data .
 do_run "${on_all[@]}" scp /tmp/jaxvl.tar.gz "$TPU_NAME:jaxvl.tar.gz" --zone "$TPU_ZONE" --worker all
 do_run "${on_all[@]}" ssh "${where[@]}" --command \
-  "mkdir -p jaxvl && tar -xzf jaxvl.tar.gz -C jaxvl && cd jaxvl && (test -x .venv/bin/jaxvl || (python3.11 -m venv .venv && .venv/bin/pip install -e '.[tpu]'))"
+  "mkdir -p jaxvl && tar -xzf jaxvl.tar.gz -C jaxvl && cd jaxvl && (test -x .venv/bin/jaxvl || (python3 -m venv .venv && .venv/bin/pip install -e '.[tpu]'))"
 do_run "${on_all[@]}" ssh "${where[@]}" --command "cd jaxvl && .venv/bin/jaxvl train --distributed $(quoted)"

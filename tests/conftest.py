@@ -11,9 +11,9 @@ import hypothesis
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 flags = [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8"]
+# a test's program runs once or twice on tiny arrays: compiled without optimisation it takes a third of the time
+flags += ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
 if version("jaxlib").startswith("0.10."):  # XLA ends the program on a flag that it does not know
-    # a test's program runs once or twice on tiny arrays: compiled without optimisation it takes a third of the time
-    flags += ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
     flags += ["--xla_cpu_use_fusion_emitters=false"]
 os.environ["XLA_FLAGS"] = " ".join(flags)
 # XLA's CPU client has one thread a device by default; two collectives at once then wait for each other for ever

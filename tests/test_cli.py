@@ -1,8 +1,11 @@
 import json
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -77,6 +80,7 @@ def test_help_imports_nothing_heavy():
     """Every --help, a listing and a mistake answer at once: no array library is loaded for them."""
     script = f"""
 import sys
+import time
 from jaxvl import cli
 listings = [["methods"], ["--version"], ["tarin"], ["train", "--nope"]]
 calls = [["--help"], *([verb, "--help"] for verb in {VERBS!r}), *listings]
@@ -219,7 +223,7 @@ def test_predict_on_folders_that_do_not_fit(run, trained, tmp_path):
     code, _, error = run(*predict, tmp_path)
     assert code == 2
     assert error.splitlines()[-1].startswith(f"jaxvl: --videos {tmp_path}: none of the 1 files could be decoded")
-    assert "--top 0: needs at least 1" in refused(run(*predict, trained / "world", "--top", 0))
+    assert "--top: needs a whole number of at least 1" in refused(run(*predict, trained / "world", "--top", 0))
     assert "--videos: " in refused(run(*predict[:-1]))
 
 
@@ -297,3 +301,138 @@ def test_doctor_says_what_is_wrong(run, tmp_path, monkeypatch):
     assert any("numpy" in line and "pip install 'numpy>=1000'" in line for line in mend)
     assert any("no-such-package-at-all: absent; pip install" in line for line in mend)
     assert any("free some space" in line for line in mend)
+
+
+def test_data_and_workdirs_can_be_moved(run, tmp_path, monkeypatch):
+    """A relative root is kept as it was seen from where training ran, and may be set anew; nothing else may be."""
+    monkeypatch.chdir(tmp_path)
+    flags = [*tiny.flags("data.root=world", "train.steps=1"), "--workdir", "run"]
+    assert run("train", "--config", tiny.QUICKSTART, *flags)[0] == 0
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["data"]["root"] == str(tmp_path / "world")
+    assert run("train", "--config", tiny.QUICKSTART, *flags)[0] == 0  # the same words are the same run
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    code, out, _ = run("evaluate", "--workdir", "../run", "--json")
+    assert code == 0
+    (tmp_path / "world").rename(tmp_path / "moved")
+    (tmp_path / "run").rename(tmp_path / "elsewhere" / "run")
+    assert run("evaluate", "--workdir", "run", "--json", "--config.data.root=../moved")[:2] == (0, out)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert run("evaluate", "--workdir", "~/elsewhere/run", "--json", "--config.data.root=~/moved")[:2] == (0, out)
+    line = refused(run("evaluate", "--workdir", "run", "--config.seed=3"))
+    assert "only its paths may be set anew" in line
+    assert "data.root" in line
+
+
+@pytest.mark.parametrize("verb", ["train", "evaluate", "report", "predict"])
+@pytest.mark.parametrize("place", ["gs://bucket/run", "s3://bucket/run"])
+def test_buckets_are_refused_before_anything_runs(run, tmp_path, monkeypatch, verb, place):
+    monkeypatch.chdir(tmp_path)
+    rest = {"train": ["--config", tiny.QUICKSTART], "predict": ["--videos", "."]}.get(verb, [])
+    assert "mount the bucket" in refused(run(verb, "--workdir", place, *rest))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("def get_config(:\n", "line 1: not Python"),
+        ("def get_config():\n    return None\n", "returns NoneType; it must return the ConfigDict"),
+        ("x = 1\n\ny = z\n", r"line 3: NameError: name 'z' is not defined"),
+        ("def get_config():\n    return 1 / 0\n", "line 2: ZeroDivisionError"),
+        ("from ml_collections import ConfigDict\nget_config = ConfigDict\n", "config.method: is missing"),
+    ],
+)
+def test_config_files_that_do_not_run_are_one_line(run, tmp_path, text, line):
+    (tmp_path / "a.py").write_text(text)
+    assert re.search(line, refused(run("prepare", "--config", tmp_path / "a.py")))
+
+
+def test_rows_that_a_config_file_does_not_have(run, tmp_path):
+    assert "get_config() takes no 'row'" in refused(run("prepare", "--config", f"{tiny.QUICKSTART}:row"))
+
+
+def test_damaged_files_of_a_run_are_one_line(run, trained, tmp_path):
+    """Each names the file and the mend, whatever is wrong with it."""
+    place = tmp_path / "run"
+    shutil.copytree(trained / "run", place)
+    for file, verb in (
+        ("config.json", "report"), ("env.json", "report"), ("eval/test.json", "report"),
+        ("pictures/index.json", "report"), ("pictures/00.png", "report"), ("config.json", "evaluate"),
+    ):  # fmt: skip
+        whole = (place / file).read_bytes()
+        for content in (b"", b"\xff\xfe", b"[1]", b'{"a": 1}', b"[" * 100_000):
+            (place / file).write_bytes(content)
+            assert str(place / file) in refused(run(verb, "--workdir", place)), (file, content[:10])
+        (place / file).write_bytes(whole)
+    (place / "vocabulary.json").write_text('{"words": ["a", 3], "vocab_size": 256}')
+    predict = ["predict", "--workdir", place, "--videos", trained / "world" / "videos", "--text", "a"]
+    assert "vocabulary.json: holds no words" in refused((lambda r: (r[0], r[1], r[2].splitlines()[-1]))(run(*predict)))
+
+
+def test_a_workdir_that_cannot_be_written_costs_only_the_files(run, trained, tmp_path, monkeypatch):
+    """As on a read-only disk: results go to the output, or where --out says."""
+    from jaxvl.core import files
+
+    locked, replace = str(trained / "run"), files.Path.replace
+
+    def guarded(self, target):
+        if str(target).startswith(locked):
+            raise OSError(30, "Read-only file system", str(target))
+        return replace(self, target)
+
+    monkeypatch.setattr(files.Path, "replace", guarded)
+    code, out, error = run("evaluate", "--workdir", trained / "run", "--json")
+    assert code == 0
+    assert json.loads(out)["gallery"] == 12
+    assert "not kept: " in error
+    assert "Read-only file system" in error
+    assert run("evaluate", "--workdir", trained / "run", "--json", "--out", tmp_path / "kept")[0] == 0
+    assert json.loads((tmp_path / "kept" / "test.json").read_text())["metrics"] == json.loads(out)
+    assert "--out HTML writes the page elsewhere" in refused(run("report", "--workdir", trained / "run"))
+    assert run("report", "--workdir", trained / "run", "--out", tmp_path / "page.html")[0] == 0
+    assert "CenterCLIP" in (tmp_path / "page.html").read_text() or "centerclip" in (tmp_path / "page.html").read_text()
+
+
+def test_errors_of_the_machine_are_one_line_with_the_file(run, tmp_path, monkeypatch):
+    from jaxvl.verbs import report
+
+    def full(*_):
+        raise OSError(28, "No space left on device", str(tmp_path / "x\x1b"))
+
+    monkeypatch.setattr(report, "write", full)
+    line = refused(run("report", "--workdir", tmp_path))
+    assert (
+        line == f"jaxvl: {tmp_path}/x\\x1b: No space left on device; free space there and give the same command again"
+    )
+
+
+@pytest.mark.parametrize("sign", ["run.lock", "data"])
+def test_ctrl_c_before_the_loop_ends_with_130(tmp_path, sign):
+    """As soon as there is the workdir's lock, and in the middle of rendering a world."""
+    words = ["train", "--config", tiny.QUICKSTART, "--workdir", tmp_path, *tiny.flags("data.world.num_train=100000")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jaxvl.cli", *map(str, words)], cwd=tiny.ROOT, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(tiny.ROOT)}, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    while not (tmp_path / sign).exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+def test_text_is_utf8_whatever_the_locale(tmp_path, locale):
+    code = f"""
+from pathlib import Path
+from jaxvl.data.text import WordTokenizer
+path = Path({str(tmp_path)!r}, "v.json")
+WordTokenizer.build(["caf\\u00e9 bar"], 16).save(path)
+assert WordTokenizer.load(path).words == ("bar", "caf\\u00e9")
+assert path.read_bytes().decode("utf-8").count("caf\\u00e9") == 1
+"""
+    place = {"LC_ALL": locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(tiny.ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **place}, capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr

@@ -63,7 +63,7 @@ def test_documents_name_the_script(script):
 def test_gpu_host_makes_the_environment_checks_it_and_trains(tmp_path):
     venv = tmp_path / "venv"
     lines = dry("gpu_host.sh", *GIVEN, env={"JAXVL_VENV": str(venv)})
-    assert lines[0] == ["python3.11", "-m", "venv", str(venv)]
+    assert lines[0] == ["python3", "-m", "venv", str(venv)]
     assert lines[1] == [f"{venv}/bin/pip", "install", "-e", ".[cuda12]"]
     assert lines[2] == [f"{venv}/bin/jaxvl", "doctor", "--workdir", GIVEN[3]]
     assert lines[3][:4] == ["env", "XLA_PYTHON_CLIENT_PREALLOCATE=false", f"{venv}/bin/jaxvl", "train"]

@@ -101,7 +101,7 @@ class Checkpoints:
             raise cannot_write(self.root, error) from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             # it reads the metrics of every step at once: one that is damaged would stop it for ever
-            damaged = [s for s in _step_folders(self.root) if self._damage(s) is not None]
+            damaged = processes.decide(lambda: [s for s in _step_folders(self.root) if self._damage(s) is not None])
             if not damaged:
                 raise
             if self.read_only:
@@ -109,8 +109,9 @@ class Checkpoints:
                     f"{self.root}: checkpoint {damaged[0]} is damaged ({_short(error)}); move it away, or train on, "
                     "which sets it aside"
                 ) from None
-            for s in damaged:
+            for s in damaged if processes.index() == 0 else ():
                 self._set_aside(s)
+            processes.barrier()
             return make()
 
     def _value(self, metrics: Mapping[str, float]) -> float:

@@ -347,14 +347,21 @@ def complete(cfg: ConfigDict, base: ConfigDict) -> dict[str, Any]:
     have = dict(dotted(cfg))
     added = {name: value for name, value in dotted(base) if name not in have}
     with cfg.unlocked():
-        for name, value in added.items():
+        for name, value in (added | {name: ConfigDict() for name in _empty_groups(base)}).items():
             node, (*parents, leaf) = cfg, name.split(".")
             for key in parents:
                 if key not in node:
                     node[key] = ConfigDict()
                 node = node[key]
-            node[leaf] = value
+            if leaf not in node or name in added:
+                node[leaf] = value
     return added
+
+
+def _empty_groups(cfg: ConfigDict, prefix: str = "") -> Iterator[str]:
+    for key, value in cfg.items():
+        if isinstance(value, ConfigDict):
+            yield from _empty_groups(value, f"{prefix}{key}.") if len(value) else (f"{prefix}{key}",)
 
 
 def digest(cfg: ConfigDict) -> str:

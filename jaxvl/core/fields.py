@@ -116,6 +116,11 @@ def anything() -> Field:
     return Field("anything", lambda v: True)
 
 
+def like(form: str, words: str) -> Field:
+    """A text that the regular expression `form` matches, whatever its case; `words` say so."""
+    return Field(words, lambda v: isinstance(v, str) and re.fullmatch(form, v, re.IGNORECASE) is not None)
+
+
 def pattern() -> Field:
     """A regular expression."""
     return Field("a regular expression", _compiles)

@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,20 @@ def replacing(path: Path) -> Iterator[Path]:
 def cannot_write(path: str | Path, error: OSError) -> InputError:
     """The line for a file that cannot be written."""
     return InputError(f"{path}: cannot be written ({error.strerror or error}); free space there, or name another place")
+
+
+def keep(path: Path, write: Callable[[Path], None], asked: bool, say: Callable[[str], None]) -> Path | None:
+    """Lets `write` make a file that takes the place of `path`. Where nobody asked for it there, a place that cannot be
+    written costs a line only, and None comes back; else InputError."""
+    try:
+        with replacing(path) as unfinished:
+            write(unfinished)
+    except InputError as error:
+        if asked:
+            raise
+        say(f"not kept: {error}")
+        return None
+    return path
 
 
 def write_text(path: Path, text: str) -> None:

@@ -26,6 +26,7 @@ from jaxvl.core.sharding import Mesh, put_batch, to_host
 from jaxvl.core.state import TrainState
 from jaxvl.core.writers import Progress, Writer
 
+SHOWN_METRICS = 6
 RUN_AHEAD = 2  # updates in flight: enough to hide the host, few enough to bound the memory of queued batches
 
 
@@ -137,17 +138,17 @@ def run(r: Run, state: TrainState, start: int, consumed: Mapping[str, int], stop
     compiled = {name for name, update in r.updates.items() if getattr(update, "ready", None)}
     recompiled = 0
     metrics: dict[str, float] | None = None
-    examples, waited, since = 0, 0.0, time.monotonic()
+    examples, updates, waited, since = 0, 0, 0.0, time.monotonic()
     last = start
     stopped = None
 
     def finish_log(step: int, scalars: Mapping[str, Any]) -> None:
-        nonlocal examples, waited, since
+        nonlocal examples, updates, waited, since
         values = {k: v.item() for k, v in to_host(dict(scalars)).items()}
         _raise_if_bad(r, state, int(values.pop("bad_step")), history)
         span = max(time.monotonic() - since, 1e-9)
-        values |= {"examples_per_s": examples / span, "data_wait": waited / span}
-        examples, waited, since = 0, 0.0, time.monotonic()
+        values |= {"examples_per_s": examples / span, "step_s": span / max(updates, 1), "data_wait": waited / span}
+        examples, updates, waited, since = 0, 0, 0.0, time.monotonic()
         r.writer.scalars(step, "train", values)
         r.progress.log(step, values)
 
@@ -173,16 +174,16 @@ def run(r: Run, state: TrainState, start: int, consumed: Mapping[str, int], stop
         history.append((step, name, {s: (taken[s] - 1, b["_id"]) for s, b in host.items()}))
         batch = {s: put_batch(device_fields(b), r.mesh, sizes[s]) for s, b in host.items()}
 
-        before = compiles.count
+        before, called = compiles.count, time.monotonic()
         with jax.transfer_guard("disallow"):
             state, scalars = r.updates[name](state, batch)
+        updates += 1
+        if compiles.count != before:  # not compiled ahead: leave that out of the rate
+            since += time.monotonic() - called
         if name in compiled and compiles.count != before:
             recompiled += 1
             r.progress.say(f"step {step}: objective {name!r} was compiled again; a shape or dtype of the batch changed")
-        if name not in compiled:
-            compiled.add(name)
-            since = time.monotonic()  # the first update of an objective compiles; leave that out of the rate
-            examples, waited = 0, 0.0
+        compiled.add(name)
         flight.append(scalars)
         if len(flight) == RUN_AHEAD:
             jax.block_until_ready(flight[0])
@@ -191,7 +192,7 @@ def run(r: Run, state: TrainState, start: int, consumed: Mapping[str, int], stop
         r.checkpoints.poll()
 
         ends = last == cfg.steps
-        if ends or last % cfg.log_every == 0:
+        if ends or last == 1 or last % cfg.log_every == 0:
             finish_log(last, scalars)
         evaluates = r.evaluate is not None and (ends or (cfg.eval_every and last % cfg.eval_every == 0))
         saves = ends or last % cfg.checkpoint_every == 0 or (evaluates and r.config.checkpoint.best_metric)
@@ -199,6 +200,7 @@ def run(r: Run, state: TrainState, start: int, consumed: Mapping[str, int], stop
             _raise_if_bad(r, state, int(to_host(state.bad_step)), history)
         if evaluates:
             paused = time.monotonic()
+            r.progress.phase("evaluating")
             try:
                 metrics = r.evaluate(state)
             except InputError:  # costs no training: mended, the same command goes on from here
@@ -207,8 +209,11 @@ def run(r: Run, state: TrainState, start: int, consumed: Mapping[str, int], stop
                     r.checkpoints.wait()
                 raise
             r.writer.scalars(last, "eval", metrics)
+            if not ends:  # the last one is shown as a table
+                r.progress.say(f"step {last}: {_shown(metrics, r.config.checkpoint.best_metric)}")
             since += time.monotonic() - paused
         if saves:
+            r.progress.phase("saving")
             _save(r, state, taken, metrics if evaluates else None)
         if not ends and stop.agreed(last):
             stopped = stop.name or "SIGTERM"
@@ -222,6 +227,14 @@ def run(r: Run, state: TrainState, start: int, consumed: Mapping[str, int], stop
         if hasattr(feed, "close"):
             feed.close()
     return Outcome(state, stopped, metrics, recompiled)
+
+
+def _shown(metrics: Mapping[str, float], first: str) -> str:
+    """An evaluation in one line: the metric that chooses checkpoints, then as many more as a line holds."""
+    names = [n for n in (first,) if n in metrics] + [n for n in metrics if n != first]
+    more = len(names) - SHOWN_METRICS
+    text = "  ".join(f"{n} {metrics[n]:.4g}" for n in names[:SHOWN_METRICS])
+    return f"evaluation  {text}" + (f"  and {more} more" if more > 0 else "")
 
 
 def _save(r: Run, state: TrainState, taken: Mapping[str, int], metrics: Mapping[str, float] | None) -> None:

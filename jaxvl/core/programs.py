@@ -12,6 +12,9 @@ from typing import Any
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
+from ml_collections import ConfigDict
+
+from jaxvl.core import memory
 
 CACHE_BYTES = 2**31
 """Bound of the compilation cache of a workdir; what was not used for longest goes first."""
@@ -47,12 +50,15 @@ def _shapes(batch: Any) -> Any:
     return tree, tuple((x.shape, x.dtype) for x in leaves)
 
 
-def compile_all(programs: Iterable[tuple[str, Program, Any, Any]], say: Callable[[str], None]) -> None:
-    """Compiles each `(name, program, first, batch)`, and says which."""
+def compile_all(
+    programs: Iterable[tuple[str, Program, Any, Any]], say: Callable[[str], None], config: ConfigDict | None = None
+) -> None:
+    """Compiles each `(name, program, first, batch)`, and says which. config: for advice where one does not fit."""
     programs = list(programs)
     for i, (name, program, first, batch) in enumerate(programs, 1):
         say(f"compiling {name} ({i} of {len(programs)})")
-        program.compile(first, batch)
+        with memory.told(f"compiling {name}", config):
+            program.compile(first, batch)
 
 
 def on_device(fields: Mapping[str, tuple[tuple[int, ...], Any]], rows: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -63,8 +69,9 @@ def on_device(fields: Mapping[str, tuple[tuple[int, ...], Any]], rows: int) -> d
     }
 
 
-def keep(workdir: str | Path) -> None:
-    """Keeps compiled programs in `WORKDIR/cache`, so that a run that goes on is back in seconds.
+def keep(workdir: str | Path, move: bool = True) -> None:
+    """Keeps compiled programs in `WORKDIR/cache`, so that a run that goes on is back in seconds. move: also if this
+    process keeps them in another workdir up to now.
 
     `JAX_COMPILATION_CACHE_DIR` names another folder, `JAX_ENABLE_COMPILATION_CACHE=false` keeps none; both are JAX's
     own. Nothing is kept where the workdir cannot be written, and no program over several CPU devices (see
@@ -76,6 +83,8 @@ def keep(workdir: str | Path) -> None:
     if jax.default_backend() == "cpu":  # CPU programs are of one kind of CPU; another may end at an unknown instruction
         folder /= f"{zlib.crc32(_cpu().encode()):08x}"
     if jax.config.jax_compilation_cache_dir != _kept or str(folder) == _kept or not os.access(workdir, os.W_OK):
+        return
+    if _kept is not None and not move:
         return
     _kept = str(folder)
     jax.config.update("jax_compilation_cache_dir", _kept)
@@ -89,7 +98,7 @@ _kept: str | None = None  # the folder that `keep` has set
 def _cpu() -> str:
     """What tells kinds of CPUs apart."""
     info = Path("/proc/cpuinfo")
-    text = info.read_text() if info.is_file() else ""
+    text = info.read_text(encoding="utf-8") if info.is_file() else ""
     flags = re.search(r"^(flags|Features)\s*:(.*)$", text, re.MULTILINE)
     return platform.machine() + (flags.group(2) if flags else platform.processor())
 

@@ -38,7 +38,8 @@ RUN_FILES = (
     *("report.html", "pictures", "eval", "bad_inputs.jsonl", "vocabulary.json", "classes.json", "ids"),
     *("index", "search.png"),
 )
-"""What a run leaves in its workdir; `data/`, which may be a rendered world, is not among it."""
+"""What a run leaves in its workdir. `data/`, which may be a rendered world, and `cache/` (`jaxvl.core.programs`) are
+not among it, as the next run has a use for them."""
 
 
 SHARED_SECONDS = 10  # a file system of many hosts may show a new file late
@@ -79,7 +80,7 @@ class Compiled:
         if names or not self.config.train.steps:  # else the run is at its end
             variables = self.target.variables(self.config.eval.use_ema)
             found += [(f"predict of {', '.join(b)}", self.predict, variables, dict(b)) for b in evaluated]
-        compile_all(found, say)
+        compile_all(found, say, self.config)
 
 
 def compiled_quickly() -> dict[str, int]:
@@ -184,7 +185,10 @@ def read_config(workdir: str | Path, say: Say | None = None, overrides: Sequence
         raise InputError(f"--workdir {workdir}: has no config.json, so no run was made there; give a run's folder")
     mend = "restore it or train afresh"
     try:
-        config = configs.from_plain(read_json(path, dict, mend))
+        tree = read_json(path, dict, mend)
+        if lost := [group for group in ("method", "train", "optim", "model", "data") if group not in tree]:
+            raise InputError(f"{path}: has no {lost[0]}; {mend}")
+        config = configs.from_plain(tree)
         name = config.get("method", "")
         base = registry.module(name, "recipe").base() if registry.has_part(name, "recipe") else configs.base()
         for entry in set(base.optim) - set(config.get("optim", {})):  # an optimiser that this run has not

@@ -6,6 +6,7 @@ run writes the steps after its checkpoint again, with the same values; readers t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -13,9 +14,10 @@ import socket
 import struct
 import sys
 import time
+import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from jaxvl.core.errors import InputError
 from jaxvl.core.files import cannot_write, printable
@@ -139,14 +141,13 @@ class Board:
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """One event for all values of a step."""
-        from_value = self._parts.summary.scalar
-        parts = [part for name, value in values.items() for part in from_value(name, value).value]
+        parts = [part for name, value in values.items() for part in self._parts.scalar(name, value).value]
         if parts:
-            self._append(step=step, summary=self._parts.proto.summary_pb2.Summary(value=parts))
+            self._append(step=step, summary=self._parts.Summary(value=parts))
 
     def _append(self, **fields: Any) -> None:
-        event = self._parts.proto.event_pb2.Event(wall_time=time.time(), **fields).SerializeToString()
-        checked, size = self._parts.record_writer.masked_crc32c, struct.pack("<Q", len(event))
+        event = self._parts.Event(wall_time=time.time(), **fields).SerializeToString()
+        checked, size = self._parts.checked, struct.pack("<Q", len(event))
         record = size + struct.pack("<I", checked(size)) + event + struct.pack("<I", checked(event))
         self._file.append(record)
 
@@ -187,15 +188,14 @@ def _tensorboard():
     if hidden is None:
         sys.modules["torch"] = None  # type: ignore[assignment]
     try:
-        import tensorboardX
-        import tensorboardX.proto.event_pb2
-        import tensorboardX.proto.summary_pb2
-        import tensorboardX.record_writer
-        import tensorboardX.summary
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.summary_pb2 import Summary
+        from tensorboardX.record_writer import masked_crc32c
+        from tensorboardX.summary import scalar
     finally:
         if hidden is None:
             sys.modules.pop("torch", None)
-    return tensorboardX
+    return types.SimpleNamespace(Event=Event, Summary=Summary, checked=masked_crc32c, scalar=scalar)
 
 
 class Progress:
@@ -247,12 +247,13 @@ class Progress:
         """Shows loss, rate, data wait and what is left."""
         if not self.active:
             return
-        loss, rate, wait = (
+        loss, rate, each, wait = (
             values.get("loss", math.nan),
             values.get("examples_per_s", math.nan),
+            values.get("step_s", math.nan),
             values.get("data_wait", 0),
         )
-        text = f"loss {loss:.4f}  {rate:.1f} examples/s  data wait {100 * wait:.0f}%"
+        text = f"loss {loss:.4f}  {_seconds(each)} a step  {rate:.1f} examples/s  data wait {100 * wait:.0f}%"
         self.show(step, text)
 
     def show(self, step: int, text: str) -> None:
@@ -268,7 +269,12 @@ class Progress:
         self._shown = now
         done = step - self._start
         left = (now - self._begun) / done * (self.total - step) if done else math.nan
-        print(f"{self.unit} {step}/{self.total}  {text}  ETA {_clock(left)}", file=self.stream, flush=True)
+        _show(f"{self.unit} {step}/{self.total}  {text}  ETA {_clock(left)}", self.stream)
+
+    def phase(self, what: str) -> None:
+        """Shows on the bar what the run does instead of training: compiling, evaluating, saving."""
+        if self._bar is not None:
+            self._bar.update(self._task, text=what)
 
     def say(self, line: str) -> None:
         """A line that does not break the bar."""
@@ -277,12 +283,22 @@ class Progress:
             if self._bar is not None:
                 self._bar.console.print(line, highlight=False, markup=False)
             else:
-                print(line, file=self.stream, flush=True)
+                _show(line, self.stream)
 
     def close(self) -> None:
         """Ends the bar."""
         if self._bar is not None:
             self._bar.stop()
+
+
+def _seconds(seconds: float) -> str:
+    """`12 ms`, `1.3 s`."""
+    return f"{1000 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+
+
+def _show(line: str, stream: TextIO) -> None:
+    with contextlib.suppress(OSError):  # nobody listens, or the disk of the log is full: the rows are in metrics.jsonl
+        print(line, file=stream, flush=True)
 
 
 def _clock(seconds: float) -> str:

@@ -115,17 +115,15 @@ class CLIPTokenizer:
         return []
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of ids up to the first end token, start left out: lower case, a blank behind each word or sign."""
+        """Text of all ids as published: lower case, a blank behind each word or sign, start and end by their names
+        (`<|startoftext|>a photo <|endoftext|>`; the zeros of padding are `!`). Raises InputError for other ids."""
         symbols = []
         for i in ids:
             if not 0 <= int(i) < self.vocab_size:
                 raise InputError(f"ids: {int(i)} is outside the vocabulary of {self.vocab_size}")
-            if int(i) == self.end:
-                break
-            if int(i) != self.start:
-                symbols.append(self._symbols[int(i)])
-        words = "".join(symbols).split("</w>")
-        return " ".join(bytes(self._values[c] for c in w).decode("utf-8", errors="replace") for w in words)
+            symbols.append(self._symbols[int(i)])
+        text = bytes(self._values[c] for c in "".join(symbols)).decode("utf-8", errors="replace")
+        return text.replace("</w>", " ")
 
     def tokenize(self, texts: str | Sequence[str], context_length: int = 77, truncate: bool = False) -> np.ndarray:
         """CLIP packing `[start] + ids + [end]`, zeros behind: int32 `[n, context_length]`.

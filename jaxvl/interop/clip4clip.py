@@ -34,8 +34,9 @@ def infer_config(arrays: Arrays, given: Mapping[str, Any] | None = None) -> CLIP
     return clip.infer_config(arrays, given, PREFIX)
 
 
-def rules(config: CLIPConfig, present: set[str]) -> list[Rule]:
-    """Rules for the CLIP and for every part of a head of which a tensor is `present` (published keys or paths)."""
+def rules(config: CLIPConfig, present: Mapping[str, Any]) -> list[Rule]:
+    """Rules for the CLIP and for every part of a head of which a tensor is `present` (arrays by published key, or by
+    path). The frame positions have as many rows as there are, by rights those of the text positions."""
     e, heads = config.embed_dim, config.text_heads  # a head starts as a copy of the text tower
     out = keys.prefixed(clip.openai_rules(dataclasses.replace(config, linear_patch="2d")), PREFIX)
     if config.linear_patch == "3d":
@@ -45,7 +46,8 @@ def rules(config: CLIPConfig, present: set[str]) -> list[Rule]:
 
     def table(key: str, path: str) -> None:
         if key in present or path in present:
-            out.append(Rule(key, (config.context_length, e), (path,), keys.same()))
+            rows = next(iter(np.shape(present.get(key, present.get(path)))), 0)
+            out.append(Rule(key, (rows, e), (path,), keys.same()))
 
     def blocks(key: str, path: str) -> bool:
         pattern = re.compile(rf"(?:{re.escape(key)}\.resblocks\.|{re.escape(path)}/resblocks_)(\d+)[./]")
@@ -56,7 +58,7 @@ def rules(config: CLIPConfig, present: set[str]) -> list[Rule]:
 
     table("frame_position_embeddings.weight", "head/frame_position_embeddings")
     blocks("transformerClip", "head/transformerClip")
-    if {"lstm_visual.weight_ih_l0", "head/lstm_visual/weight_ih_l0"} & present:
+    if {"lstm_visual.weight_ih_l0", "head/lstm_visual/weight_ih_l0"} & set(present):
         for name in ("ih", "hh"):
             weight, bias = f"weight_{name}_l0", f"bias_{name}_l0"
             out.append(Rule(f"lstm_visual.{weight}", (4 * e, e), (f"head/lstm_visual/{weight}",), keys.linear()))
@@ -97,12 +99,12 @@ def with_unread_patch(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]
 def from_clip4clip(arrays: Arrays, config: CLIPConfig) -> tuple[dict[str, Any], KeyReport]:
     """CLIP4Clip's layout -> variables of a CLIP with `params/head/...`; `module.` is stripped."""
     arrays = keys.plain_keys(arrays)
-    flat, report = keys.forward(rules(config, set(arrays)), arrays, dropped(config))
+    flat, report = keys.forward(rules(config, arrays), arrays, dropped(config))
     return keys.to_variables(flat), report
 
 
 def to_clip4clip(variables: Mapping[str, Any], config: CLIPConfig) -> tuple[dict[str, np.ndarray], KeyReport]:
     """The inverse of `from_clip4clip`, without `module.`."""
     flat = keys.to_flat(variables)
-    arrays, report = keys.backward(rules(config, set(flat)), flat)
+    arrays, report = keys.backward(rules(config, flat), flat)
     return with_unread_patch(keys.with_step_counters(arrays)), report

@@ -15,7 +15,9 @@ from jaxvl.core.errors import InputError
 from jaxvl.nn.transformer import ACTIVATIONS, ResidualBlock, layer_norm
 
 HEADS = ("meanP", "seqTransf", "seqLSTM", "tightTransf")
-POSITIONS = 77  # rows of CLIP's text positions, which initialise the frame positions
+POSITIONS = (
+    77  # rows of CLIP's text positions, which initialise the frame positions; a CLIP of another length has others
+)
 
 
 class Transformer(nn.Module):
@@ -34,20 +36,24 @@ class Transformer(nn.Module):
 
 
 class SequenceTransformer(nn.Module):
-    """seqTransf: `v + blocks(v + P[:S])`. Parameters `frame_position_embeddings [77, E]`, `transformerClip/...`."""
+    """seqTransf: `v + blocks(v + P[:S])`. Parameters `frame_position_embeddings [positions, E]`, `transformerClip/...`.
+
+    positions: as many as the text tower has.
+    """
 
     heads: int
     layers: int = 4
     ln_eps: float = 1e-12  # CLIP4Clip's own LayerNorm class; CenterCLIP's copy has 1e-5
+    positions: int = POSITIONS
 
     @jax.default_matmul_precision("highest")
     @nn.compact
     def __call__(self, video: jax.Array, mask: jax.Array) -> jax.Array:
-        """video `[B, S, E]`, mask `[B, S]` bool -> `[B, S, E]`. Raises InputError for more than 77 frames."""
+        """video `[B, S, E]`, mask `[B, S]` bool -> `[B, S, E]`. Raises InputError for more frames than positions."""
         length, width = video.shape[1:]
-        if length > POSITIONS:
-            raise InputError(f"seqTransf: {length} frames, but there are {POSITIONS} positions; use fewer")
-        positions = self.param("frame_position_embeddings", nn.initializers.normal(0.01), (POSITIONS, width))
+        if length > self.positions:
+            raise InputError(f"seqTransf: {length} frames, but there are {self.positions} positions; use fewer")
+        positions = self.param("frame_position_embeddings", nn.initializers.normal(0.01), (self.positions, width))
         blocks = Transformer(self.layers, self.heads, self.ln_eps, name="transformerClip")
         return video + blocks(video + positions[:length], mask)
 
@@ -99,7 +105,7 @@ class LSTMWeights(nn.Module):
 class TightTransformer(nn.Module):
     """tightTransf: a cross-encoder over `[t, v_1 .. v_S]` for every (text, video) pair; no logit scale.
 
-    Parameters: `cross/{embeddings/position_embeddings [77, E], transformer/..., pooler/{ln_pool, dense}}`,
+    Parameters: `cross/{embeddings/position_embeddings [positions, E], transformer/..., pooler/{ln_pool, dense}}`,
     `similarity_dense`. Costs O(Bt·Bv) sequences: texts go in chunks of `chunk`.
     """
 
@@ -108,6 +114,7 @@ class TightTransformer(nn.Module):
     ln_eps: float = 1e-12
     dropout: float = 0.1
     chunk: int = 4
+    positions: int = POSITIONS
 
     @jax.default_matmul_precision("highest")
     @nn.compact
@@ -115,11 +122,12 @@ class TightTransformer(nn.Module):
         """text `[Bt, E]`, video `[Bv, S, E]`, mask `[Bv, S]` bool -> scores `[Bt, Bv]`. `train` draws dropout from
         the rng stream 'dropout'."""
         length = video.shape[1] + 1
-        if length > POSITIONS:
-            raise InputError(f"tightTransf: {length - 1} frames and a text row need {length} positions of {POSITIONS}")
+        if length > self.positions:
+            need = f"{length - 1} frames and a text row need {length} positions of {self.positions}"
+            raise InputError(f"tightTransf: {need}; use fewer frames")
         texts, videos = text.shape[0], video.shape[0]
         chunk = next(c for c in range(min(self.chunk, texts), 0, -1) if texts % c == 0)
-        cross = CrossEncoder(self.heads, self.layers, self.ln_eps, self.dropout, name="cross")
+        cross = CrossEncoder(self.heads, self.layers, self.ln_eps, self.dropout, self.positions, name="cross")
         dense = nn.Dense(1, kernel_init=nn.initializers.normal(0.02), name="similarity_dense")
         valid = jnp.concatenate([jnp.ones((videos, 1), bool), mask.astype(bool)], axis=1)
 
@@ -149,26 +157,28 @@ class CrossEncoder(nn.Module):
     layers: int
     ln_eps: float
     dropout: float
+    positions: int
 
     @nn.compact
     def __call__(self, x: jax.Array, key_mask: jax.Array, train: bool) -> jax.Array:
         """x `[B, n, E]`, key_mask `[B, n]` -> pooled row 0 `[B, E]`."""
         width = x.shape[-1]
-        x = x + CrossPositions(width, name="embeddings")()[: x.shape[1]]
+        x = x + CrossPositions(self.positions, width, name="embeddings")()[: x.shape[1]]
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         x = Transformer(self.layers, self.heads, self.ln_eps, name="transformer")(x, key_mask)
         return CrossPooler(self.ln_eps, name="pooler")(x)
 
 
 class CrossPositions(nn.Module):
-    """The table `position_embeddings [77, E]`."""
+    """The table `position_embeddings [positions, E]`."""
 
+    positions: int
     width: int
 
     @nn.compact
     def __call__(self) -> jax.Array:
         """The table."""
-        return self.param("position_embeddings", nn.initializers.normal(0.01), (POSITIONS, self.width))
+        return self.param("position_embeddings", nn.initializers.normal(0.01), (self.positions, self.width))
 
 
 class CrossPooler(nn.Module):

@@ -1,8 +1,9 @@
 """k-medoids++ and spectral clustering of token sets, batched and deterministic.
 
 Numerics are canonical, so that a result is reproducible: distances in float32 at highest matmul precision from
-mean-centred points, symmetrised, with a diagonal of exactly 0; `D = d − I` wherever a nearest medoid is sought,
-so that a medoid always belongs to its own cluster, even among duplicates. Ties go to the lowest index. Because
+mean-centred points, symmetrised, with a diagonal of exactly 0; equal points have distance exactly 0 and the same
+distances to all others, whatever order a product adds in; `D = d − I` wherever a nearest medoid is sought, so that a
+medoid always belongs to its own cluster, even among duplicates. Ties go to the lowest index. Because
 of the exact zero diagonal the two members of a cluster of two tie exactly, and the earlier one wins.
 
 Source: CenterCLIP (arXiv 2205.00823) section 3; KKZ initialisation: Katsavounidis, Kuo, Zhang 1994.
@@ -55,33 +56,53 @@ def unit_rows(x: jax.Array) -> jax.Array:
 
 
 def pairwise_distances(x: jax.Array, metric: str = "l2") -> jax.Array:
-    """Distances `[..., N, N]` float32 between points `[..., N, W]`; symmetric, diagonal exactly 0.
+    """Distances `[..., N, N]` float32 between points `[..., N, W]`; symmetric, exactly 0 between equal points.
 
     metric: 'l2', 'l1', or 'cosine' = `1 − x̂·ŷ` with `x̂ = x/(‖x‖ + 1e-6)`. Raises InputError on another.
     """
     x = x.astype(jnp.float32)
+    first = first_equal(x)
     if metric == "l1":
         d = jnp.abs(x[..., :, None, :] - x[..., None, :, :]).sum(-1)
     elif metric == "cosine":
         x = unit_rows(x)
         d = jnp.maximum(1.0 - _gram(x), 0.0)
     elif metric == "l2":
-        d = jnp.sqrt(squared_distances(x))
+        return jnp.sqrt(squared_distances(x))
     else:
         raise InputError(f"metric: {metric!r} is unknown; use one of {METRICS}")
-    return _symmetric_zero_diagonal(d)
+    return _canonical(d, first)
 
 
 def squared_distances(x: jax.Array) -> jax.Array:
-    """Squared euclidean distances `[..., N, N]` float32, not negative, diagonal exactly 0, of `[..., N, W]`.
+    """Squared euclidean distances `[..., N, N]` float32 of `[..., N, W]`: not negative, exactly 0 between equal points.
 
     The mean is subtracted first: distances do not change, and cancellation is far smaller for points that share
     a large common vector, as CLIP's tokens do.
     """
     x = x.astype(jnp.float32)
+    first = first_equal(x)
     x = x - x.mean(-2, keepdims=True)
     norms = (x * x).sum(-1)
-    return _symmetric_zero_diagonal(jnp.maximum(norms[..., :, None] + norms[..., None, :] - 2 * _gram(x), 0.0))
+    return _canonical(jnp.maximum(norms[..., :, None] + norms[..., None, :] - 2 * _gram(x), 0.0), first)
+
+
+def first_equal(x: jax.Array) -> jax.Array:
+    """Index `[..., N]` int32 of the first point equal to each of `[..., N, W]`, bit for bit (0 and −0 are equal).
+
+    Two 32-bit sums over scrambled bits stand for a point: whole numbers add up exactly in any order, and comparing
+    them costs N² where comparing the points would cost N² W.
+    """
+    x = x.astype(jnp.float32)
+    bits = jax.lax.bitcast_convert_type(jnp.where(x == 0, 0.0, x), jnp.uint32)  # `x + 0.0` is simplified away
+    odd = np.random.default_rng(0).integers(0, 2**31, (2, x.shape[-1]), dtype=np.uint32) * np.uint32(2) + np.uint32(1)
+    sums = []
+    for step, factors in zip((16, 13), odd):
+        mixed = (bits ^ (bits >> step)) * np.uint32(0x85EBCA6B)
+        mixed = (mixed ^ (mixed >> 15)) * np.uint32(0xC2B2AE35)
+        sums.append(((mixed ^ (mixed >> 16)) * factors).sum(-1, dtype=jnp.uint32))
+    equal = [a[..., :, None] == a[..., None, :] for a in sums]
+    return _first_argmin(jnp.where(equal[0] & equal[1], 0, 1), axis=-1)
 
 
 def kkz_init(d: jax.Array, score: jax.Array, k: int) -> jax.Array:
@@ -182,7 +203,7 @@ def spectral_kmedoids(
     def cluster(points):
         affinity = graph_affinity(points, sigma=sigma, graph=graph, knn_k=knn_k, mutual=mutual, mask=mask)
         _, vectors = jnp.linalg.eigh(normalized_laplacian(affinity), symmetrize_input=False)
-        q = vectors[..., :k]
+        q = _rows(vectors[..., :k], first_equal(points))  # equal points lie together, also after rounding
         result = _kmedoids_from_distances(pairwise_distances(unit_rows(q)), (q * q).sum(-1), k, max_iters, fixed_iters)
         return SpectralKMedoids(*result, affinity.sum(-1).mean(-1))
 
@@ -303,9 +324,12 @@ def _first_argmin(x: jax.Array, axis: int) -> jax.Array:
     return jnp.where(x == x.min(axis, keepdims=True), index, last).min(axis)
 
 
-def _symmetric_zero_diagonal(d: jax.Array) -> jax.Array:
+def _canonical(d: jax.Array, first: jax.Array) -> jax.Array:
+    """d `[..., N, N]` made symmetric, with rows and columns of equal points (`first_equal`) the same, exactly 0 between
+    them."""
     d = 0.5 * (d + jnp.swapaxes(d, -1, -2))
-    return jnp.where(jnp.eye(d.shape[-1], dtype=bool), 0.0, d)
+    d = _rows(jnp.swapaxes(_rows(d, first), -1, -2), first)
+    return jnp.where(first[..., :, None] == first[..., None, :], 0.0, d)
 
 
 def _check_k(k: int, n: int) -> None:

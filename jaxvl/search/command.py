@@ -6,30 +6,34 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 import numpy as np
+from PIL import Image
 
+from jaxvl.arguments import PICTURES, picture, place, whole, word
 from jaxvl.core.errors import BadMedia, InputError
+from jaxvl.core.files import keep, printable
 from jaxvl.data.readers.common import read_ids
 from jaxvl.data.video import load_clip
 from jaxvl.search import index as indexing
 from jaxvl.viz.retrieval import Hit, retrieval_sheet
 
 SHEET_TOP, SHEET_FRAMES = 5, 3
-SHEET_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 VIDEO_QUERY = "video:"
 
 
 class Searchable(Protocol):
-    """What a model needs to be searched with. Vectors are unit `[n, E]`."""
+    """What a model needs to be searched with. Vectors are unit `[n, E]`; width is E."""
 
     workdir: Path
     say: Callable[[str], None]
+    width: int
 
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
         """Of texts."""
@@ -49,17 +53,22 @@ class Searchable(Protocol):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `jaxvl predict` for this method."""
-    parser.add_argument("--videos", metavar="DIR", help="folder of videos to search, with its subfolders")
-    parser.add_argument("--text", action="append", default=[], metavar="QUERY", help="may be given several times")
-    parser.add_argument("--like", action="append", default=[], metavar="VIDEO", help="search for similar videos")
-    parser.add_argument("--captions", metavar="FILE", help="rank these captions, one a line, for each --like video")
-    parser.add_argument("--top", type=int, default=5, metavar="K", help="results a query")
+    parser.add_argument("--videos", type=place, metavar="DIR", help="folder of videos to search, with its subfolders")
+    parser.add_argument(
+        "--text", type=word, action="append", default=[], metavar="QUERY", help="may be given several times"
+    )
+    text = "search for similar videos"
+    parser.add_argument("--like", type=place, action="append", default=[], metavar="VIDEO", help=text)
+    text = "rank these captions, one a line, for each --like video"
+    parser.add_argument("--captions", type=place, metavar="FILE", help=text)
+    parser.add_argument("--top", type=whole(1), default=5, metavar="K", help="results a query")
     parser.add_argument(
         "--ask", action="store_true", help=f"then answer standard input: a text a line, or {VIDEO_QUERY}PATH for --like"
     )
-    parser.add_argument("--index", metavar="PATH", help="embeddings of DIR, kept; default: a folder in WORKDIR/index")
+    text = "embeddings of DIR, kept; default: a folder in WORKDIR/index"
+    parser.add_argument("--index", type=place, metavar="PATH", help=text)
     parser.add_argument("--rebuild", action="store_true", help="make the index again, from every video")
-    parser.add_argument("--out", metavar="PNG", help="the picture sheet; default WORKDIR/search.png")
+    parser.add_argument("--out", type=picture, metavar="PNG", help="the picture sheet; default WORKDIR/search.png")
     parser.add_argument("--no-sheet", action="store_true", help="no picture sheet: nothing is decoded for a search")
 
 
@@ -77,9 +86,11 @@ def run(model: Searchable, args: argparse.Namespace, as_json: bool) -> int:
     found += [] if captions else [search.by_video(name) for name in args.like]
     folder = Path(args.videos or ".")
     shown = [(query, row) for query, row in found if row]
-    sheet = (
-        None if args.no_sheet or not shown else _sheet(folder, shown, Path(args.out or model.workdir / "search.png"))
-    )
+    sheet = None
+    if shown and not args.no_sheet:
+        image, out = _sheet(folder, shown), Path(args.out or model.workdir / "search.png")
+        kind = PICTURES[out.suffix.lower()]
+        sheet = keep(out, lambda unfinished: image.save(unfinished, format=kind), bool(args.out), model.say)
     rows = [_row(folder, *one) for one in found]
     if as_json and found + ranked:
         print(json.dumps({"queries": rows, "captions": ranked, **report, "sheet": sheet and str(sheet)}), flush=True)
@@ -88,7 +99,7 @@ def run(model: Searchable, args: argparse.Namespace, as_json: bool) -> int:
         for line in [*lines, f"sheet: {sheet}"] if sheet else lines:
             print(line, flush=True)
     if args.ask:
-        _answer(search, folder, sys.stdin, as_json)
+        _answer(search, folder, _lines_of(sys.stdin), as_json)
     return 0
 
 
@@ -134,6 +145,15 @@ class Search:
         }
 
 
+def _lines_of(stream: TextIO) -> Iterator[str]:
+    """Lines in UTF-8 whatever the locale; bytes that are none stand for the names of files that hold them."""
+    if not hasattr(stream, "buffer"):
+        yield from stream
+        return
+    for line in stream.buffer:
+        yield line.decode("utf-8", "surrogateescape")
+
+
 def _answer(search: Search, folder: Path, lines: Iterable[str], as_json: bool) -> None:
     """Answers each line as it comes, with the milliseconds that it took; what is wrong with one is said and passed."""
     search.model.warm_up()
@@ -141,15 +161,19 @@ def _answer(search: Search, folder: Path, lines: Iterable[str], as_json: bool) -
     for query in filter(None, map(str.strip, lines)):
         begun = time.perf_counter()
         try:
+            name = query.removeprefix(VIDEO_QUERY).strip()
+            if not name or "\0" in query:
+                raise InputError(f"give a text, or {VIDEO_QUERY}PATH, without NUL")
+            if search.gallery is None and not (search.captions and query.startswith(VIDEO_QUERY)):
+                raise InputError("--videos: name the folder to search")
             if not query.startswith(VIDEO_QUERY):
-                if search.gallery is None:
-                    raise InputError("--videos: name the folder to search")
-                row = _row(folder, *search.by_text([query])[0])
+                text = query.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+                row = _row(folder, *search.by_text([text])[0])
             elif search.captions:
-                row = search.captions_of(query.removeprefix(VIDEO_QUERY).strip())
+                row = search.captions_of(os.path.expanduser(name))
             else:
-                row = _row(folder, *search.by_video(query.removeprefix(VIDEO_QUERY).strip()))
-        except (InputError, BadMedia) as error:
+                row = _row(folder, *search.by_video(os.path.expanduser(name)))
+        except (InputError, BadMedia, OSError) as error:  # a name that is too long, too
             row = {"query": query, "error": str(error)}
         row["ms"] = round(1000 * (time.perf_counter() - begun), 1)
         print(json.dumps(row) if as_json else "\n".join(_lines(row)), flush=True)
@@ -163,12 +187,13 @@ def _row(folder: Path, query: str, row: Sequence[indexing.Found]) -> dict[str, A
 
 
 def _lines(row: Mapping[str, Any]) -> Iterator[str]:
-    yield row["query"] + (f"  ({row['ms']:.1f} ms)" if "ms" in row else "")
+    yield printable(row["query"]) + (f"  ({row['ms']:.1f} ms)" if "ms" in row else "")
     if "error" in row:
-        yield f"  {row['error']}"
+        yield f"  {printable(row['error'])}"
     for rank, hit in enumerate(row.get("results", ()), 1):
         start, end = hit["best_segment"]
-        yield f"  {rank}. {hit['score']:+.4f}  {hit.get('path') or hit['caption']}  [{start:.1f}-{end:.1f} s]"
+        shown = printable(hit.get("path") or hit["caption"])
+        yield f"  {rank}. {hit['score']:+.4f}  {shown}  [{start:.1f}-{end:.1f} s]"
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -180,12 +205,6 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError("--videos: name the folder to search")
     if args.videos and not Path(args.videos).is_dir():
         raise InputError(f"--videos {args.videos}: no such folder")
-    if args.top < 1:
-        raise InputError(f"--top {args.top}: needs at least 1")
-    if not all(text.strip() for text in args.text):
-        raise InputError("--text: is empty; say what to search for")
-    if args.out and (Path(args.out).suffix.lower() not in SHEET_ENDINGS or Path(args.out).is_dir()):
-        raise InputError(f"--out {args.out}: name a picture file ({', '.join(SHEET_ENDINGS)})")
 
 
 def _open_index(model: Searchable, args: argparse.Namespace) -> tuple[indexing.SearchIndex, dict[str, Any]]:
@@ -194,8 +213,13 @@ def _open_index(model: Searchable, args: argparse.Namespace) -> tuple[indexing.S
     key = hashlib.sha256(str(folder.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:16]
     path = Path(args.index) if args.index else model.workdir / "index" / key
     index, counts = indexing.refresh(
-        path, folder, model.provenance(), _reasons(model), rebuild=args.rebuild, say=model.say
-    )
+        path, folder, model.provenance(), _reasons(model),
+        rebuild=args.rebuild, say=model.say, required=bool(args.index),
+    )  # fmt: skip
+    if any(len(vectors.video) != model.width for vectors in index.vectors.values()):
+        raise InputError(
+            f"{path}: damaged search index (the model has vectors of {model.width} numbers); --rebuild makes it again"
+        )
     model.say(f"index {path}: {counts.line()}")
     skipped = [f"{folder / name}: {reason}" for name, reason in counts.bad]
     for line in skipped:
@@ -221,7 +245,8 @@ def _vectors_of(model: Searchable, path: Path, index: indexing.SearchIndex | Non
 def _name_in(index: indexing.SearchIndex, path: Path) -> str | None:
     """What the index calls the file; a link is called as it is named, or as the file that it leads to."""
     folder = Path(index.folder)
-    for file in (path.absolute(), path.parent.resolve() / path.name, path.resolve()):
+    real = lambda p: Path(os.path.realpath(p))  # noqa: E731 - a link to itself is left as it is
+    for file in (path.absolute(), real(path.parent) / path.name, real(path)):
         if file.is_relative_to(folder) and (name := file.relative_to(folder).as_posix()) in index.files:
             return name
     return None
@@ -231,12 +256,10 @@ def _seconds(span: tuple[float, float]) -> list[float]:
     return [round(t, 3) for t in span]
 
 
-def _sheet(folder: Path, rankings: Sequence[tuple[str, list[indexing.Found]]], out: Path) -> Path:
-    """Writes the picture sheet; only here are videos of an up-to-date index decoded, a few frames of each hit."""
+def _sheet(folder: Path, rankings: Sequence[tuple[str, list[indexing.Found]]]) -> Image.Image:
+    """The picture sheet; only here are videos of an up-to-date index decoded, a few frames of each hit."""
     names = {f.name for _, row in rankings for f in row}
     look = {"num_frames": SHEET_FRAMES, "image_size": 128, "sampling": "uniform"}
     frames = {name: load_clip(folder / name, **look).frames for name in names}
     rows = [[Hit(frames[f.name], f.score, False, Path(f.name).name) for f in row] for _, row in rankings]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    retrieval_sheet([query for query, _ in rankings], rows, frames_per_clip=SHEET_FRAMES).save(out)
-    return out
+    return retrieval_sheet([printable(query) for query, _ in rankings], rows, frames_per_clip=SHEET_FRAMES)

@@ -33,7 +33,7 @@ ABOUT = "about"
 SAVE_SECONDS = 60  # between two writes while embedding: what a killed run loses
 SAVE_SHARE = 20  # and so many times what a write takes, since each is of the whole
 _BROKEN = (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, EOFError)  # what damage raises
-_BROKEN += (zipfile.BadZipFile, zlib.error)
+_BROKEN += (zipfile.BadZipFile, zlib.error, RuntimeError, MemoryError, OverflowError)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -166,11 +166,12 @@ def refresh(
     *,
     rebuild: bool = False,
     say: Callable[[str], None] = print,
+    required: bool = True,
 ) -> tuple[SearchIndex, Counts]:
     """Brings the index at `path` up to date with the videos under `folder`, and saves it where anything changed.
 
     Only files that are new, or have another size or modification time, go to `embed`; those that are gone are
-    dropped. rebuild: forget what was there.
+    dropped. rebuild: forget what was there. required: else an index that cannot be written is only not kept.
     Raises InputError: another provenance or folder than the index was made with, a damaged index, one that has to be
     written and cannot be.
     """
@@ -189,11 +190,18 @@ def refresh(
     for name in [*gone, *todo]:
         index.files.pop(name, None)
         index.vectors.pop(name, None)
+    writable = True
     embedded, unsaved, due = 0, bool(gone) or not before, time.monotonic() + SAVE_SECONDS
     by_path = {folder / name: name for name in todo}
     if todo or gone:
-        with _writing(path) as probe:  # before the work, not after it
-            probe.touch()
+        try:
+            with _writing(path) as probe:  # before the work, not after it
+                probe.touch()
+        except InputError as error:
+            if required:
+                raise
+            say(f"not kept: {error}")
+            writable = False
     if todo:
         say(f"indexing: {len(todo):,} videos to embed")
     try:
@@ -205,13 +213,15 @@ def refresh(
                 index.vectors[name] = result
                 embedded += 1
             unsaved = True
+            if not writable:
+                continue
             if (begun := time.monotonic()) >= due:
                 save(path, index)
                 unsaved = False
                 due = time.monotonic() + max(SAVE_SECONDS, SAVE_SHARE * (time.monotonic() - begun))
                 say(f"indexing: {number:,} of {len(todo):,} videos")
     finally:  # interrupted, too
-        if unsaved:
+        if unsaved and writable:
             save(path, index)
     bad = tuple((name, index.files[name][2]) for name in states if index.files[name][2])
     return index, Counts(embedded, kept, len(gone), bad)
@@ -254,11 +264,11 @@ def read(path: Path) -> SearchIndex | None:
     try:
         with np.load(file, allow_pickle=False) as arrays:  # checks the checksum of each array
             about = json.loads(arrays[ABOUT].tobytes().decode("utf-8", "surrogateescape"))
+            _check_about(about)
             if about["version"] != VERSION:
                 raise InputError(f"{file}: is of version {about['version']}, this is {VERSION}; --rebuild it")
             columns = [arrays[field.name] for field in dataclasses.fields(Vectors)]
-        if any(len(column) != len(about["rows"]) for column in columns):
-            raise ValueError("its lengths differ")
+        _check_columns(columns, len(about["rows"]))
         vectors = {name: Vectors(*(c[i] for c in columns)) for i, name in enumerate(about["rows"])}
         if set(vectors) != {name for name, state in about["files"].items() if not state[2]}:
             raise ValueError("its files and rows differ")
@@ -266,6 +276,39 @@ def read(path: Path) -> SearchIndex | None:
     except _BROKEN as error:
         reason = str(error) or type(error).__name__
         raise InputError(f"{path}: damaged search index ({reason}); make it again with --rebuild") from error
+
+
+def _check_about(about: Any) -> None:
+    """Raises ValueError where it is not what `save` writes; of another version it may be anything."""
+    if not isinstance(about, dict) or type(about.get("version")) is not int:
+        raise ValueError("it does not say its version")
+    if about["version"] != VERSION:
+        return
+    rows, files = about["rows"], about["files"]
+    texts = [about["folder"], *rows, *files] if isinstance(rows, list) and isinstance(files, dict) else [None]
+    if not all(isinstance(text, str) for text in texts) or not isinstance(about["provenance"], dict):
+        raise ValueError("it does not say what it is of")
+    for state in files.values():
+        if not isinstance(state, list) or [type(x) for x in state] != [int, int, str]:
+            raise ValueError("the state of a file is no size, time and reason")
+    if len(set(rows)) < len(rows):
+        raise ValueError("a row occurs twice")
+
+
+def _check_columns(columns: Sequence[np.ndarray], count: int) -> None:
+    """Raises ValueError where the arrays do not belong together, or hold what no embedding is."""
+    if any(len(column) != count for column in columns):
+        raise ValueError("its lengths differ")
+    if not count:
+        return
+    video, segments, mask, spans = columns
+    n, s = mask.shape if mask.ndim == 2 else (-1, -1)
+    if video.ndim != 2 or segments.shape != (n, s, video.shape[1]) or spans.shape != (n, s, 2) or mask.dtype != bool:
+        raise ValueError("its shapes differ")
+    if not all(np.issubdtype(x.dtype, np.floating) and np.isfinite(x).all() for x in (video, segments, spans)):
+        raise ValueError("it holds what is no finite number")
+    if not mask.any(1).all():
+        raise ValueError("a video has no segment")
 
 
 def _check(

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from jaxvl.core import session
+from jaxvl.core import memory, session
 from jaxvl.core.errors import InputError
 from jaxvl.core.evaluation import evaluate as run_evaluators
 from jaxvl.verbs.train import eval_streams, save_evaluation
@@ -44,7 +44,8 @@ def evaluate_fully(
     session.check_constants(loaded.variables, data, workdir)
     split = split or loaded.config.eval.split
     streams = eval_streams(loaded.config, data, split, Path(workdir))
-    metrics, arrays = run_evaluators(loaded.method, loaded.predict, loaded.variables, streams, loaded.mesh, split)
+    with memory.told(f"evaluating split {split!r}", loaded.config):
+        metrics, arrays = run_evaluators(loaded.method, loaded.predict, loaded.variables, streams, loaded.mesh, split)
     if jax.process_index() == 0:
         try:
             place = Path(out) if out is not None else Path(workdir) / "eval"

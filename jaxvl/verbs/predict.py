@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from jaxvl.arguments import Parser
-from jaxvl.core import registry, session
+from jaxvl.core import memory, registry, session
 from jaxvl.core.errors import InputError
 from jaxvl.core.files import printable
 
@@ -22,4 +22,5 @@ def predict(args: argparse.Namespace) -> int:
     own = parser.parse_args(args.rest)
     say = lambda line: print(printable(line), file=sys.stderr)  # noqa: E731
     loaded = session.load(args.workdir, args.checkpoint, args.best, say, args.overrides)
-    return files.run(loaded, own, as_json=args.json)
+    with memory.told("predicting", loaded.config):
+        return files.run(loaded, own, as_json=args.json)

@@ -17,7 +17,7 @@ from jaxvl.viz import html, terminal
 from jaxvl.viz.cells import cell
 from jaxvl.viz.curves import series_from_rows
 
-CURVES = ("loss", "lr", "grad_norm", "examples_per_s", "data_wait")
+CURVES = ("loss", "lr", "grad_norm", "examples_per_s", "step_s", "data_wait")
 
 
 def save_pictures(loaded: Any, data: Any) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxvl.core import config as configs
-from jaxvl.core import diagnose, fields, loop, processes, programs, registry, session, sharding
+from jaxvl.core import diagnose, fields, loop, memory, processes, programs, registry, session, sharding
 from jaxvl.core.checkpoint import Checkpoints
 from jaxvl.core.errors import InputError
 from jaxvl.core.evaluation import device_fields, evaluate
@@ -141,8 +141,10 @@ def _train(
     try:
         with processes.Telling(), loop.StopSignal() as stop:
             evaluated = _evaluated(config, compiled, data) if start < config.train.steps or not start else []
+            progress.phase("compiling")
             compiled.compile_ahead(start, evaluated, progress.say)
-            outcome = loop.run(run, state, start, consumed, stop)
+            with memory.told("training", config):
+                outcome = loop.run(run, state, start, consumed, stop)
     finally:
         progress.close()
         writer.close()

@@ -13,6 +13,7 @@ import pytest
 
 from jaxvl.core import session, sharding
 from jaxvl.core.loop import CompileCounter
+from jaxvl.core.memory import OutOfMemory
 from jaxvl.core.programs import on_device
 from tests import toys
 from tests.core.test_step import alternating
@@ -64,6 +65,12 @@ for steps in (2, 3):
     config.mesh.data = -1
     train.train(config, sys.argv[1], method=toys.contrastive(), data=toys.toy_data(), resume=True, pictures=False)
 print(hits.count("/jax/compilation_cache/cache_hits"))
+from jaxvl.core import programs
+kept = jax.config.jax_compilation_cache_dir
+programs.keep(sys.argv[2], move=False)
+assert jax.config.jax_compilation_cache_dir == kept
+programs.keep(sys.argv[2])
+assert jax.config.jax_compilation_cache_dir.startswith(sys.argv[2])
 """
 
 
@@ -73,9 +80,20 @@ def test_a_run_that_goes_on_finds_its_programs_unless_they_span_cpus(tmp_path, d
     env["XLA_FLAGS"] = env["XLA_FLAGS"].replace("device_count=8", f"device_count={devices}")
     env["PYTHONPATH"] = str(Path(__file__).parent.parent.parent)
     env["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-    call = [sys.executable, "-c", PROGRAM, str(tmp_path / "run")]
+    call = [sys.executable, "-c", PROGRAM, str(tmp_path / "run"), str(tmp_path)]
     done = subprocess.run(call, env=env, capture_output=True, text=True, check=True)
     kept = {p.name.split("-")[0] for p in (tmp_path / "run" / "cache").rglob("*-cache")}
     assert ("jit_on_mesh" in kept) == (devices == 1)
     if devices == 1:
         assert int(done.stdout.splitlines()[-1]) >= 2  # the update and `predict`
+
+
+def test_what_does_not_fit_shows_before_the_first_step(monkeypatch):
+    compiled = session.compile_method(toys.toy_config(steps=2), toys.contrastive())
+
+    def refuse(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 3221225472 bytes.")
+
+    monkeypatch.setattr(compiled.updates["pair"], "compile", refuse)
+    with pytest.raises(OutOfMemory, match=r"compiling pair; 3 GiB were needed.* config\.precision\.compute=bfloat16"):
+        compiled.compile_ahead(0, [], lambda line: None)

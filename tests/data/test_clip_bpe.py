@@ -98,7 +98,7 @@ def shared(_kept=[]):  # noqa: B006 (one tokenizer for all examples)
 
 
 def test_decode_stops_at_the_end_token(tokenizer):
-    assert tokenizer.decode(tokenizer.tokenize("a cat")[0]) == "a cat "
+    assert tokenizer.decode(tokenizer.tokenize("a cat", 6)[0]) == "<|startoftext|>a cat <|endoftext|>!!"
     with pytest.raises(InputError, match="50000 is outside"):
         tokenizer.decode([50000])
 

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from jaxvl import cli
+from jaxvl.arguments import Parser
 from jaxvl.core import session
 from jaxvl.core.errors import InputError
 from jaxvl.data.video import index_video, load_clip
@@ -234,7 +235,7 @@ def test_other_weights_are_refused_until_rebuilt(run, gallery, tmp_path, capsys)
 
 
 def test_wrong_words_are_named(gallery, tmp_path):
-    parser = argparse.ArgumentParser()
+    parser = Parser()
     files.add_arguments(parser)
     for words, message in (
         (["--videos", gallery], "--text, --like or --ask"),
@@ -243,14 +244,13 @@ def test_wrong_words_are_named(gallery, tmp_path):
         (["--like", gallery / "clip 0.mp4"], "--videos: name the folder"),
         (["--text", "x", "--videos", gallery, "--captions", "f"], "name it with --like"),
         (["--text", "x", "--videos", tmp_path / "no"], "no such folder"),
-        (["--text", "x", "--videos", gallery, "--top", 0], "--top 0"),
+        (["--text", "x", "--videos", gallery, "--top", 0], "--top: needs a whole number of at least 1"),
         (["--text", " ", "--videos", gallery], "--text: is empty"),
         (["--text", "x", "--videos", gallery, "--out", tmp_path], "name a picture file"),
         (["--text", "x", "--videos", gallery, "--out", "sheet.xyz"], "name a picture file"),
     ):
-        own = parser.parse_args([*map(str, words)])
         with pytest.raises(InputError, match=message):
-            command._check(own)
+            command._check(parser.parse_args([*map(str, words)]))
 
 
 def test_files_of_the_query_are_named_in_one_line(run, gallery, tmp_path, capsys):

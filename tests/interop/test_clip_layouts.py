@@ -13,7 +13,7 @@ from jaxvl.interop import clip, clip4clip, clip_hf, keys, layouts
 from jaxvl.interop.keys import flatten
 from jaxvl.interop.safetensors_file import write_safetensors
 from jaxvl.nn.clip import CLIP, CLIP_PRESETS
-from jaxvl.nn.video_heads import SequenceLSTM, SequenceTransformer, TightTransformer
+from jaxvl.nn.video_heads import SequenceLSTM, SequenceTransformer, TightTransformer, init_from_text_tower
 from tests.interop import numpy_clip
 from tests.interop.numpy_clip import TINY, TINY_RESNET, random_arrays
 
@@ -365,6 +365,30 @@ def test_converted_heads_compute_what_their_published_arrays_say(kind):
         want = (y @ a["similarity_dense.weight"].T + a["similarity_dense.bias"]).reshape(2, 2)
         got = TightTransformer(2, 2).apply(head, text.astype(np.float32), video.astype(np.float32), mask)
     np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("length", [16, 248])
+def test_heads_have_the_length_of_the_text_tower(length):
+    config = dataclasses.replace(TINY, context_length=length)
+    video, mask = jnp.zeros((1, 3, config.embed_dim)), jnp.ones((1, 3), bool)
+    for head, inputs in (
+        (SequenceTransformer(2, 2, positions=length), (video, mask)),
+        (TightTransformer(2, 2, positions=length), (video[:, 0], video, mask)),
+    ):
+        own = head.init(jax.random.key(0), *inputs)["params"]
+        arrays = random_arrays(config)
+        variables, _ = clip.from_openai(arrays, config)
+        text = {**variables["params"]["text"]}
+        if config.text_width == config.embed_dim:
+            started = flatten(init_from_text_tower(own, text))
+            table = next(v for k, v in started.items() if k.endswith("position_embeddings"))
+            np.testing.assert_array_equal(table, text["positional_embedding"])
+        variables["params"]["head"] = jax.tree.map(np.asarray, own)
+        out, report = clip4clip.to_clip4clip(variables, config)
+        report.check()
+        back, report = clip4clip.from_clip4clip(out, config)
+        report.check()
+        same(flatten(back["params"]), flatten(variables["params"]))
 
 
 def test_clip4clip_keys_that_become_the_same_are_refused():

@@ -31,6 +31,22 @@ def test_ramp_and_rate_at_their_ends():
     assert float(rate(jnp.int32(19_999))) == pytest.approx(4.967e-5, rel=1e-4)
 
 
+@pytest.mark.parametrize("total", [20_000, 1_000_000])
+def test_the_ramp_is_exact_at_its_start(total):
+    steps = np.array([1, 2, 10, 1000])
+    wanted = 2 / (1 + np.exp(-10 * steps / total)) - 1  # in float64
+    np.testing.assert_allclose(losses.ramp(jnp.asarray(steps), total), wanted, rtol=1e-6)
+
+
+def test_a_higher_mask_leaves_short_spokes_out():
+    a, b = random_structure(seed=1), random_structure(seed=2)
+    short = a._replace(local=a.local.at[2].set(a.centre + 0.05 * (a.local[2] - a.centre)))
+    rest = [0, 1, 3, 4]
+    for mask, kept in ((1e-3, range(5)), (0.2, rest)):
+        cos = [float(structure.cosines(short.spokes, b.spokes)[i]) for i in kept]
+        assert float(losses.angular(short, b, mask)) == pytest.approx(1 - np.mean(cos), rel=1e-5)
+
+
 def test_class_means_by_hand():
     features = jnp.array([[1.0, 0.0], [3.0, 0.0], [0.0, 2.0]])
     means, counts = structure.class_means(features, jnp.array([0, 0, 2]), 3)

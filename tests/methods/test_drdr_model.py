@@ -78,6 +78,9 @@ def test_total_is_the_weighted_sum_of_its_terms(bench):
     assert s["ramp"] == pytest.approx(q, rel=1e-6)
     rest = sum(w[name] * s[name] for name in ("translation", "distance", "angular", "transport", "consensus"))
     assert loss == pytest.approx(s["classification"] + q * rest, rel=1e-5)
+    for name in ("transport", "consensus"):
+        assert s[f"{name}/source"] + s[f"{name}/target"] == pytest.approx(s[name], rel=1e-6)
+        assert s[f"{name}/source"] != s[f"{name}/target"]
     assert s["transport_converged/source"] == s["transport_converged/target"] == 1
     assert s["orthogonality_error"] == 0
 
@@ -179,3 +182,16 @@ def test_wrong_fields_are_named(bench, override, line):
     with pytest.raises(InputError) as error:
         session.build_method(changed(bench[0], override))
     assert line in str(error.value)
+
+
+def test_the_small_trunk_may_end_in_the_mean_of_its_map():
+    images = np.random.default_rng(0).integers(0, 256, (2, 12, 12, 3), dtype=np.uint8)
+    nets = {pool: DRDR(DRDRConfig(classes=3, trunk="conv", features=8, pool=pool)) for pool in ("flatten", "mean")}
+    made = {pool: net.init(jax.random.key(0), images) for pool, net in nets.items()}
+    assert made["flatten"]["params"]["bottleneck"]["kernel"].shape == (3 * 3 * 32, 8)
+    assert made["mean"]["params"]["bottleneck"]["kernel"].shape == (32, 8)
+    # The mean of nine places is the sum over the places, each with a ninth of the kernel.
+    kernel = jnp.tile(made["mean"]["params"]["bottleneck"]["kernel"] / 9, (9, 1))
+    params = {**made["mean"]["params"], "bottleneck": {**made["mean"]["params"]["bottleneck"], "kernel": kernel}}
+    got = nets["mean"].apply(made["mean"], images)
+    np.testing.assert_allclose(nets["flatten"].apply({**made["mean"], "params": params}, images), got, atol=1e-5)

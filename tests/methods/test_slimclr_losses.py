@@ -125,3 +125,15 @@ def test_rates_of_the_published_schedules():
     rate, half = optim.schedule(c.optim.main, c.train.steps), c.train.steps // 2
     assert float(rate(half - 1)) == pytest.approx(0.63, abs=0.01)
     assert float(rate(half + 1)) == pytest.approx(1.69, abs=0.02)
+
+
+def test_the_teacher_may_have_a_temperature_of_its_own():
+    t, s = (jnp.asarray(np.random.default_rng(k).normal(size=(4, 7))) for k in (0, 1))
+    labels = jnp.zeros(4, jnp.int32)
+    same = losses.distillation("ce", t, s, labels, 5.0)
+    assert float(losses.distillation("ce", t, s, labels, 5.0, 5.0)) == pytest.approx(float(same))
+    p = np.exp(np.asarray(t) / 0.5)
+    p /= p.sum(1, keepdims=True)
+    log_s = np.asarray(s) / 5 - np.log(np.exp(np.asarray(s) / 5).sum(1, keepdims=True))
+    wanted = 25 * -(p * log_s).sum(1).mean()
+    assert float(losses.distillation("ce", t, s, labels, 5.0, 0.5)) == pytest.approx(wanted, rel=1e-5)

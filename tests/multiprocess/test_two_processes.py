@@ -112,6 +112,14 @@ def test_every_method_computes_the_same_in_two_processes(one, two, name):
         np.testing.assert_allclose(ours["outputs"][key], value, rtol=1e-3, atol=1e-4, err_msg=key)
 
 
+def test_one_process_may_use_the_model_alone_afterwards(two):
+    """As the pictures of a report do; arrays over all hosts would need the others in every call."""
+    found = json.loads((two[0] / "drdr.json").read_text())
+    assert found["alone"].keys() == found["outputs"].keys()
+    for key, value in found["outputs"].items():
+        np.testing.assert_allclose(found["alone"][key], value, rtol=1e-3, atol=1e-4, err_msg=key)
+
+
 def test_one_process_goes_on_where_two_stopped(one, two, tmp_path):
     workdir, made = Path(shutil.copytree(two[0] / "toy", tmp_path / "run")), []
 

@@ -315,3 +315,40 @@ def test_neighbourhood_mask():
 def test_spectral_input_errors(bad):
     with pytest.raises(InputError):
         spectral_kmedoids(blobs(), 2, **bad)
+
+
+@pytest.mark.parametrize("metric", ["l2", "l1", "cosine"])
+def test_equal_points_have_distance_zero_and_the_same_distances_to_all_others(metric):
+    rng = np.random.default_rng(0)
+    points = rng.standard_normal((5, 21, 96)).astype(np.float32) + 20 * rng.standard_normal(96).astype(np.float32)
+    copies = np.concatenate([points, points[:, ::2], points[:, :3]], axis=1)
+    copies[0, 1, 0], copies[0, 2] = 0.0, copies[0, 1]
+    copies[0, 2, 0] = -0.0
+    d = np.asarray(jax.jit(lambda x: pairwise_distances(x, metric))(copies))
+    equal = (copies[:, :, None] == copies[:, None]).all(-1)
+    assert (d[equal] == 0).all()
+    assert (d[~equal] > 0).all()
+    for i, j in np.argwhere(equal[0]):
+        np.testing.assert_array_equal(d[0, i], d[0, j])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_points_are_equal_bit_for_bit_and_no_others(dtype):
+    x = jnp.asarray(np.random.default_rng(1).integers(-2, 3, (400, 4)) * 0.5, dtype)
+    got = np.asarray(jax.jit(C.first_equal)(x))
+    rows = [tuple(row) for row in np.asarray(x, np.float32).tolist()]
+    assert got.tolist() == [rows.index(row) for row in rows]
+
+
+def test_medoids_of_repeated_frames_do_not_depend_on_the_batch():
+    rng = np.random.default_rng(2)
+    frame = rng.standard_normal((6, 30, 64)).astype(np.float32) + 9
+    sets = np.concatenate([frame, frame, frame], axis=1)
+    run = jax.jit(lambda x: kmedoids(x, 12))
+    whole = run(sets)
+    assert (np.asarray(whole.medoids) < 30).all()  # the first of equal points
+    for i in range(6):
+        for batch in (sets[i : i + 1], sets[[5, i, 0]]):
+            place = 0 if len(batch) == 1 else 1
+            np.testing.assert_array_equal(run(batch).medoids[place], whole.medoids[i])
+            np.testing.assert_array_equal(run(batch).assign[place], whole.assign[i])

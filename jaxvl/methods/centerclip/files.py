@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from jaxvl.core.files import printable
 from jaxvl.core.session import Loaded
 from jaxvl.data.readers.common import VideoText
 from jaxvl.methods.centerclip.method import model_config
@@ -31,7 +32,7 @@ add_arguments = command.add_arguments
 
 def run(loaded: Loaded, args: argparse.Namespace, as_json: bool) -> int:
     """Brings the index of the folder up to date, ranks it for each query, prints the ranking, writes the sheet."""
-    model = Model(loaded, lambda line: print(line, file=sys.stderr))
+    model = Model(loaded, lambda line: print(printable(line), file=sys.stderr))
     model.check_separate("search")
     return command.run(model, args, as_json)
 

@@ -95,11 +95,15 @@ class CenterCLIP(nn.Module):
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(clip.logit_scale_init), ())
         cfg = self.config
         if cfg.head == "seqTransf":
-            self.head = SequenceTransformer(clip.text_heads, cfg.head_layers, cfg.head_ln_eps)
+            self.head = SequenceTransformer(
+                clip.text_heads, cfg.head_layers, cfg.head_ln_eps, positions=clip.context_length
+            )
         elif cfg.head == "seqLSTM":
             self.head = SequenceLSTM()
         elif cfg.head == "tightTransf":
-            self.head = TightTransformer(clip.text_heads, cfg.head_layers, cfg.head_ln_eps)
+            self.head = TightTransformer(
+                clip.text_heads, cfg.head_layers, cfg.head_ln_eps, positions=clip.context_length
+            )
 
     def encode_video(
         self, frames: jax.Array, mask: jax.Array, train: bool = False

@@ -51,7 +51,7 @@ def cluster_rules(config: CLIPConfig, arrays: Mapping[str, Any]) -> list[Rule]:
 def from_published(arrays: Arrays, config: CLIPConfig) -> tuple[dict[str, Any], KeyReport]:
     """Published keys (`module.` stripped) -> variables, cluster embeddings under `visual/reduce_{a}`."""
     arrays = keys.plain_keys(arrays)
-    rules = clip4clip.rules(config, set(arrays)) + cluster_rules(config, arrays)
+    rules = clip4clip.rules(config, arrays) + cluster_rules(config, arrays)
     flat, report = keys.forward(rules, arrays, (*clip4clip.dropped(config), *DROPPED))
     return keys.to_variables(flat), report
 
@@ -59,7 +59,7 @@ def from_published(arrays: Arrays, config: CLIPConfig) -> tuple[dict[str, Any], 
 def to_published(variables: Mapping[str, Any], config: CLIPConfig) -> tuple[dict[str, np.ndarray], KeyReport]:
     """The inverse, with `module.` before every key and the buffer `position_ids` that the published code expects."""
     flat = keys.to_flat(variables)
-    arrays, report = keys.backward(clip4clip.rules(config, set(flat)) + cluster_rules(config, flat), flat)
+    arrays, report = keys.backward(clip4clip.rules(config, flat) + cluster_rules(config, flat), flat)
     arrays = clip4clip.with_unread_patch(arrays)
     if not config.vision_blocks:
         arrays["clip.visual.position_ids"] = np.arange(config.patches + 1, dtype=np.int64)[None]

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from jaxvl.core import config as configs
 from jaxvl.core.config import one_of
 from jaxvl.core.errors import InputError
-from jaxvl.core.fields import below, choice, flag, folder, interval, many, only_if_given, real, text, whole
+from jaxvl.core.fields import below, choice, flag, folder, interval, like, many, only_if_given, real, whole
 
 TOWERS = {"b32": "ViT-B/32", "b16": "ViT-B/16"}
 ALGORITHMS = {"kmedoids": "kmedoids++"}  # in the names of rows; the others are spelled as in the config
@@ -118,7 +118,7 @@ FIELDS = {
     "model.activation": choice(of="jaxvl.nn.transformer:ACTIVATIONS", also=("",)),
     "model.ln_eps": real(0),
     "model.linear_patch": choice(of="jaxvl.nn.clip:LINEAR_PATCHES"),
-    "model.schedule": text(),
+    "model.schedule": like(r"\s*|none|(\s*B_?\s*\d+\s*[-−–]\s*\d+\s*,\s*\d+\s*;?)+", "none, or like B6-4,49;B8-2,49"),
     "model.reduce.algorithm": choice(of="jaxvl.methods.centerclip.reduce:ALGORITHMS"),
     "model.reduce.aggregation": choice(of="jaxvl.methods.centerclip.reduce:AGGREGATIONS"),
     "model.reduce.metric": choice(of="jaxvl.ops.clustering:METRICS"),

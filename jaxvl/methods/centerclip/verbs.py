@@ -36,6 +36,11 @@ class CenterCLIP(Model):
         self.loaded, self.workdir, self.say = loaded, loaded.workdir, say
         self.source = f"{loaded.workdir}, step {loaded.step}"
 
+    @property
+    def width(self) -> int:
+        """Numbers of a vector."""
+        return model_config(self.loaded.config).clip.embed_dim
+
     @functools.cached_property
     def tokenizer(self) -> Any:
         """Of the run: CLIP's, or the words of its training captions."""

@@ -7,14 +7,17 @@ import dataclasses
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from PIL import Image
 
+from jaxvl.arguments import PICTURES, picture, place, whole
 from jaxvl.core import model
 from jaxvl.core.errors import BadMedia, InputError
+from jaxvl.core.files import printable, replacing
 from jaxvl.core.session import Loaded
 from jaxvl.data import inputs, pipeline
 from jaxvl.data.readers.classification.image_folder import LabelledImage, read_unlabelled
@@ -29,10 +32,12 @@ PATHS = ("target", "source")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `jaxvl predict` for this method."""
-    parser.add_argument("--images", required=True, metavar="DIR", help="folder of images, with its subfolders")
+    parser.add_argument(
+        "--images", required=True, type=place, metavar="DIR", help="folder of images, with its subfolders"
+    )
     parser.add_argument("--path", choices=PATHS, default="target", help="of the domain that they are like (target)")
-    parser.add_argument("--top", type=int, default=3, metavar="K", help="classes and anchors an image")
-    parser.add_argument("--out", metavar="PNG", help="a sheet of the images with their classes")
+    parser.add_argument("--top", type=whole(1), default=3, metavar="K", help="classes and anchors an image")
+    parser.add_argument("--out", type=picture, metavar="PNG", help="a sheet of the images with their classes")
 
 
 def run(loaded: Loaded, args: argparse.Namespace, as_json: bool) -> int:
@@ -45,11 +50,12 @@ def run(loaded: Loaded, args: argparse.Namespace, as_json: bool) -> int:
     found = read_unlabelled(args.images)
     rows, skipped = classify(loaded, found, args.path, args.top)
     for path, reason in skipped:
-        print(f"skipped {path}: {reason}", file=sys.stderr)
+        print(printable(f"skipped {path}: {reason}"), file=sys.stderr)
     if not rows:
         raise InputError(f"--images {args.images}: none of its {len(found)} images can be decoded")
     if args.out:
-        sheet(rows).save(args.out)
+        with replacing(Path(args.out)) as unfinished:
+            sheet(rows).save(unfinished, format=PICTURES[Path(args.out).suffix.lower()])
     if as_json:
         kept = [{name: v for name, v in row.items() if name != "pixels"} for row in rows]
         print(json.dumps({"images": kept, "skipped": [p for p, _ in skipped], "sheet": args.out}))
@@ -57,7 +63,7 @@ def run(loaded: Loaded, args: argparse.Namespace, as_json: bool) -> int:
     for row in rows:
         best = "  ".join(f"{c['class']} {100 * c['confidence']:.1f} %" for c in row["classes"])
         near = "  ".join(f"{a['class']} {a['distance']:.2f}" for a in row["anchors"])
-        print(f"{row['path']}\n    classes {best}\n    anchors {near}")
+        print(f"{printable(row['path'])}\n    classes {best}\n    anchors {near}")
     if args.out:
         print(f"sheet: {args.out}")
     return 0

@@ -11,8 +11,11 @@ from jaxvl.methods.drdr.structure import Structure
 
 
 def ramp(it: jax.Array, total: int) -> jax.Array:
-    """`q = 2 / (1 + exp(-10 it / total)) - 1`, the weight of all adaptation terms at update `it` = 1 ... total."""
-    return 2 / (1 + jnp.exp(-10 * it / total)) - 1
+    """`q = 2 / (1 + exp(-10 it / total)) - 1`, the weight of all adaptation terms at update `it` = 1 ... total.
+
+    Computed as `tanh(5 it / total)`, the same function: the difference of two numbers near 1 loses most of a small q.
+    """
+    return jnp.tanh(5 * it / total)
 
 
 def classification(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -30,13 +33,14 @@ def distance(source: Structure, target: Structure) -> jax.Array:
     return jnp.square(source.spokes - target.spokes).mean()
 
 
-def angular(source: Structure, target: Structure) -> jax.Array:
+def angular(source: Structure, target: Structure, mask: float = structure.MASK) -> jax.Array:
     """Mean of `1 - cos` of matched spokes over the classes whose spokes have a direction in both domains.
 
     The others are left out, values and gradient: at a length of 1e-8 the gradient would be 1e7 (specification 8.2).
+    mask: as in `structure.with_direction`.
     """
     a, b = source.spokes, target.spokes
-    kept = structure.with_direction(a, b)
+    kept = structure.with_direction(a, b, mask)
     one = jnp.ones_like(a)
     cos = structure.cosines(jnp.where(kept[:, None], a, one), jnp.where(kept[:, None], b, one))
     return jnp.where(kept, 1 - cos, 0).sum() / jnp.maximum(kept.sum(), 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,12 +17,13 @@ from jaxvl.core.stiefel import orthogonality_error
 from jaxvl.methods.drdr import losses, structure
 from jaxvl.methods.drdr import task as tasks
 from jaxvl.methods.drdr.evaluator import DomainAccuracy
-from jaxvl.methods.drdr.model import DRDR, DRDRConfig
+from jaxvl.methods.drdr.model import DRDR, POOLS, DRDRConfig
 from jaxvl.methods.drdr.structure import Structure
 from jaxvl.ops import optimal_transport as transport
 
 CHOICES = {
     "trunk": ("resnet", "conv", "none"),
+    "pool": POOLS,
     "absent_class": ("zero", "keep"),
     "consensus": ("paper", "code"),
     "ot.mode": ("ott", "annealed"),
@@ -46,6 +48,7 @@ def model_config(config: ConfigDict) -> DRDRConfig:
         depth=m.depth,
         width=m.width,
         channels=tuple(m.channels),
+        pool=m.pool,
         features=m.bottleneck_dim,
         stiefel=m.stiefel,
         mean=tuple(m.mean),
@@ -82,7 +85,11 @@ def build(config: ConfigDict) -> Method:
         return structure.momentum(old, z, labels, m.theta, m.absent_class)
 
     def pairwise(a: Structure, b: Structure) -> dict[str, jax.Array]:
-        terms = {"translation": losses.translation, "distance": losses.distance, "angular": losses.angular}
+        terms = {
+            "translation": losses.translation,
+            "distance": losses.distance,
+            "angular": functools.partial(losses.angular, mask=m.spoke_mask),
+        }
         return {name: terms[name](a, b) for name in PAIRWISE if weight[name]}
 
     def single(params, z, labels, now: Structure) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
@@ -114,7 +121,7 @@ def build(config: ConfigDict) -> Method:
             "local": jnp.stack([jax.lax.stop_gradient(s.local) for s in structures]),
         }
         if len(structures) > 1:
-            scalars |= structure.facts(structures[0], structures[1])
+            scalars |= structure.facts(structures[0], structures[1], m.spoke_mask)
         if cfg.stiefel:
             scalars["orthogonality_error"] = orthogonality_error(params["stiefel"]["kernel"])
         mutables = {"radial": radial, **({"batch_stats": stats} if stats else {})}
@@ -134,7 +141,7 @@ def build(config: ConfigDict) -> Method:
         for side, z, labels, now in (("source", zs, source["label"], s), ("target", zt, pseudo, t)):
             own, seen = single(params, z, labels, now)
             terms |= {name: terms.get(name, 0.0) + value for name, value in own.items()}
-            facts |= {f"{name}/{side}": value for name, value in seen.items()}
+            facts |= {f"{name}/{side}": value for name, value in (own | seen).items()}
         loss, scalars = total(step, losses.classification(m.gamma * logits, source["label"]), terms)
         facts["source_accuracy"] = (jnp.argmax(logits, 1) == source["label"]).mean()
         return loss, finish(params, stats, (s, t), scalars | facts)

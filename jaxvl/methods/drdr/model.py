@@ -15,17 +15,23 @@ XAVIER = nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
 """PyTorch's `xavier_normal_`: not truncated."""
 
 
+POOLS = ("flatten", "mean")
+"""What becomes of the small trunk's last map: one vector of all its places, or their mean."""
+
+
 @dataclasses.dataclass(frozen=True)
 class DRDRConfig:
     """trunk: 'resnet' (of `depth`), 'conv' (a stack of strided convolutions with `channels`, for small pictures) or
-    'none' (the input is a feature vector). mean, std: of pixel values in [0, 1], one a channel. stiefel: whether the
-    target path has its orthogonal layer. dtype: of the trunk; all behind it is float32."""
+    'none' (the input is a feature vector). pool: of 'conv', one of `POOLS`. mean, std: of pixel values in [0, 1], one a
+    channel. stiefel: whether the target path has its orthogonal layer. dtype: of the trunk; all behind it is float32.
+    """
 
     classes: int
     trunk: str = "resnet"
     depth: int = 50
     width: int = 64
     channels: tuple[int, ...] = (16, 32)
+    pool: str = "flatten"
     features: int = 256
     stiefel: bool = True
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
@@ -35,17 +41,20 @@ class DRDRConfig:
 
 
 class ConvTrunk(nn.Module):
-    """3x3 convolutions of stride 2, each with batch norm and ReLU, then the map as one vector."""
+    """3x3 convolutions of stride 2, each with batch norm and ReLU, then the map as one vector or its mean (`POOLS`)."""
 
     channels: tuple[int, ...]
     dtype: jnp.dtype
+    pool: str = "flatten"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """`[B, H, W, C] -> [B, ⌈H/2ⁿ⌉ ⌈W/2ⁿ⌉ channels[-1]]` float32."""
+        """`[B, H, W, C] -> [B, ⌈H/2ⁿ⌉ ⌈W/2ⁿ⌉ channels[-1]]` float32; pooled by the mean `[B, channels[-1]]`."""
         for i, features in enumerate(self.channels):
             conv = nn.Conv(features, (3, 3), 2, ((1, 1), (1, 1)), use_bias=False, dtype=self.dtype, name=f"conv{i}")
             x = nn.relu(BatchNorm(dtype=self.dtype, name=f"bn{i}")(conv(x), train))
+        if self.pool == "mean":
+            return x.mean((1, 2), dtype=jnp.float32)
         return x.reshape(len(x), -1).astype(jnp.float32)
 
 
@@ -73,7 +82,7 @@ class DRDR(nn.Module):
         if c.trunk == "resnet":
             self.trunk = ResNet(depth=c.depth, width=c.width, dtype=dtype, remat=c.remat)
         elif c.trunk == "conv":
-            self.trunk = ConvTrunk(c.channels, dtype)
+            self.trunk = ConvTrunk(c.channels, dtype, c.pool)
         self.bottleneck = nn.Dense(c.features, kernel_init=XAVIER)
         if c.stiefel:
             self.stiefel = Stiefel()

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from jaxvl.core import config as configs
 from jaxvl.core.errors import InputError
-from jaxvl.core.fields import choice, flag, folder, interval, many, real, text, whole
+from jaxvl.core.fields import choice, flag, folder, interval, like, many, real, text, whole
 
 STEPS = 20_000
 RULES = {  # translation, distance, angular, transport, burn-in, weight decay (section 4.7)
@@ -40,6 +40,7 @@ def base() -> ConfigDict:
         "depth": 50,
         "width": 64,  # channels of the ResNet's stem
         "channels": (16, 32),  # of the conv trunk
+        "pool": "flatten",  # of the conv trunk's last map; or mean
         "bottleneck_dim": 256,
         "stiefel": True,  # the orthogonal layer on the target's path
         "freeze_classifier": False,  # as in the published code, which never updates it
@@ -50,6 +51,7 @@ def base() -> ConfigDict:
         "gamma": 1.0,  # factor on the source's logits in the cross-entropy
         "burn_in": 0.001,  # share of all steps before local refinement, transport and consensus
         "consensus": "paper",  # or code
+        "spoke_mask": 1e-3,  # spokes shorter than this share of the mean one have no direction
         "weights": {
             "classification": 1.0,
             "translation": 50.0,
@@ -99,6 +101,7 @@ FIELDS = {
     "model.depth": whole(1, 1024),
     "model.width": whole(1, 2**20),
     "model.channels": many(whole(1, 2**20), 1),
+    "model.pool": choice(of="jaxvl.methods.drdr.model:POOLS"),
     "model.bottleneck_dim": whole(1, 2**20),
     "model.stiefel": flag(),
     "model.freeze_classifier": flag(),
@@ -109,6 +112,7 @@ FIELDS = {
     "model.gamma": real(above=0),
     "model.burn_in": real(0, 1),
     "model.consensus": choice("paper", "code"),
+    "model.spoke_mask": real(0, 1),
     **{f"model.weights.{name}": real(0) for name in WEIGHTS},
     "model.ot.mode": choice("ott", "annealed"),
     "model.ot.epsilon_share": real(above=0),
@@ -119,7 +123,7 @@ FIELDS = {
     "model.ot.scaling": real(above=0, below=1),
     "data.reader": choice(of="jaxvl.methods.drdr.data:READERS"),
     "data.root": folder(),
-    "data.task": text(empty=False),
+    "data.task": like(r"[^>]+->.*", "SOURCE/SOURCE->TARGET/TARGET"),
     "data.external": text(),
     "data.classes": many(text(empty=False)),
     "data.unlabelled": many(text(empty=False)),

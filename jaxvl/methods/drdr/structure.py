@@ -56,10 +56,11 @@ def lengths(spokes: jax.Array) -> jax.Array:
     return jnp.sqrt(jnp.square(spokes).sum(-1) + 1e-12)
 
 
-def with_direction(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Which classes `[K]` have spokes long enough, in both structures, to have a direction."""
+def with_direction(a: jax.Array, b: jax.Array, mask: float = MASK) -> jax.Array:
+    """Which classes `[K]` have spokes long enough, in both structures, to have a direction: at least `mask` times the
+    mean length."""
     la, lb = lengths(a), lengths(b)
-    least = MASK * (la.mean() + lb.mean()) / 2
+    least = mask * (la.mean() + lb.mean()) / 2
     return jax.lax.stop_gradient((la >= least) & (lb >= least))
 
 
@@ -68,11 +69,11 @@ def cosines(a: jax.Array, b: jax.Array) -> jax.Array:
     return (a * b).sum(-1) / (lengths(a) * lengths(b))
 
 
-def facts(first: Structure, second: Structure) -> dict[str, jax.Array]:
+def facts(first: Structure, second: Structure, mask: float = MASK) -> dict[str, jax.Array]:
     """What the paper's figure shows, as scalars: mean spoke length, mean cosine of matched spokes of the two domains,
     and of the first domain's different classes."""
     a, b = first.spokes, second.spokes
-    kept = with_direction(a, b)
+    kept = with_direction(a, b, mask)
     unit = a / lengths(a)[:, None]
     k = len(a)
     return {

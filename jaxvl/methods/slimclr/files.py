@@ -15,9 +15,10 @@ import jax
 import numpy as np
 from PIL import Image
 
+from jaxvl.arguments import PICTURES, picture, place, positive, whole
 from jaxvl.core import model
 from jaxvl.core.errors import BadMedia, InputError
-from jaxvl.core.files import read_json
+from jaxvl.core.files import keep, printable, read_json
 from jaxvl.core.session import Loaded
 from jaxvl.core.writers import read_metrics
 from jaxvl.data import images as images_
@@ -39,30 +40,44 @@ ROUNDS = 5
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `jaxvl predict` for this method."""
-    parser.add_argument("--images", required=True, metavar="DIR", help="folder of pictures, with its subfolders")
-    parser.add_argument("--width", type=float, default=1.0, metavar="W", help="one of the trained widths; default 1.0")
-    parser.add_argument("--like", action="append", default=[], metavar="FILE", help="find its nearest neighbours")
-    parser.add_argument("--top", type=int, default=5, metavar="K", help="neighbours of each")
-    parser.add_argument("--out", metavar="NPZ", help="features and names; default WORKDIR/features.npz")
-    parser.add_argument("--sheet", metavar="PNG", help="the neighbours as pictures; default WORKDIR/neighbours.png")
+    parser.add_argument(
+        "--images", required=True, type=place, metavar="DIR", help="folder of pictures, with its subfolders"
+    )
+    parser.add_argument(
+        "--width", type=positive, default=1.0, metavar="W", help="one of the trained widths; default 1.0"
+    )
+    parser.add_argument(
+        "--like", type=place, action="append", default=[], metavar="FILE", help="find its nearest neighbours"
+    )
+    parser.add_argument("--top", type=whole(1), default=5, metavar="K", help="neighbours of each")
+    parser.add_argument("--out", type=place, metavar="NPZ", help="features and names; default WORKDIR/features.npz")
+    text = "the neighbours as pictures; default WORKDIR/neighbours.png"
+    parser.add_argument("--sheet", type=picture, metavar="PNG", help=text)
     parser.add_argument("--throughput", action="store_true", help="time every width, plot it against its accuracy")
 
 
 def run(loaded: Loaded, args: argparse.Namespace, as_json: bool) -> int:
     """Embeds the folder, writes features, neighbours and the plot that was asked for."""
-    if args.top < 1:
-        raise InputError(f"--top {args.top}: needs at least 1")
+    say = lambda line: print(printable(line), file=sys.stderr)  # noqa: E731
     index = index_of(loaded, args.width)
     pictures = read_unlabelled(args.images)
     features, names, skipped = embed(loaded, pictures, index)
     for line in skipped:
-        print(f"skipped {line}", file=sys.stderr)
+        say(f"skipped {line}")
     if not names:
         raise InputError(f"--images {args.images}: none of the {len(skipped)} pictures could be decoded; {skipped[0]}")
-    out = Path(args.out or loaded.workdir / "features.npz")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(out, features=features, names=np.array(names), width=args.width, step=loaded.step)
-    found: dict[str, Any] = {"features": str(out), "pictures": len(names), "dim": features.shape[1], "skipped": skipped}
+
+    def write(unfinished: Path) -> None:
+        with unfinished.open("wb") as file:
+            np.savez(file, features=features, names=np.array(names), width=args.width, step=loaded.step)
+
+    out = keep(Path(args.out or loaded.workdir / "features.npz"), write, bool(args.out), say)
+    found: dict[str, Any] = {
+        "features": out and str(out),
+        "pictures": len(names),
+        "dim": features.shape[1],
+        "skipped": skipped,
+    }
     rankings = []
     folder = Path(args.images)
     if args.like:
@@ -73,23 +88,24 @@ def run(loaded: Loaded, args: argparse.Namespace, as_json: bool) -> int:
         found["neighbours"] = [
             {"query": q, "results": [{"path": p, "cosine": c} for p, c in row]} for q, row in rankings
         ]
-        found["sheet"] = str(args.sheet or loaded.workdir / "neighbours.png")
-        _sheet(rankings).save(found["sheet"])
+        found |= _kept_picture("sheet", _sheet(rankings), args.sheet, loaded.workdir / "neighbours.png", say)
     if args.throughput:
         rates, accuracies = throughput(loaded), accuracy_of(loaded)
         found["images_per_s"] = rates
-        picture = loaded.workdir / "throughput.png"
         if accuracies:
-            _throughput_plot(rates, accuracies).save(picture)
-            found["throughput_plot"] = str(picture)
+            image = _throughput_plot(rates, accuracies)
+            found |= _kept_picture("throughput_plot", image, None, loaded.workdir / "throughput.png", say)
     if as_json:
         print(json.dumps(found))
         return 0
-    print(f"{len(names)} pictures, {features.shape[1]} features each at width {args.width:g}: {out}")
+    print(
+        f"{len(names)} pictures, {features.shape[1]} features each at width {args.width:g}"
+        + (f": {out}" if out else "")
+    )
     for query, row in rankings:
-        print(query)
+        print(printable(query))
         for rank, (path, cosine) in enumerate(row, 1):
-            print(f"  {rank}. {cosine:+.4f}  {path}")
+            print(f"  {rank}. {cosine:+.4f}  {printable(path)}")
     for name, rate in found.get("images_per_s", {}).items():
         print(f"{name}: {rate:,.0f} pictures/s")
     for key in ("sheet", "throughput_plot"):
@@ -143,6 +159,15 @@ class Model(model.Model):
         given = model.listed(images, "images")
         rows = [central(images_.to_rgb(inputs.picture(x, i)), d.image_size, d.eval_resize) for i, x in enumerate(given)]
         return np.stack(rows)
+
+
+def _kept_picture(
+    name: str, image: Image.Image, asked: str | None, default: Path, say: Callable[[str], None]
+) -> dict[str, str]:
+    """`{name: file}`, empty where the default place cannot be written."""
+    out = Path(asked or default)
+    kind = PICTURES[out.suffix.lower()]
+    return {name: str(out)} if keep(out, lambda p: image.save(p, format=kind), bool(asked), say) else {}
 
 
 def index_of(loaded: Loaded, width: float) -> int:

@@ -100,10 +100,10 @@ def teach(config: ConfigDict, teacher, student, labels: jax.Array) -> jax.Array 
     kind = config.model.distill
     if kind == "none":
         return None
-    if kind in losses.ON_FEATURES:
-        return losses.distillation(kind, teacher[0], student[0], labels, config.model.distill_temperature)
-    t, s = scale_logits(config, teacher[1]), scale_logits(config, student[1])
-    return losses.distillation(kind, t, s, labels, config.model.distill_temperature)
+    t, s = teacher[0], student[0]
+    if kind not in losses.ON_FEATURES:
+        t, s = scale_logits(config, teacher[1]), scale_logits(config, student[1])
+    return losses.distillation(kind, t, s, labels, config.model.distill_temperature, config.model.teacher_temperature)
 
 
 def moco_v2(nets: Nets, config: ConfigDict, params, mutables, batch, rng, indices) -> Terms:

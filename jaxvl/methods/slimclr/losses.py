@@ -120,11 +120,13 @@ def attentive(t: jax.Array, s: jax.Array, tau: float = 4.0) -> jax.Array:
     return tau**2 * (jnp.exp(log_t) * (log_t - log_s)).sum(-1).mean()
 
 
-def distillation(kind: str, t: jax.Array, s: jax.Array, labels: jax.Array, tau: float) -> jax.Array:
+def distillation(
+    kind: str, t: jax.Array, s: jax.Array, labels: jax.Array, tau: float, teacher_tau: float = 0.0
+) -> jax.Array:
     """One of `DISTILLATIONS` but 'none'. t, s: logits, or normalised outputs for the kinds `ON_FEATURES`. labels: the
-    column of the positive, for 'dkd'."""
+    column of the positive, for 'dkd'. teacher_tau: of 'ce' and 'kd_features', 0 is `tau`."""
     if kind in ("ce", "kd_features"):
-        return soft_cross_entropy(t, s, tau)
+        return soft_cross_entropy(t, s, tau, teacher_tau)
     if kind in ("mse", "mse_features"):
         return jnp.square(jax.lax.stop_gradient(t) - s).mean()
     if kind == "dkd":

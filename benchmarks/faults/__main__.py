@@ -1,0 +1,83 @@
+"""Runs all of it and writes the table.
+
+    python -m benchmarks.faults [--only NAME ...] [--out FILE] [--before FILE]
+
+`--out` keeps the counts as JSON instead of the table; `--before` lays such a file, of an older version, beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import results
+from benchmarks.faults import machine, values, words, workdirs
+from benchmarks.faults.outcome import command, tally
+
+NOTE = (
+    "Each case has outcomes that are right (one line and exit 2, or values that equal those saved); the rest counts as "
+    "wrong: tracebacks, hangs, values accepted that no field may hold, more than a line. 'Before' is the version just "
+    "before these faults were mended, by the same command. The wrong values are listed by the type of the default, not "
+    "taken from the table of the fields."
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--before", type=Path)
+    args = parser.parse_args()
+    found = measure(args.only)
+    if args.out:
+        args.out.write_text(json.dumps(found, indent=1), encoding="utf-8")
+        return
+    before = json.loads(args.before.read_text(encoding="utf-8")) if args.before else {}
+    rows = []
+    for name, row in found.items():
+        old = before.get(name)
+        rows.append([name, row["cases"], f"{old['right']} of {old['cases']}" if old else "-", row["right"]])
+    title = "Faults of the machine and of the user"
+    columns = ["what", "cases", "right before", "right now"]
+    results.save("faults", title, columns, rows, NOTE, {"now": found, "before": before})
+
+
+def measure(only: list[str]) -> dict[str, dict]:
+    """Every kind of fault with its counts."""
+    rng = np.random.default_rng(0)
+    root = Path(tempfile.mkdtemp())
+    os.chdir(root)
+    found = {}
+    asked = lambda name: not only or any(name.startswith(o) for o in only)  # noqa: E731
+    if asked("values"):
+        found["values of config fields"] = tally(values.cases(root))
+    if asked("lists"):
+        toy = workdirs.Toy(root / "toy")
+        found["checksum list damaged"] = tally(workdirs.lists(toy, rng))
+        found["list gone and data damaged"] = tally(workdirs.without_list(toy, rng))
+    if asked("files") or asked("words") or asked("index"):
+        here, run = root / "small", root / "run"
+        machine.make(here)
+        config = ["--config", here / "small.py", f"--config.data.root={here / 'data'}", "--config.train.steps=2"]
+        outcome = command(["train", *config, "--workdir", run])
+        assert outcome == ("done", "0"), outcome
+        videos = here / "videos"
+        if asked("words"):
+            found["wrong command lines"] = tally(words.cases(root, run, videos, here / "small.py"))
+        if asked("files"):
+            found["small files of a workdir damaged"] = tally(workdirs.small_files(root, run, videos, config, rng))
+        if asked("index"):
+            found["search index by hand"] = tally(workdirs.indexes(root, run, videos, rng))
+            found["odd lines of --ask"] = tally(workdirs.asked(root, run, videos))
+    if asked("machine"):
+        found |= {name: tally(cases) for name, cases in machine.cases(root).items()}
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""Faults that need processes of their own: two runs at once, Ctrl-C, a disk that is full or read-only."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.faults.outcome import Case
+
+TRIALS = 20
+CONFIG = """
+from jaxvl.core import config as configs
+from jaxvl.methods.centerclip import recipe
+def get_config():
+    c = recipe.base()
+    c.train.update({"steps": 20, "log_every": 1, "checkpoint_every": 5})
+    c.model.update({"preset": "tiny", "image_size": 32, "patch_size": 16, "vision_width": 32, "vision_layers": 2})
+    c.model.update({"text_width": 32, "vocab_size": 256, "schedule": "", "freeze_layer_num": -1})
+    c.data.world = {}
+    c.data.update({"root": "data", "tokenizer": "words", "max_words": 24, "fps": 0.0, "sampling": "stratified"})
+    c.data.update({"batch_size": 4, "eval_batch_size": 4})
+    return c
+"""
+
+
+def cases(root: Path) -> dict[str, list[Case]]:
+    """By kind. Disks are tmpfs mounts, so a full or read-only disk needs root; without it that kind is left out."""
+    here = root / "machine"
+    make(here)
+    found = {
+        "two trainings in one workdir": [Case("the second", lambda: _second(here))],
+        "Ctrl-C before the loop": [
+            Case(f"after {t:.2f} s", lambda t=t: _interrupted(here, t), ("130",)) for t in _times()
+        ],
+    }
+    if os.geteuid() == 0:
+        full = [Case(f"{kb} kB left", lambda kb=kb: _full(here, kb), ("resumed",)) for kb in (40, 300, 800, 1400, 2000)]
+        found["disk full while training"] = full
+        verbs = (["evaluate"], ["evaluate", "--json"], ["report"], ["report", "--out", "page.html"], ["train"], PREDICT)
+        found["read-only workdir"] = [
+            Case(
+                " ".join(v),
+                lambda v=v: _read_only(here, v),
+                ("refused",) if v[-1] in ("report", "train") else ("done",),
+            )
+            for v in verbs
+        ]
+    return found
+
+
+PREDICT = ["predict", "--videos", "videos", "--text", "clip"]
+
+
+def _times() -> list[float]:
+    draw = random.Random(0)
+    return [draw.uniform(0.15, 5) for _ in range(TRIALS)]
+
+
+def make(here: Path) -> None:
+    """A small config, twelve videos as arrays in MSR-VTT's layout, and a folder of video files."""
+    (here / "data" / "videos").mkdir(parents=True)
+    (here / "videos").mkdir()
+    (here / "small.py").write_text(CONFIG, encoding="utf-8")
+    names = [f"video{i}" for i in range(12)]
+    for i, name in enumerate(names):
+        np.save(here / "data" / "videos" / f"{name}.npy", np.full((12, 32, 32, 3), 20 * i, np.uint8))
+    sentences = [{"video_id": n, "caption": f"clip {i}"} for i, n in enumerate(names)]
+    text = json.dumps({"videos": [{"video_id": n} for n in names], "sentences": sentences})
+    (here / "data" / "MSRVTT_data.json").write_text(text, encoding="utf-8")
+    (here / "data" / "MSRVTT_train.9k.csv").write_text("video_id\n" + "\n".join(names[:8]) + "\n", encoding="utf-8")
+    rows = "".join(f"k,v,{n},clip {i}\n" for i, n in enumerate(names) if i > 7)
+    file = here / "data" / "MSRVTT_JSFUSION_test.csv"
+    file.write_text("key,vid_key,video_id,sentence\n" + rows, encoding="utf-8")
+    import av
+
+    for number in range(3):
+        with av.open(str(here / "videos" / f"{number}.mp4"), "w") as container:
+            stream = container.add_stream("mpeg4", rate=8)
+            stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+            for i in range(16):
+                frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 10 * i + number, np.uint8), format="rgb24")
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+
+
+def _start(here: Path, *words: str, **options) -> subprocess.Popen:
+    words = [sys.executable, "-m", "jaxvl.cli", *words]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(p) for p in sys.path if p)}
+    return subprocess.Popen(
+        words, cwd=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, **options
+    )
+
+
+def _ended(process: subprocess.Popen, seconds: float = 180) -> tuple[int | None, str]:
+    try:
+        _, error = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return None, "hang"
+    return process.returncode, error
+
+
+def _judged(code: int | None, error: str) -> tuple[str, str]:
+    if code is None:
+        return "hang", ""
+    if "Traceback" in error:
+        return "traceback", error.strip().splitlines()[-1][:200]
+    lines = [line for line in error.splitlines() if line.startswith("jaxvl: ")]
+    if code == 2:
+        return ("refused" if len(lines) == 1 else "more than a line"), " ".join(lines)[:200]
+    return ("done" if code == 0 else str(code)), ""
+
+
+def _train(here: Path, workdir: Path | str, *words: str) -> subprocess.Popen:
+    return _start(here, "train", "--config", "small.py", "--workdir", str(workdir), *words)
+
+
+def _second(here: Path) -> tuple[str, str]:
+    """The first is stopped for a moment, with its lock, while the second tries."""
+    first = _train(here, "two", "--config.train.steps=2000")
+    while first.poll() is None and not (here / "two" / "checkpoints").is_dir():
+        time.sleep(0.1)
+    first.send_signal(signal.SIGSTOP)
+    outcome = _judged(*_ended(_train(here, "two", "--config.train.steps=2000")))
+    first.kill()
+    first.communicate()
+    after = _judged(*_ended(_train(here, "two", "--config.train.steps=2000", "--config.train.steps=2", "--resume")))
+    return outcome if after[0] == "done" else after
+
+
+def _interrupted(here: Path, seconds: float) -> tuple[str, str]:
+    process = _train(here, "interrupted", "--fresh", "--config.train.steps=1000000")
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    code, error = _ended(process, 120)
+    return ("hang" if code is None else str(code)), error[-100:]
+
+
+def _losses(workdir: Path) -> dict[int, float]:
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return {r["step"]: r["loss"] for r in rows if r["kind"] == "train"}
+
+
+def _full(here: Path, left: int) -> tuple[str, str]:
+    """Trains on a small disk, makes room, trains on: the losses of a run that never saw a full disk."""
+    clean = here / "clean"
+    if not clean.is_dir():
+        assert _ended(_train(here, clean))[0] == 0
+    disk = here / "disk"
+    disk.mkdir(exist_ok=True)
+    _mount(disk, "size=4m")
+    try:
+        (disk / "fill").write_bytes(bytes((4096 - left) * 1024))
+        outcome = _judged(*_ended(_train(here, disk / "run")))
+        if outcome[0] != "refused":
+            return outcome
+        (disk / "fill").unlink()
+        subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+        after = _judged(*_ended(_train(here, disk / "run")))
+        if after[0] != "done":
+            return after
+        return ("resumed" if _losses(disk / "run") == _losses(clean) else "other losses"), ""
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def _read_only(here: Path, words: Sequence[str]) -> tuple[str, str]:
+    run, place = here / "kept", here / "locked"
+    if not run.is_dir():
+        assert _ended(_train(here, run))[0] == 0
+    place.mkdir(exist_ok=True)
+    subprocess.run(["mount", "--bind", run, place], check=True)
+    subprocess.run(["mount", "-o", "remount,ro,bind", place], check=True)
+    verb, *rest = words
+    more = ["--config", "small.py", "--config.train.steps=30", "--resume"] if verb == "train" else []
+    try:
+        return _judged(*_ended(_start(here, verb, "--workdir", str(place), *more, *rest)))
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+def _mount(place: Path, options: str) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", place], check=True)
