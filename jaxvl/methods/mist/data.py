@@ -39,6 +39,8 @@ READERS = {
 READ = 1  # raised whenever a reader gives other tables of the same files
 CLIP_WORDS = 77
 SEPARATOR = " [SEP] "
+SCALE = "feature_scale.npz"
+SCALE_SAMPLE = 512  # questions over which features are standardised
 CUT_SAMPLE = 20_000  # texts that are looked at for the share of cut ones
 
 
@@ -67,6 +69,50 @@ class Words:
         return len(self.tokenizer.ids(words)) + 2 > length
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scale:
+    """Mean and standard deviation over training, by name: `frames`, `patches` `[F]`, `question_vec` `[E]`."""
+
+    mean: Mapping[str, np.ndarray]
+    std: Mapping[str, np.ndarray]
+
+    def __call__(self, name: str, values: np.ndarray) -> np.ndarray:
+        """Values `[..., F]` with mean 0 and variance 1 over training, float32; what never varies becomes 0."""
+        std = self.std[name]
+        shifted = np.asarray(values, np.float32) - self.mean[name]
+        return np.where(std > 1e-6, shifted / np.maximum(std, 1e-6), 0.0).astype(np.float32)
+
+    def save(self, path: Path) -> None:
+        """Writes a `.npz`."""
+        parts = (("mean", self.mean), ("std", self.std))
+        np.savez(path, **{f"{kind}_{name}": value for kind, part in parts for name, value in part.items()})
+
+    @classmethod
+    def load(cls, path: Path) -> Scale:
+        """Reads what `save` wrote. Raises InputError where there is none."""
+        if not path.is_file():
+            raise InputError(f"{path}: no such file; it is part of the workdir of a run with config.data.standardize")
+        with np.load(path) as file:
+            parts = {
+                kind: {n[len(kind) + 1 :]: file[n] for n in file if n.startswith(kind)} for kind in ("mean", "std")
+            }
+        return cls(parts["mean"], parts["std"])
+
+
+def measure_scale(make: MakeQuestion, train: Questions) -> Scale:
+    """Over at most `SCALE_SAMPLE` training questions, spread evenly."""
+    picked = np.unique(np.linspace(0, len(train) - 1, min(len(train), SCALE_SAMPLE)).astype(int))
+    found: dict[str, list[np.ndarray]] = {"frames": [], "patches": [], "question_vec": []}
+    for record in (train[int(i)] for i in picked):
+        for name, value in make.seen(record).items():
+            found[name].append(np.asarray(value, np.float64).reshape(-1, value.shape[-1]))
+        if make.vectors is not None:
+            found["question_vec"].append(np.asarray(make.vectors[record.text_index], np.float64)[None])
+    found = {name: np.concatenate(parts) for name, parts in found.items() if parts}
+    each = lambda f: {name: f(value, axis=0).astype(np.float32) for name, value in found.items()}  # noqa: E731
+    return Scale(each(np.mean), each(np.std))
+
+
 @dataclasses.dataclass(frozen=True)
 class MakeQuestion:
     """`Question -> one row of stream 'qa'` (`recipe`).
@@ -75,7 +121,8 @@ class MakeQuestion:
     place of features; view: the arguments of `load_view` then. vectors: `[texts, E]` of the questions, by text number;
     clip_ids: a function of the text, where the model computes them. answers: number of each answer that can be given,
     empty for multiple choice. evidence: question -> the segments where its answer is seen, where that is known.
-    oracle: also as a field of the batch. shown: the texts of all answers, for evaluators that need them.
+    oracle: also as a field of the batch. scale: of `config.data.standardize`. shown: the texts of all answers, for
+    evaluators that need them.
     """
 
     words: Words
@@ -90,16 +137,18 @@ class MakeQuestion:
     evidence: Mapping[str, list[int]] = dataclasses.field(default_factory=dict)
     oracle: bool = False
     shown: tuple[str, ...] = ()
+    scale: Scale | None = None
 
     def __call__(self, record: Question, rng: np.random.Generator) -> dict[str, Any]:
         """Reads the features (or decodes the video) and packs the texts; raises BadMedia."""
         del rng
-        row = self.seen(record)
+        row = {name: self.scaled(name, value) for name, value in self.seen(record).items()}
         row["question"] = self.words.question(record.question)
         if self.clip_ids is not None:
             row["question_clip"] = self.clip_ids(record.question)
         if self.vectors is not None:
-            row["question_vec"] = np.array(self.vectors[record.text_index], np.float32)
+            vector = np.array(self.vectors[record.text_index], np.float32)
+            row["question_vec"] = vector if self.scale is None else self.scale("question_vec", vector)
         label = record.label if record.options else self.answers.get(record.answer, vocab.OUTSIDE)
         if record.options:
             row["options"] = self.words.options(record)
@@ -114,6 +163,10 @@ class MakeQuestion:
             if self.oracle:
                 row["segment"] = np.int32(segments[0])
         return row
+
+    def scaled(self, name: str, value: np.ndarray) -> np.ndarray:
+        """A field of what is seen as the batch carries it."""
+        return value if self.scale is None else self.scale(name, value).astype(value.dtype)
 
     def seen(self, record: Question) -> dict[str, np.ndarray]:
         """The fields of what is seen."""
@@ -184,7 +237,16 @@ def build_data(config: ConfigDict, workdir: Path, say) -> Data:
         oracle=m.selector == "oracle",
         shown=answers if d.reader == "envqa" else (),
     )
-    makes = {split: dataclasses.replace(shared, vectors=vectors.get(split)) for split in tables}
+    scale = None
+    if d.standardize:
+        if store is None:
+            raise InputError("config.data.standardize: is for features, not for config.model.input = 'frames'")
+        if not (workdir / SCALE).is_file():
+            measure_scale(dataclasses.replace(shared, vectors=vectors.get("train")), tables["train"]).save(
+                workdir / SCALE
+            )
+        scale = Scale.load(workdir / SCALE)
+    makes = {split: dataclasses.replace(shared, vectors=vectors.get(split), scale=scale) for split in tables}
     streams = {
         split: Examples(table, makes[split], question_id, d.batch_size if split == "train" else d.eval_batch_size)
         for split, table in tables.items()
@@ -211,20 +273,27 @@ def find_root(config: ConfigDict, workdir: Path | None) -> Path:
     return Path(workdir) / "data"
 
 
-def read_all(config: ConfigDict, root: Path, workdir: Path | None) -> tuple[dict[str, QuestionReading], list[str]]:
-    """Every split by the reader that `config.data.reader` names, as tables that are kept in `WORKDIR/cache`.
+def read_all(
+    config: ConfigDict, root: Path, workdir: Path | None, splits: Sequence[str] = ()
+) -> tuple[dict[str, QuestionReading], list[str]]:
+    """Every split (or `splits` alone) by the reader that `config.data.reader` names, as tables kept in `WORKDIR/cache`.
 
-    Training's split must be there, and those that the config evaluates on. Another one that cannot be read is left out,
-    and the last list says why.
+    Those asked for must be there, by default training's and those that the config evaluates on. Another one that cannot
+    be read is left out, and the last list says why.
     """
     d = config.data
     if d.reader not in READERS:
         raise InputError(f"config.data.reader: {d.reader!r} is none of {', '.join(READERS)}")
     read, files = READERS[d.reader]
-    needed = {"train", config.eval.split, *([config.train.eval_split] if config.train.eval_every else [])}
+    known = agqa.SPLITS if d.reader == "agqa" else SPLITS
+    for split in splits:
+        if split not in known:
+            raise InputError(f"--split {split}: the data has {', '.join(known)}")
+    evaluated = [config.train.eval_split] if config.train.eval_every else []
+    needed = set(splits) or {"train", config.eval.split, *evaluated}
     readings: dict[str, QuestionReading] = {}
     notes: list[str] = []
-    for split in agqa.SPLITS if d.reader == "agqa" else SPLITS:
+    for split in splits or known:
         try:
             if workdir is None:
                 readings[split] = read(root, split)
@@ -349,13 +418,10 @@ def extraction(config: ConfigDict, splits: Sequence[str], say) -> Extraction:
     root = find_root(config, None)
     if d.world:
         render_world(config, root, say)
-    readings, notes = read_all(config, root, None)
+    readings, notes = read_all(config, root, None, splits)
     for line in [*(reading.report.line() for reading in readings.values()), *notes]:
         say(line)
-    for split in splits:
-        if split not in readings:
-            raise InputError(f"--split {split}: the data has {', '.join(readings)}")
-    tables = [readings[split].questions for split in splits or readings]
+    tables = [reading.questions for reading in readings.values()]
     media = videos_of(config, root, {name for table in tables for name in table.video_ids}, say)
     clip = load_clip(clip_weights(config, root), config.model.clip, "config.data.clip_weights")
     settings = view_settings(config, clip.config.image_size)

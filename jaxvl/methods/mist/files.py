@@ -104,6 +104,7 @@ class Asker:
             field = "--clip-weights" if clip_weights else "config.data.clip_weights (or --clip-weights)"
             self.clip = load_clip(weights, m.clip, field)
             sources.check_clip(loaded.workdir, self.clip, weights)
+        self.scale = sources.Scale.load(loaded.workdir / sources.SCALE) if c.data.standardize else None
         size = self.clip.config.image_size if m.input == "features" else sources.frame_tower_size(c)
         self.settings = sources.view_settings(c, size)
 
@@ -115,7 +116,10 @@ class Asker:
             return Seen(view, {"pixels": view.whole, "tiles": view.tiled}, spans)
         stored, carried = self.config.data.extract.dtype, self.config.data.feature_dtype  # as training saw them
         arrays = dict(zip(("frames", "patches"), self.clip.views(view.whole, view.tiled), strict=True))
-        return Seen(view, {name: value.astype(stored).astype(carried) for name, value in arrays.items()}, spans)
+        arrays = {name: value.astype(stored) for name, value in arrays.items()}
+        if self.scale is not None:
+            arrays = {name: self.scale(name, value) for name, value in arrays.items()}
+        return Seen(view, {name: value.astype(carried) for name, value in arrays.items()}, spans)
 
     def check_choices(self, choices: Sequence[str]) -> None:
         """Raises InputError where there must be some, or one is no answer that the model can give."""
@@ -137,6 +141,8 @@ class Asker:
             if cut:
                 self.say(f"the question is longer than CLIP takes and is cut: {question}")
             row["question_vec"] = self.clip.texts(ids)[0]
+            if self.scale is not None:
+                row["question_vec"] = self.scale("question_vec", row["question_vec"])
         if "segment" in self.loaded.method.batch_spec[STREAM]:
             raise InputError(f"--workdir {self.loaded.workdir}: was trained with the evidence given and needs it")
         names = list(choices) or list(self.answers)
@@ -252,10 +258,11 @@ def pictures(loaded: Loaded, data: Any) -> Iterator[tuple[str, Image.Image, str]
             part = {"start_s": record.start_s, "end_s": record.end_s}
             view = load_view(path, num_frames=c.data.frames, size=64, grid=2, **part)
             frames, spans = view.tiled, spans_of(view, c.model.num_segments, record.start_s, record.end_s)
+        truth = [tuple(spans[s]) for s in row.get("_segments", ())]
         verdict = "right" if said == record.answer else f"wrong, the answer is {record.answer!r}"
         yield (
             f"Evidence: {record.question}",
-            evidence_sheet(record.question, f"{said} ({verdict})", looks, spans, frames, boxes=BOXES),
+            evidence_sheet(record.question, f"{said} ({verdict})", looks, spans, frames, truth, boxes=BOXES),
             f"Question {record.question_id} of split {c.eval.split!r}; questions are spread evenly over the split, not "
             f"chosen. Each layer's attention by segment, and the {BOXES} most attended tiles of each frame taken.",
         )

@@ -106,6 +106,7 @@ def base() -> ConfigDict:
         "world": {},  # fields of the rendered question world: make it in root first
         "frames": 32,  # T
         "feature_dtype": "float16",  # as batches carry it
+        "standardize": False,  # each feature to mean 0 and variance 1 over training; for towers that are not trained
         "batch_size": 128,
         "eval_batch_size": 128,
         "question_words": 30,  # Q

@@ -109,6 +109,16 @@ def test_events_of_a_colour_each_are_named_by_it():
                 assert q.answer == colours[q.support[1]]
 
 
+def test_every_event_can_be_asked_about():
+    plan = plan_video(dataclasses.replace(COLOURS, every_event=True, templates=("where",)), "train", 7)
+    assert sorted(q.support for q in plan.questions) == [(0,), (1,), (2,), (3,)]
+    for q in plan.questions:
+        sprite = plan.clip.sprites[q.support[0]]
+        assert q.question == f"where is the {sprite.colour} shape?"
+        assert min(PLACES, key=lambda name: np.abs(np.array(sprite.path.start) - PLACES[name]).sum()) == q.answer
+        assert q.answer in q.options
+
+
 def test_a_shape_is_seen_in_its_slot_and_nowhere_else():
     plan = plan_video(dataclasses.replace(PLAN, image_size=64), "train", 3)
     whole = render_clip(plan.clip).frames

@@ -60,6 +60,7 @@ class QuestionWorldConfig:
     seed: of the world. num_train, num_val, num_test: videos. image_size: side in pixels, even. fps, seconds: of each
         video. slots: equal parts of it; an event takes one. events: (fewest, most) of them, each with a noun of its
     own. templates: one question of each of these a video. options: of multiple choice, in the layouts that have it.
+    named_by: 'noun' or 'colour', what tells events apart. every_event: ask `where` about each event, not about one.
     nouns, colours, sizes, motions, backgrounds, tones: the words in use. heldout_pairs: share of the (noun, colour)
         pairs that occur in test only. brightness: largest relative change. crf, gop: of H.264.
     Raises InputError on values that fit nothing.
@@ -76,6 +77,7 @@ class QuestionWorldConfig:
     events: tuple[int, int] = (6, 6)
     templates: tuple[str, ...] = TEMPLATES[:6]
     named_by: str = "noun"
+    every_event: bool = False
     options: int = 5
     nouns: tuple[str, ...] = NOUNS
     colours: tuple[str, ...] = tuple(COLOURS)
@@ -240,7 +242,15 @@ def plan_video(config: QuestionWorldConfig, split: str, index: int) -> LongVideo
         options = _options(answer, kind, config.options, place, rng)
         return WorldQuestion(template, said, answer, support, options, shown(*support))
 
+    def ask_where(event: int) -> WorldQuestion:
+        place = str(rng.integers(config.options))
+        options = _options(places[event], tuple(PLACES), config.options, place, rng)
+        said = f"where is the {names[event]}?"
+        return WorldQuestion("where", said, places[event], (event,), options, shown(event))
+
     questions = tuple(ask(template) for template in config.templates)
+    if config.every_event and "where" in config.templates:
+        questions += tuple(ask_where(event) for event in range(number) if event != query)
     fixed = places if "where" in config.templates else None
     clip = _clip(config, split, index, nouns, colours, textures, slots, fixed, rng)
     return LongVideo(clip, slots, questions)
