@@ -61,10 +61,12 @@ setup(
         "aot": [f"jax[tpu]=={JAX}"],  # libtpu compiles for a topology without the hardware
         "colab": ["ipykernel>=6.29", "matplotlib>=3.9"],
         "lmdb": ["lmdb>=3.0.0"],
+        "hdf5": ["h5py>=3.16"],
         "digits": DIGITS,
         "bench": ["torch>=2.13.0"],  # the other side of benchmarks/speed; nothing else needs it
         "test": [
             "lmdb>=3.0.0",
+            "h5py>=3.16",
             "pytest>=9.0",
             "pytest-xdist>=3.8",
             "hypothesis>=6.150",
