@@ -255,7 +255,7 @@ def test_choices_part_of_a_video_and_text_output(here, run, capsys):
     )
     text = capsys.readouterr().out
     assert "layer 1 looked at" in text
-    assert "evidence: " in text
+    assert "sheet: " in text
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def run(loaded: Loaded, args: argparse.Namespace, as_json: bool) -> int:
             spans = (f"{s['start']:.1f}-{s['end']:.1f} s ({100 * s['weight']:.0f} %)" for s in layer["segments"])
             print(f"  layer {layer['layer']} looked at {', '.join(spans)}")
     if picture:
-        print(f"evidence: {picture}")
+        print(f"sheet: {picture}")
     return 0
 
 
