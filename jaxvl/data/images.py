@@ -101,6 +101,11 @@ def resized(image: Image.Image, short_side: int) -> np.ndarray:
     return np.array(to_rgb(resize_short_side(_interpolated(image), short_side)))
 
 
+def whole(image: Image.Image, size: None = None) -> np.ndarray:
+    """RGB at its own size. Returns `[H, W, 3]` uint8."""
+    return np.array(to_rgb(image))
+
+
 def _interpolated(image: Image.Image) -> Image.Image:
     return image if image.mode in INTERPOLATED else to_rgb(image)
 

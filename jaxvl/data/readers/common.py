@@ -52,7 +52,8 @@ class Report:
     """What a reader found.
 
     found: videos in use. pairs: records made of them. missing: ids without a media file.
-    skipped: `(id, reason)` of what was left out although it is there. notes: what the user should know.
+    skipped: `(id, reason)` of what was left out although it is there. notes: what the user should know. unit: what the
+    records are called.
     """
 
     dataset: str
@@ -62,10 +63,11 @@ class Report:
     skipped: tuple[tuple[str, str], ...] = ()
     pairs: int = 0
     notes: tuple[str, ...] = ()
+    unit: str = "pairs"
 
     def line(self) -> str:
         """The report in one line, with the first few names."""
-        parts = [f"{self.dataset} {self.split}: {self.found:,} videos, {self.pairs:,} pairs"]
+        parts = [f"{self.dataset} {self.split}: {self.found:,} videos, {self.pairs:,} {self.unit}"]
         if self.missing:
             parts.append(f"{len(self.missing):,} without a media file ({first_few(self.missing)})")
         by_reason: dict[str, list[str]] = {}
