@@ -1,8 +1,9 @@
 """Runs all of it and writes the table.
 
-    python -m benchmarks.faults [--only NAME ...] [--out FILE] [--before FILE]
+    python -m benchmarks.faults [--only NAME ...] [--out FILE] [--before FILE ...] [--kept FILE ...]
 
-`--out` keeps the counts as JSON instead of the table; `--before` lays such a file, of an older version, beside it.
+`--out` keeps the counts as JSON instead of the table; `--kept` makes the table of such files, measured part by
+part, and `--before` lays those of an older version beside it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -31,13 +33,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--before", type=Path)
+    parser.add_argument("--before", type=Path, nargs="*", default=[])
+    parser.add_argument("--kept", type=Path, nargs="*", default=[])
     args = parser.parse_args()
-    found = measure(args.only)
+    found = _read(args.kept) if args.kept else measure(args.only)
     if args.out:
         args.out.write_text(json.dumps(found, indent=1), encoding="utf-8")
         return
-    before = json.loads(args.before.read_text(encoding="utf-8")) if args.before else {}
+    before = _read(args.before)
     rows = []
     for name, row in found.items():
         old = before.get(name)
@@ -45,6 +48,12 @@ def main() -> None:
     title = "Faults of the machine and of the user"
     columns = ["what", "cases", "right before", "right now"]
     results.save("faults", title, columns, rows, NOTE, {"now": found, "before": before})
+
+
+def _read(files: list[Path]) -> dict[str, dict]:
+    """What `--out` kept, without where its folder lay."""
+    texts = [re.sub(r"/\w+/tmp\w+", "ROOT", file.read_text(encoding="utf-8")) for file in files]
+    return {name: row for text in texts for name, row in json.loads(text).items()}
 
 
 def measure(only: list[str]) -> dict[str, dict]:

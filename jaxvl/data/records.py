@@ -86,16 +86,20 @@ class ClipRecord:
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-    """What `write_clips` did. skipped: `(id, reason)` of media that could not be decoded."""
+    """What `write_clips` did. skipped: `(id, reason)` of media that could not be decoded. late: ids of videos that
+    begin without a key frame, so that their first packets show nothing."""
 
     count: int
     bytes: int
     skipped: tuple[tuple[str, str], ...]
+    late: tuple[str, ...] = ()
 
     def report(self, split: str, what: str, folder: str | os.PathLike, max_bad_fraction: float, say: Callable) -> None:
         """Says what was written and what was left out. Raises InputError where more than `max_bad_fraction` was."""
         for name, reason in self.skipped:
             say(f"{split}: left out {name}: {reason}")
+        if self.late:
+            say(f"{split}: {len(self.late)} begin without a key frame, what lies before it is left out: {self.late[0]}")
         say(f"{split}: {self.count} {what}, {self.bytes / 2**20:.1f} MiB, in {folder}")
         budget = BadBudget(max_bad_fraction)
         budget.add(self.count + len(self.skipped), len(self.skipped))
@@ -141,7 +145,7 @@ def write_clips(
     num_shards = min(num_shards, len(items))
     edges = [len(items) * k // num_shards for k in range(num_shards + 1)]
     encoded = map_ahead(encode, items, num_threads)
-    ids, skipped, shards, total = [], [], [], 0
+    ids, skipped, shards, total, late = [], [], [], 0, []
     for k in range(num_shards):
         name = f"clips-{k:05d}-of-{num_shards:05d}.array_record"
         path = os.path.join(folder, name)
@@ -155,6 +159,8 @@ def write_clips(
                         raise InputError(f"video {item.video_id}: {data}; mend or remove it, or set on_error 'skip'")
                     skipped.append((item.video_id, data.reason))
                     continue
+                data, left_out = data
+                late += [item.video_id] if left_out else []
                 writer.write(data)
                 ids.append(item.video_id)
                 total += len(data)
@@ -175,7 +181,7 @@ def write_clips(
     with open(partial, "w", encoding="utf-8") as file:
         json.dump(index, file, ensure_ascii=False, indent=1)
     os.replace(partial, os.path.join(folder, INDEX_FILE))
-    return Written(len(ids), total, tuple(skipped))
+    return Written(len(ids), total, tuple(skipped), tuple(late))
 
 
 class ClipRecords:
@@ -292,7 +298,8 @@ def _encoded(
     fps: float | None,
     frames_fps: float | None,
     max_frames: int | None,
-) -> bytes | BadMedia:
+) -> tuple[bytes, int] | BadMedia:
+    """The record and how many packets of the video show nothing."""
     try:
         source = open_source(item.path, frames_fps or fps)
         kept = _kept(source, fps, max_frames)
@@ -304,7 +311,8 @@ def _encoded(
                 jpegs.append(buffer.getvalue())
     except BadMedia as bad:
         return bad
-    return pack_clip(item.video_id, source.times[kept], source.duration, jpegs, item.annotations, source.timed)
+    data = pack_clip(item.video_id, source.times[kept], source.duration, jpegs, item.annotations, source.timed)
+    return data, getattr(source, "left_out", 0)
 
 
 def _kept(source: FrameSource, fps: float | None, max_frames: int | None) -> np.ndarray:

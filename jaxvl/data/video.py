@@ -100,7 +100,7 @@ def visit_frames(
 class VideoFile:
     """A video file, on disk or in memory, as a `FrameSource`. `index` spares the demuxing where the caller kept one.
 
-    media: the path, or the `EncodedVideo`.
+    media: the path, or the `EncodedVideo`. left_out: packets before the first key frame, which show nothing.
     """
 
     timed = True
@@ -110,6 +110,7 @@ class VideoFile:
         self.index = index_video(path) if index is None else index
         self.times = self.index.times
         self.duration = self.index.duration
+        self.left_out = self.index.left_out
 
     def read(self, indices: Sequence[int], short_side: int | None, crop: bool = True) -> np.ndarray:
         """See `frames.FrameSource.read`."""

@@ -233,12 +233,14 @@ def _gap(packets: _Packets, at: int, stream) -> bool:
     there: a key frame follows (the mark may come some packets early), with no gap in the stamps or one of any size."""
     dts = packets.dts
     key = next((k for k in range(at + 1, min(at + 4, len(dts))) if packets.keys[k]), None)
-    if key is None:
-        return at + 4 < len(dts)
+    if key is None and at + 4 < len(dts):
+        return True
     steps = [b - a for a, b in itertools.pairwise(dts) if None not in (a, b) and b > a]
-    if not steps or None in dts[key - 1 : key + 1]:
+    after = dts[max(0, at - 1) :] if key is None else dts[key - 1 : key + 1]
+    if not steps or None in after:
         return False
-    return 1.5 * float(np.median(steps)) < dts[key] - dts[key - 1] < JUMP / float(stream.time_base)
+    least, most = 1.5 * float(np.median(steps)), JUMP / float(stream.time_base)
+    return any(least < b - a < most for a, b in itertools.pairwise(after))
 
 
 def _check_whole(path: Media, container, stream, packets: _Packets) -> None:
@@ -257,6 +259,10 @@ def _check_whole(path: Media, container, stream, packets: _Packets) -> None:
             reason = f"broken: {len(packets.pts)} of the {listed} frames in its index are there"
     if not reason and container.format.name == "mpegts" and any(_gap(packets, at, stream) for at in packets.corrupt):
         reason = "broken: packets are missing in the middle"
+    if not reason and container.format.name == "nut" and None not in packets.pts and len(packets.pts) > 2:
+        steps = np.diff(sorted(packets.pts))  # what FFmpeg skips in a damaged NUT shows in the stamps alone
+        if steps.max() > 2.5 * max(1.0, float(np.median(steps))):
+            reason = "broken: frames are missing in the middle"
     if reason:
         raise BadMedia(name, reason)
     if known:

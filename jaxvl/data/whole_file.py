@@ -155,9 +155,14 @@ def _gif(data: Bytes) -> bool:
     def table(flags: int) -> int:
         return 3 << (flags & 7) + 1 if flags & 128 else 0
 
-    def blocks(at: int) -> int:
+    def blocks(at: int, even: bool = False) -> int:
+        begin, full, sizes = at, data[at], []
         while data[at]:
+            sizes.append(data[at])
             at += data[at] + 1
+        # Encoders fill all blocks of an image but the last; where bytes are lost the sizes are those of other bytes.
+        if even and any(size != full for size in sizes[:-1]):
+            raise _Lost(f"broken: the blocks of the GIF image at byte {begin:,} are uneven; bytes are missing")
         return at + 1
 
     try:
@@ -166,7 +171,7 @@ def _gif(data: Bytes) -> bool:
             if data[at] == 0x21:
                 at = blocks(at + 2)
             elif data[at] == 0x2C:
-                at = blocks(at + 10 + table(data[at + 9]) + 1)
+                at = blocks(at + 10 + table(data[at + 9]) + 1, even=True)
             else:
                 raise _Lost(f"broken: no GIF block at byte {at:,}; a part is missing or overwritten")
     except IndexError as error:
@@ -257,7 +262,26 @@ def _asf(data: Bytes) -> bool:
     if size <= 50:
         return False
     _until(data, at + size, "the ASF data")
+    (count,) = struct.unpack("<Q", data[at + 40 : at + 48])
+    length, begin = (size - 50) // max(1, count), at + 50
+    starts = {data[begin + k * length : begin + k * length + 3] for k in range(count)}
+    if length * count == size - 50 and b"\x82\0\0" in starts and len(starts) > 1:  # all packets start alike
+        raise _Lost("broken: an ASF packet is missing or overwritten")
     return True
+
+
+def _transport_stream(data: Bytes) -> bool:
+    """MPEG-TS: a packet every 188 bytes (192 and 204 with additions); how many there are nobody says."""
+    for step, phase in ((188, 0), (192, 4), (204, 0)):
+        marks = data[phase::step]
+        good = len(marks) - len(marks.lstrip(b"\x47"))
+        if good < min(3, len(marks)):
+            continue
+        at, rest = phase + good * step, data[phase + good * step : phase + (good + 4096) * step]
+        if any(rest[p::step][:3] == b"\x47" * 3 for p in range(min(step, len(rest)))) or (b"\x47" * 5 in marks[good:]):
+            raise _Lost(f"broken: no MPEG-TS packet at byte {at:,}; a part is missing or overwritten")
+        break
+    return False
 
 
 def _mxf(data: Bytes) -> bool:
@@ -287,4 +311,5 @@ _WALKS: dict[str, Callable[[Bytes], bool]] = {
     "asf": _asf,
     "mpeg": _program_stream,
     "mxf": _mxf,
+    "mpegts": _transport_stream,
 }

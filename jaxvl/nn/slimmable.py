@@ -38,6 +38,8 @@ def channels(full: int, widths: Sequence[float], index: int, overlap: bool = Tru
     0-128, 32-96, 0-32), while the full width uses all. Raises InputError where they do not fit.
     """
     counts = [int(w * full) for w in widths]
+    if counts[index] < 1:
+        raise InputError(f"widths {tuple(widths)}: {widths[index]:g} of {full} channels is none; leave this width out")
     start = 0 if overlap or index == 0 else sum(counts[index + 1 :])
     if start + counts[index] > full:
         raise InputError(f"widths {tuple(widths)}: without overlap they need more than the {full} channels there are")

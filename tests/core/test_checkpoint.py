@@ -77,7 +77,7 @@ def test_of_equally_good_steps_the_later_is_the_best(trained, tmp_path, mode, va
         checkpoints.close()
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "half"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "half", "unlisted", "list", "shape", "shorter list"])
 def test_damage_falls_back_with_a_line(trained, tmp_path, damage):
     config, compiled, states = trained
     save_all(tmp_path, config, states)
@@ -86,6 +86,16 @@ def test_damage_falls_back_with_a_line(trained, tmp_path, damage):
     if damage == "flip":
         content[len(content) // 2] ^= 1
         file.write_bytes(content)
+    elif damage == "unlisted":  # the copy of the list inside of the step tells
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+        (tmp_path / "integrity" / "3.json").unlink()
+    elif damage == "list":
+        (tmp_path / "integrity" / "3.json").write_bytes(b"\xff[")
+    elif damage == "shape":
+        (tmp_path / "integrity" / "3.json").write_text('{"params/_METADATA": [1, "x"]}')
+    elif damage == "shorter list":  # what is not listed is not trusted
+        (tmp_path / "integrity" / "3.json").write_text("{}")
     elif damage == "truncate":
         file.write_bytes(content[: len(content) // 2])
     elif damage == "delete":

@@ -201,3 +201,14 @@ def test_records_feed_the_pipeline(folder):
         assert batch["video"].shape == (3, 2, 32, 32, 3)
         assert sorted(batch["_id"]) == ["good.1", "turned", "vfr"]
     stream.close()
+
+
+def test_videos_that_begin_without_a_key_frame_are_counted(tmp_path):
+    whole = mf.write_video(tmp_path / "whole.ts", 16, gop=8, bframes=0)
+    late = mf.copy_packets(whole, tmp_path / "late.ts", lambda k, packet: k >= 3)
+    written = write_clips(tmp_path / "r", [ClipItem("a", whole), ClipItem("b", late)], short_side=32)
+    assert (written.count, written.late) == (2, ("b",))
+    said = []
+    written.report("train", "videos", tmp_path, 0.0, said.append)
+    assert said[0] == "train: 1 begin without a key frame, what lies before it is left out: b"
+    assert mf.counters(ClipRecords(tmp_path / "r").by_id("b").read(range(8), 32)) == list(range(8, 16))
