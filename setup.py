@@ -52,6 +52,7 @@ setup(
         "regex>=2026.11.19",
         "filelock>=3.0",  # bounds the compilation cache
         "ftfy>=6.3.1",
+        "tokenizers>=0.23.1",
         "ml_dtypes>=0.5",
     ],
     extras_require={
@@ -60,11 +61,15 @@ setup(
         "aot": [f"jax[tpu]=={JAX}"],  # libtpu compiles for a topology without the hardware
         "colab": ["ipykernel>=6.29", "matplotlib>=3.9"],
         "lmdb": ["lmdb>=3.0.0"],
+        "hdf5": ["h5py>=3.16"],
         "digits": DIGITS,
         "bench": ["torch>=2.13.0"],  # the other side of benchmarks/speed; nothing else needs it
         "test": [
             "lmdb>=3.0.0",
+            "h5py>=3.16",
             "pytest>=9.0",
+            "setuptools>=77",  # builds the wheel that is tested
+            "wheel>=0.45",
             "pytest-xdist>=3.8",
             "hypothesis>=6.150",
             "scipy>=1.17",

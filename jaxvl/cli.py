@@ -175,7 +175,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--json", action="store_true", help="print JSON instead of the table")
 
     p = verb("prepare", _prepare, "check a data set; write it as ArrayRecord shards, or its videos small")
-    p.add_argument("--config", required=True, type=place, metavar="FILE")
+    p.add_argument("--config", required=True, type=place, metavar="NAME")
     p.add_argument("--out", type=place, metavar="DIR", help="where the shards go; without it the data is only checked")
     p.add_argument("--split", type=word, metavar="NAME", action="append", help="only these splits")
     p.add_argument(
@@ -183,7 +183,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--short-side", type=whole(1), metavar="PIXELS", help="of --shrink; default: 224")
     p.add_argument("--fps", type=positive, metavar="RATE", help="of --shrink, frames a second; default: 3")
-    p.add_argument("--processes", type=whole(1), metavar="N", help="of --shrink; default: one a core")
+    p.add_argument(
+        "--extract", type=place, metavar="DIR", help="compute the features that the method trains on into DIR, once"
+    )
+    p.add_argument(
+        "--processes", type=whole(1), metavar="N", help="of --shrink, default: one a core; or that share --extract"
+    )
+    p.add_argument(
+        "--process", type=whole(0), metavar="I", help="of --extract: which of the --processes this is, from 0"
+    )
 
     p = verb("convert", _convert, "published weights to a folder that configs can start from, and back")
     p.add_argument("file", type=place, metavar="FILE", help="a PyTorch or safetensors file; with --reverse a folder")
@@ -344,18 +352,27 @@ def _classify(args: argparse.Namespace) -> int:
 def _prepare(args: argparse.Namespace) -> int:
     _start(args)
     from jaxvl.core import config
-    from jaxvl.verbs.prepare import prepare, shrink
+    from jaxvl.verbs.prepare import extract, prepare, shrink
 
     cfg = config.load(args.config, args.overrides)
-    if args.shrink and args.out:
-        raise InputError("--shrink and --out: give one of them; shards can be written from the small videos afterwards")
-    size = {"short_side": args.short_side, "fps": args.fps, "processes": args.processes}
+    given = [f"--{name}" for name in ("shrink", "extract", "out") if getattr(args, name)]
+    if len(given) > 1:
+        raise InputError(f"{' and '.join(given)}: give one of them; one can follow on the other")
+    size = {"short_side": args.short_side, "fps": args.fps}
     size = {name: value for name, value in size.items() if value is not None}
-    if args.shrink:
-        shrink(cfg, args.shrink, args.split, **size)
-    elif size:
+    if size and not args.shrink:
         flags = ", ".join("--" + name.replace("_", "-") for name in size)
         raise InputError(f"{flags}: of --shrink, which is not given; shards follow config.data.records")
+    if args.process is not None and not args.extract:
+        raise InputError("--process: of --extract, which is not given")
+    if args.processes is not None and not args.shrink and not args.extract:
+        raise InputError("--processes: of --shrink or --extract, which are not given")
+    if args.shrink:
+        shrink(
+            cfg, args.shrink, args.split, **size, **({} if args.processes is None else {"processes": args.processes})
+        )
+    elif args.extract:
+        extract(cfg, args.extract, args.split, process=args.process, processes=args.processes)
     else:
         prepare(cfg, args.out, args.split)
     return 0

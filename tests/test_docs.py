@@ -119,7 +119,7 @@ def config_of(words, tmp_path):
     """The config that a command line names (the quickstart where it names none), with the line's overrides."""
     name = next((b for a, b in itertools.pairwise(words) if a == "--config"), str(QUICKSTART.relative_to(ROOT)))
     made = files_of_new_method()
-    path = ROOT / name
+    path = ROOT / name if (ROOT / name).exists() else name
     if name in made:
         path = tmp_path / "config.py"
         path.write_text(made[name])

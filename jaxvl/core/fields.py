@@ -219,6 +219,13 @@ def _free(fields: Mapping[str, Field], name: str) -> Iterator[str]:
             yield ".".join(parts[:count])
 
 
+def document(config: ConfigDict) -> list[tuple[str, Any, str]]:
+    """`(field, default, what it may hold)` of every declared field that `config` has."""
+    fields = table(config)
+    rows = ((name, value, find(fields, name)) for name, value in _leaves(config))
+    return [(name, value, field.words()) for name, value, field in rows if field is not None]
+
+
 def _required(fields: Mapping[str, Field], config: ConfigDict) -> Iterator[tuple[str, Field]]:
     for name, field in fields.items():
         group, star, rest = name.partition("*")

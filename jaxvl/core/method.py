@@ -173,11 +173,14 @@ class Data:
     """A method's data: training streams and, per split, the streams its evaluators read.
 
     reports: one line a data set that was read (found, missing, skipped), printed and saved with the run.
+    constants: `COLLECTION/path` -> array, what the model reads and no example holds (the ids of an answer vocabulary).
+        `Method.init` makes each with its shape and any values; a run begins with these, and its checkpoints keep them.
     """
 
     train: Mapping[str, Examples]
     splits: Mapping[str, Mapping[str, Examples]] = dataclasses.field(default_factory=dict)
     reports: Sequence[str] = ()
+    constants: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def epoch(self) -> int:
         """Updates of one pass over the first training stream (over its longest part, where it has `blocks`); examples

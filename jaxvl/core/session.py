@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from jaxvl.core import config as configs
@@ -232,6 +233,33 @@ def build_data(config: ConfigDict, workdir: str | Path, say: Say) -> Data:
     data = build(config, Path(workdir), say) if jax.process_index() == 0 else None
     processes.barrier()
     return data or build(config, Path(workdir), say)
+
+
+def lay_constants(mutables: Mapping[str, Any], data: Data, shardings: Any) -> dict[str, Any]:
+    """The collections with `data.constants` in the place of their initial values. Raises InputError where the model has
+    no such array, or one of another shape."""
+    flat, where = states.flatten(dict(mutables)), states.flatten(dict(shardings))
+    for path, value in data.constants.items():
+        if path not in flat:
+            raise InputError(f"data: holds the constant {path}, for which this model has no place")
+        if flat[path].shape != np.shape(value):
+            raise InputError(
+                f"data: the constant {path} has the shape {list(np.shape(value))}, the config's is "
+                f"{list(flat[path].shape)}"
+            )
+        flat[path] = jax.device_put(np.asarray(value, flat[path].dtype), where[path])
+    return states.merge(flat)
+
+
+def check_constants(mutables: Mapping[str, Any], data: Data, source: str | Path) -> None:
+    """Raises InputError where a trained model was made with other `data.constants` than the data has now."""
+    flat = states.flatten({name: tree for name, tree in mutables.items() if name != "params"})
+    for path, value in data.constants.items():
+        if path not in flat or not np.array_equal(sharding.to_host(flat[path]), value):
+            raise InputError(
+                f"{source}: was trained with other {path} than the data has now (another vocabulary or tokenizer?); "
+                "evaluate with the files that it was trained with"
+            )
 
 
 def claim_workdir(workdir: str | Path, config: ConfigDict, resume: bool, fresh: bool, say: Say) -> None:

@@ -83,6 +83,16 @@ def on_every_device(tree: Any) -> Any:
     return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, P()), tree)
 
 
+def spread_rows(function: Callable[[Any], Any], rows: Any) -> Any:
+    """`function(rows)` for what belongs to no example (a vocabulary that every step encodes): inside the compiled step
+    the rows are spread over the batch axes, so that no two devices do the same work, and the result is gathered whole
+    on every device. The number of rows need not divide the mesh. Else, just `function(rows)`."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return function(rows)
+    spread = lambda tree: jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, P(BATCH_AXES)), tree)  # noqa: E731
+    return on_every_device(spread(function(spread(rows))))
+
+
 def leaf_spec(path: str, shape: Sequence[int], mesh: Mesh, rules: Rules = ()) -> P:
     """Where one array of the state lives: first the method's rule, then FSDP on the largest divisible dimension."""
     rule = next((spec for pattern, spec in rules if re.search(pattern, path)), P())

@@ -201,8 +201,20 @@ def _tensorboard():
 class Progress:
     """A live bar on a terminal, one line at every log step elsewhere."""
 
-    def __init__(self, total: int, start: int = 0, active: bool = True, stream=None):
+    def __init__(
+        self,
+        total: int,
+        start: int = 0,
+        active: bool = True,
+        stream=None,
+        what: str = "train",
+        unit: str = "step",
+        every: float = 0.0,
+    ):
         self.total = total
+        self.unit = unit
+        self.every = every  # seconds between two lines of `show`
+        self._shown = time.monotonic()
         self.active = active
         self.stream = stream if stream is not None else sys.stderr
         self._begun = time.monotonic()
@@ -215,7 +227,7 @@ class Progress:
             from rich.progress import Progress as Bar
 
             self._bar = Bar(
-                TextColumn("[bold]train"),
+                TextColumn(f"[bold]{what}"),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[text]}"),
@@ -224,7 +236,7 @@ class Progress:
                 console=Console(file=self.stream),
             )
             self._bar.start()
-            self._task = self._bar.add_task("train", total=total, completed=start, text="")
+            self._task = self._bar.add_task(what, total=total, completed=start, text="")
 
     def step(self, step: int) -> None:
         """Moves the bar."""
@@ -242,12 +254,22 @@ class Progress:
             values.get("data_wait", 0),
         )
         text = f"loss {loss:.4f}  {_seconds(each)} a step  {rate:.1f} examples/s  data wait {100 * wait:.0f}%"
+        self.show(step, text)
+
+    def show(self, step: int, text: str) -> None:
+        """Moves the bar to `step` with this text; elsewhere a line, if the last one is `every` seconds old."""
+        if not self.active:
+            return
         if self._bar is not None:
             self._bar.update(self._task, completed=step, text=text)
             return
+        now = time.monotonic()
+        if now - self._shown < self.every and step < self.total:
+            return
+        self._shown = now
         done = step - self._start
-        left = (time.monotonic() - self._begun) / done * (self.total - step) if done else math.nan
-        _show(f"step {step}/{self.total}  {text}  ETA {_clock(left)}", self.stream)
+        left = (now - self._begun) / done * (self.total - step) if done else math.nan
+        _show(f"{self.unit} {step}/{self.total}  {text}  ETA {_clock(left)}", self.stream)
 
     def phase(self, what: str) -> None:
         """Shows on the bar what the run does instead of training: compiling, evaluating, saving."""

@@ -17,7 +17,7 @@ from PIL import Image
 from jaxvl.core.errors import BadMedia
 from jaxvl.data import images
 
-PICTURE_ENDINGS = (".jpg", ".jpeg", ".png")
+PICTURE_ENDINGS = tuple(end for end in images.IMAGE_ENDINGS if end != ".gif")  # a GIF is a video of its own
 ARRAY_ENDINGS = (".npy", ".npz")
 
 
@@ -36,31 +36,44 @@ class FrameSource(Protocol):
     duration: float
     timed: bool
 
-    def read(self, indices: Sequence[int], short_side: int, crop: bool = True) -> np.ndarray:
+    def read(self, indices: Sequence[int], short_side: int | None, crop: bool = True) -> np.ndarray:
         """Frames by index (any order, repeats allowed), the shorter side resized to `short_side`, then the
-        centre square cut out: `[T, R, R, 3]` uint8; without `crop` `[T, H, W, 3]`."""
+        centre square cut out: `[T, R, R, 3]` uint8; without `crop` `[T, H, W, 3]`. With None the size stays as it is,
+        and nothing is cut out."""
 
 
-class FrameFolder:
+class FrameFiles:
+    """Pictures in a given order.
+
+    path: what errors call them. fps: at which rate they were extracted; None counts one second a frame and sets
+    `timed` False. Raises BadMedia where there is none.
+    """
+
+    def __init__(self, path: str | os.PathLike, files: Sequence[str], fps: float | None = None):
+        self.path = os.fspath(path)
+        if not files:
+            raise BadMedia(self.path, f"no {'/'.join(PICTURE_ENDINGS)} file in this folder of frames")
+        self.files = list(files)
+        self.times, self.duration = _even_times(len(self.files), fps)
+        self.timed = fps is not None
+
+    def read(self, indices: Sequence[int], short_side: int | None, crop: bool = True) -> np.ndarray:
+        """See `FrameSource.read`."""
+        return stack_frames(self.path, indices, lambda i: images.read_image(self.files[i]), short_side, crop)
+
+
+class FrameFolder(FrameFiles):
     """A folder of extracted frames (jpg, png), in the order of the numbers in their names.
 
-    fps: at which rate they were extracted; None counts one second a frame and sets `timed` False.
-    Raises BadMedia where the folder holds no picture.
+    fps: as in `FrameFiles`. Raises BadMedia where the folder holds no picture.
     """
 
     def __init__(self, path: str | os.PathLike, fps: float | None = None):
-        self.path = os.fspath(path)
-        with os.scandir(self.path) as entries:
+        with os.scandir(path) as entries:
             names = [e.name for e in entries if e.name.lower().endswith(PICTURE_ENDINGS) and not e.name.startswith(".")]
         if not names:
-            raise BadMedia(self.path, f"no {'/'.join(PICTURE_ENDINGS)} file in this folder of frames")
-        self.files = [os.path.join(self.path, name) for name in sorted(names, key=number_key)]
-        self.times, self.duration = _even_times(len(names), fps)
-        self.timed = fps is not None
-
-    def read(self, indices: Sequence[int], short_side: int, crop: bool = True) -> np.ndarray:
-        """See `FrameSource.read`."""
-        return stack_frames(self.path, indices, lambda i: images.read_image(self.files[i]), short_side, crop)
+            raise BadMedia(os.fspath(path), "no picture (.jpg, .png, ...) in this folder of frames")
+        super().__init__(path, [os.path.join(path, name) for name in sorted(names, key=number_key)], fps)
 
 
 class ArrayFrames:
@@ -89,7 +102,7 @@ class ArrayFrames:
         self.times, self.duration = _even_times(len(self.frames), fps)
         self.timed = fps is not None
 
-    def read(self, indices: Sequence[int], short_side: int, crop: bool = True) -> np.ndarray:
+    def read(self, indices: Sequence[int], short_side: int | None, crop: bool = True) -> np.ndarray:
         """See `FrameSource.read`."""
         return stack_frames(self.path, indices, self._picture, short_side, crop)
 
@@ -104,13 +117,13 @@ def number_key(name: str) -> tuple:
 
 
 def stack_frames(
-    path: str, indices: Sequence[int], picture: Callable[[int], Image.Image], short_side: int, crop: bool
+    path: str, indices: Sequence[int], picture: Callable[[int], Image.Image], short_side: int | None, crop: bool
 ) -> np.ndarray:
     """Reads, resizes and stacks the pictures of a `FrameSource`; a repeated index is decoded once.
 
     Raises BadMedia where uncropped pictures differ in size.
     """
-    finish = images.square if crop else images.resized
+    finish = images.whole if short_side is None else images.square if crop else images.resized
     wanted = [int(i) for i in indices]
     frames = {i: finish(picture(i), short_side) for i in sorted(set(wanted))}
     if len(shapes := {frame.shape for frame in frames.values()}) > 1:
@@ -124,6 +137,8 @@ def _even_times(count: int, fps: float | None) -> tuple[np.ndarray, float]:
 
 
 def _load_frames(path: str) -> np.ndarray:
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise BadMedia(path, "is a folder, a pipe or a device, not a numpy file")
     try:
         data = np.load(path, mmap_mode="r" if path.lower().endswith(".npy") else None, allow_pickle=False)
         if isinstance(data, np.ndarray):

@@ -15,6 +15,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from jaxvl.core.errors import BadMedia
 
+IMAGE_ENDINGS = (
+    *(".apng", ".avif", ".avifs", ".bmp", ".dds", ".dib", ".gif", ".ico", ".j2c", ".j2k", ".jfif", ".jif", ".jp2"),
+    *(".jpe", ".jpeg", ".jpf", ".jpg", ".jpx", ".pbm", ".pcx", ".pgm", ".png", ".pnm", ".ppm", ".qoi", ".ras", ".sgi"),
+    *(".tga", ".tif", ".tiff", ".webp", ".xbm", ".xpm"),
+)
+"""Endings of pictures that Pillow reads, in lower case. What a file is its content decides, whatever its ending."""
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused before they are decoded: 300 MB each as RGB, more often a bomb than a photograph."""
 INTERPOLATED = ("L", "LA", "RGB", "RGBA", "CMYK", "I;16")
@@ -58,14 +64,31 @@ def center_crop(image: Image.Image, size: int) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB, 8 bits. Alpha is dropped, palettes and CMYK are converted; 16-bit grey keeps its high byte
-    (Pillow's own conversion clips it to white)."""
+    """RGB, 8 bits. Alpha is dropped, palettes and CMYK are converted; 16-bit grey keeps its high byte (Pillow's own
+    conversion clips it to white), and so does 12-bit PGM, which Pillow spreads over 16 bits.
+
+    Grey of 32 bits or floats says nowhere what white is. It is taken as the smallest of 1 (floats), 255, 65535 and
+    2^31 - 1 that no value exceeds. Raises BadMedia for values below 0 and for floats that are not finite.
+    """
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I;16"):
         high = np.asarray(image.convert("I"), np.int32) >> 8
         image = Image.fromarray(high.astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        image = Image.fromarray(_eight_bits(np.asarray(image), getattr(image, "filename", "") or "a picture"))
     return image.convert("RGB")
+
+
+def _eight_bits(values: np.ndarray, name: str) -> np.ndarray:
+    lowest, highest = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+    if not np.isfinite([lowest, highest]).all() or lowest < 0:
+        raise BadMedia(name, f"grey values from {lowest:g} to {highest:g}, which no picture has")
+    whites = [1.0] * (values.dtype.kind == "f") + [255.0, 65535.0, 2.0**31 - 1]
+    white = next((w for w in whites if highest <= w), highest)
+    if white == 65535 and values.dtype.kind != "f":
+        return (values >> 8).astype(np.uint8)  # as of 16 bits
+    return np.round(values.astype(np.float64) * (255 / white)).astype(np.uint8)
 
 
 def square(image: Image.Image, size: int) -> np.ndarray:
@@ -76,6 +99,11 @@ def square(image: Image.Image, size: int) -> np.ndarray:
 def resized(image: Image.Image, short_side: int) -> np.ndarray:
     """Resize without a crop, RGB. Returns `[H, W, 3]` uint8."""
     return np.array(to_rgb(resize_short_side(_interpolated(image), short_side)))
+
+
+def whole(image: Image.Image, size: None = None) -> np.ndarray:
+    """RGB at its own size. Returns `[H, W, 3]` uint8."""
+    return np.array(to_rgb(image))
 
 
 def _interpolated(image: Image.Image) -> Image.Image:
@@ -90,6 +118,8 @@ def read_image(path: str | os.PathLike, *, exif_orientation: bool = False) -> Im
     Raises BadMedia: missing, empty, not a picture, cut off, or more than `MAX_PIXELS`.
     """
     name = os.fspath(path)
+    if os.path.exists(name) and not os.path.isdir(name) and not os.path.isfile(name):
+        raise BadMedia(name, "is a pipe or a device, not a picture file")
     try:
         with Image.open(name) as image:
             if image.width * image.height > MAX_PIXELS:

@@ -71,7 +71,7 @@ class ClipRecord:
     annotations: Mapping[str, Any]
     timed: bool = True
 
-    def read(self, indices: Sequence[int], short_side: int, crop: bool = True) -> np.ndarray:
+    def read(self, indices: Sequence[int], short_side: int | None, crop: bool = True) -> np.ndarray:
         """See `frames.FrameSource.read`. Raises BadMedia where a JPEG is broken."""
         return stack_frames(self.path, indices, self._picture, short_side, crop)
 

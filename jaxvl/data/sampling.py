@@ -87,6 +87,19 @@ def tail(num_samples: int, num_frames: int, rng: np.random.Generator | None = No
     return head(num_samples, min(num_frames, num_samples)) + max(0, num_frames - num_samples)
 
 
+def interval_middles(num_samples: int, num_frames: int, begin: float = 0.0, end: float | None = None) -> np.ndarray:
+    """Middles of equal intervals of the frames `begin` to `end` (default: all), rounded down twice.
+
+    `e = linspace(begin, end, m + 1)` cut to whole numbers with m = min(T, n), frame i is `(e_i + e_{i+1} - 1) // 2`,
+    never below 0; fewer than T frames repeat the last one. The rule of MIST's code (arXiv 2212.09522): a part of fewer
+    than T frames gives repeats and may begin one frame early. Returns `[T]` int64.
+    """
+    _check(num_samples, num_frames)
+    edges = np.linspace(begin, num_frames if end is None else end, min(num_samples, num_frames) + 1).astype(np.int64)
+    middles = ((edges[:-1] + edges[1:] - 1) // 2).clip(0, num_frames - 1)
+    return np.concatenate([middles, np.repeat(middles[-1:], num_samples - len(middles))])
+
+
 SAMPLERS: dict[str, Sampler] = {
     "uniform": uniform,
     "official": multi_segment,

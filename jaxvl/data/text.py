@@ -1,5 +1,5 @@
-"""Tokenizers. Each packs a caption as `[start] ids [end] 0 0 ...` with the end id the highest of the vocabulary, so
-that CLIP's text tower finds it by argmax."""
+"""Tokenizers. Each packs a text as `[start] ids [end] 0 0 ...`. For CLIP's text tower the end id is the highest of the
+vocabulary, so that it is found by argmax."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?|[^\w\s]")
 
 
 class Tokenizer(Protocol):
-    """Text to ids. `vocab_size` ids in all; `start` and `end` are the two highest."""
+    """Text to ids. `vocab_size` ids in all, `start` and `end` among them; 0 is padding."""
 
     vocab_size: int
+    start: int
+    end: int
 
     def ids(self, text: str) -> list[int]:
         """Ids without start and end."""
@@ -33,9 +35,8 @@ class Tokenizer(Protocol):
 
 def pack(tokenizer: Tokenizer, text: str, length: int) -> np.ndarray:
     """CLIP4Clip packing: `[start] + ids` cut to `length - 1`, end appended, zeros to `length`: int32 `[length]`."""
-    start, end = tokenizer.vocab_size - 2, tokenizer.vocab_size - 1
     row = np.zeros(length, np.int32)
-    kept = [*[start, *tokenizer.ids(text)][: length - 1], end]
+    kept = [*[tokenizer.start, *tokenizer.ids(text)][: length - 1], tokenizer.end]
     row[: len(kept)] = kept
     return row
 
@@ -45,7 +46,7 @@ class WordTokenizer:
     """Lower-cased words of a small closed vocabulary, for models trained from scratch.
 
     words: id 0 is padding, 1 an unknown word, 2... the words in this order. The size is fixed by the config, not
-    by the words found, so that a model's shape does not depend on its data.
+    by the words found, so that a model's shape does not depend on its data. `start` and `end` are the two highest.
     """
 
     words: tuple[str, ...]
@@ -58,6 +59,16 @@ class WordTokenizer:
                 f"and 4 special ids; set it to {len(self.words) + 4} or more"
             )
         object.__setattr__(self, "_index", {w: i + 2 for i, w in enumerate(self.words)})
+
+    @property
+    def start(self) -> int:
+        """Id before every text."""
+        return self.vocab_size - 2
+
+    @property
+    def end(self) -> int:
+        """Id behind every text."""
+        return self.vocab_size - 1
 
     def ids(self, text: str) -> list[int]:
         """Ids without start and end; words outside the vocabulary get id 1."""

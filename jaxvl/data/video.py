@@ -111,7 +111,7 @@ class VideoFile:
         self.times = self.index.times
         self.duration = self.index.duration
 
-    def read(self, indices: Sequence[int], short_side: int, crop: bool = True) -> np.ndarray:
+    def read(self, indices: Sequence[int], short_side: int | None, crop: bool = True) -> np.ndarray:
         """See `frames.FrameSource.read`."""
         stamps = self.index.pts[np.asarray(indices)]
         square = short_side if crop else None

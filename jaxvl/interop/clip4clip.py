@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from jaxvl.core.errors import InputError
 from jaxvl.interop import clip, keys
 from jaxvl.interop.clip import Arrays
 from jaxvl.interop.keys import Dropped, KeyReport, Rule
@@ -30,20 +29,8 @@ PATCH_2D, PATCH_3D = f"{PREFIX}visual.conv1.weight", f"{PREFIX}visual.conv2.weig
 UNREAD_PATCH = Dropped(re.escape(PATCH_2D), "not read with linear_patch 3d")
 
 
-def plain_keys(arrays: Arrays) -> dict[str, np.ndarray]:
-    """Keys without a leading `module.` and with `gamma, beta` (old BERT names) as `weight, bias`. Raises
-    InputError for two keys that then are the same."""
-    out = {}
-    for key, value in arrays.items():
-        plain = re.sub(r"\.beta$", ".bias", re.sub(r"\.gamma$", ".weight", key.removeprefix("module.")))
-        if plain in out:
-            raise InputError(f"the file holds {plain} twice, the second time as {key}; leave one out with --drop REGEX")
-        out[plain] = value
-    return out
-
-
 def infer_config(arrays: Arrays, given: Mapping[str, Any] | None = None) -> CLIPConfig:
-    """`clip.infer_config` of the CLIP in keys as `plain_keys` gives them."""
+    """`clip.infer_config` of the CLIP in keys as `keys.plain_keys` gives them."""
     return clip.infer_config(arrays, given, PREFIX)
 
 
@@ -111,7 +98,7 @@ def with_unread_patch(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]
 
 def from_clip4clip(arrays: Arrays, config: CLIPConfig) -> tuple[dict[str, Any], KeyReport]:
     """CLIP4Clip's layout -> variables of a CLIP with `params/head/...`; `module.` is stripped."""
-    arrays = plain_keys(arrays)
+    arrays = keys.plain_keys(arrays)
     flat, report = keys.forward(rules(config, arrays), arrays, dropped(config))
     return keys.to_variables(flat), report
 

@@ -233,6 +233,18 @@ def prefixed(rules: Iterable[Rule], key: str = "", path: str = "") -> list[Rule]
     return [r._replace(key=key + r.key, paths=tuple(path + p for p in r.paths)) for r in rules]
 
 
+def plain_keys(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Keys without a leading `module.` and with `gamma, beta` (old BERT names) as `weight, bias`. Raises
+    InputError for two keys that then are the same."""
+    out = {}
+    for key, value in arrays.items():
+        plain = re.sub(r"\.beta$", ".bias", re.sub(r"\.gamma$", ".weight", key.removeprefix("module.")))
+        if plain in out:
+            raise InputError(f"the file holds {plain} twice, the second time as {key}; leave one out with --drop REGEX")
+        out[plain] = value
+    return out
+
+
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     """`{'a/b': x} -> {'a': {'b': x}}`."""
     out: dict[str, Any] = {}

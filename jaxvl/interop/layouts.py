@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxvl.core.errors import InputError
-from jaxvl.interop import clip, clip4clip, clip_hf, resnet
+from jaxvl.interop import bert, clip, clip4clip, clip_hf, keys, resnet
 from jaxvl.interop.keys import KeyReport
 from jaxvl.interop.resnet import ResNetConfig
 from jaxvl.interop.safetensors_file import read_safetensors
 from jaxvl.interop.torch_file import read_checkpoint
+from jaxvl.nn.bert import BertConfig
 from jaxvl.nn.clip import CLIPConfig
 
 CONFIG_METADATA = "jaxvl_config"
@@ -166,6 +167,24 @@ def _head_facts(source: Source, config: CLIPConfig) -> dict[str, Any]:
     return {"head_ln_eps": 1e-12}  # CLIP4Clip's heads have a LayerNorm class of their own
 
 
+def _bert_configure(prefix: str) -> Callable[[Source, Mapping[str, Any]], BertConfig]:
+    def configure(source: Source, given: Mapping[str, Any]) -> BertConfig:
+        beside = bert.read_hf_config(source.path.with_name("config.json"), prefix)
+        return bert.infer_config(bert.bare_keys(source.arrays, prefix), {**beside, **source.stated, **given}, prefix)
+
+    return configure
+
+
+def _bert_layout(prefix: str) -> Layout:
+    return Layout(
+        BERT,
+        _bert_configure(prefix),
+        bert.from_hf,
+        bert.to_hf,
+        companions=lambda config: {"config.json": json.dumps(bert.hf_config(config), indent=1) + "\n"},
+    )
+
+
 CLIP = Family(
     name="a CLIP",
     config=CLIPConfig,
@@ -186,6 +205,17 @@ RESNET = Family(
     describe=resnet.describe,
     semantics=resnet.semantics,
     config_of_params=resnet.config_of_params,
+)
+
+BERT = Family(
+    name="a BERT",
+    config=BertConfig,
+    fields=bert.FIELDS,
+    untold=("ln_eps",),
+    marks=("embeddings/word/embedding",),
+    describe=bert.describe,
+    semantics=bert.semantics,
+    config_of_params=bert.config_of_params,
 )
 
 _RESNET = Layout(  # timm has torchvision's names; its variants with another stem or shortcut are refused
@@ -211,11 +241,13 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "clip4clip": Layout(
         CLIP,
-        lambda source, given: clip4clip.infer_config(clip4clip.plain_keys(source.arrays), {**source.stated, **given}),
+        lambda source, given: clip4clip.infer_config(keys.plain_keys(source.arrays), {**source.stated, **given}),
         clip4clip.from_clip4clip,
         clip4clip.to_clip4clip,
         _head_facts,
     ),
+    "hf_bert": _bert_layout(bert.BERT),
+    "hf_distilbert": _bert_layout(bert.DISTILBERT),
     "torchvision_resnet": _RESNET,
     "timm_resnet": _RESNET,
     "hf_resnet": Layout(

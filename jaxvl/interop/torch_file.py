@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from jaxvl.core.errors import InputError
-from jaxvl.interop.torch_pickle import RESAVE, Bounded, Foreign, Module, Storage, Tensor, load
+from jaxvl.core.pickles import Bounded
+from jaxvl.interop.torch_pickle import RESAVE, Foreign, Module, Storage, Tensor, load
 
 STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model", "model_dict", "module", "network", "net", "teacher")
 """Keys under which training scripts keep the state dict (DomainBed's, DeepSpeed's and DINO's among them)."""

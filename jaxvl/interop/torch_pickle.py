@@ -10,15 +10,15 @@ from __future__ import annotations
 import collections
 import math
 import pickle
-import pickletools
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
 from jaxvl.core.errors import InputError
+from jaxvl.core.pickles import Bounded, check_opcodes
 
 DTYPES = {
     "HalfStorage": np.dtype("<f2"),
@@ -135,33 +135,9 @@ class Once(collections.OrderedDict):
         super().__setitem__(key, value)
 
 
-class Bounded:
-    """A file of which no more is asked than there is left: some readers allocate what they are told first."""
-
-    def __init__(self, file: BinaryIO, size: int):
-        self.file, self.size = file, size
-
-    def read(self, count: int = -1) -> bytes:
-        """As of a file."""
-        left = max(0, self.size - self.file.tell())
-        return self.file.read(left if count < 0 else min(count, left))
-
-    def readline(self) -> bytes:
-        """As of a file."""
-        return self.file.readline()
-
-    def tell(self) -> int:
-        """As of a file."""
-        return self.file.tell()
-
-
 def load(file: Bounded, path: Path, scripted: bool, pass_over: Collection[str] = ()) -> Any:
     """The next pickle of the file. Raises InputError for other classes, ValueError and others for damage."""
-    begin = file.tell()
-    for count, (code, argument, _) in enumerate(pickletools.genops(file), 1):
-        if code.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument) > count:
-            raise ValueError(f"memo place {argument} after {count} opcodes")  # as many would be allocated
-    file.file.seek(begin)
+    check_opcodes(file)
     return _Unpickler(file, path, scripted, pass_over).load()
 
 

@@ -24,6 +24,8 @@ def dot_product_attention(
     key_mask: jax.Array | None = None,
     causal: bool = False,
     implementation: str = "einsum",
+    dropout: float = 0.0,
+    rng: jax.Array | None = None,
 ) -> jax.Array:
     """Scaled dot-product attention with a float32 softmax.
 
@@ -33,6 +35,7 @@ def dot_product_attention(
         causal: position i sees positions j <= i only.
         implementation: 'einsum' (own), 'xla' or 'cudnn' (both `jax.nn.dot_product_attention`; cudnn is
             flash attention: NVIDIA GPU and bfloat16 only, never materialises `[B, H, n, n]`).
+        dropout, rng: rate and key of dropout on the attention weights ('einsum' alone); no key: none.
     Returns: `[B, n, H, D]` in the dtype of `query`.
     """
     if implementation not in ATTENTION_IMPLEMENTATIONS:
@@ -40,6 +43,8 @@ def dot_product_attention(
             f"attention: unknown implementation {implementation!r}; use one of {ATTENTION_IMPLEMENTATIONS}"
         )
     if implementation != "einsum":
+        if dropout and rng is not None:
+            raise InputError(f"attention: {implementation!r} has no dropout of attention weights; use 'einsum'")
         mask = None if key_mask is None else key_mask[:, None, None, :].astype(bool)
         return jax.nn.dot_product_attention(
             query, key, value, mask=mask, is_causal=causal, implementation=implementation
@@ -53,6 +58,9 @@ def dot_product_attention(
     if key_mask is not None:
         logits = jnp.where(key_mask[:, None, None, :].astype(bool), logits, MASKED_LOGIT)
     weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
+    if dropout and rng is not None:
+        kept = jax.random.bernoulli(rng, 1 - dropout, weights.shape)
+        weights = jnp.where(kept, weights / (1 - dropout), 0)
     return jnp.einsum("bhqk,bkhd->bqhd", weights, value)
 
 
@@ -61,7 +69,7 @@ class MultiHeadAttention(nn.Module):
 
     Fields: `heads` H (W must be divisible); `in_std`, `out_std` standard deviations of the normal initialisers
     of the input and output projections; `dtype` of the matmuls; `causal`; `implementation` as in
-    `dot_product_attention`.
+    `dot_product_attention`; `dropout` of the attention weights in training (rng stream 'dropout').
     """
 
     heads: int
@@ -70,9 +78,10 @@ class MultiHeadAttention(nn.Module):
     dtype: jnp.dtype = jnp.float32
     causal: bool = False
     implementation: str = "einsum"
+    dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, x: jax.Array, key_mask: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, key_mask: jax.Array | None = None, train: bool = False) -> jax.Array:
         """x `[B, n, W]`, key_mask `[B, n]` bool or None -> `[B, n, W]` in `dtype`."""
         width = x.shape[-1]
         if width % self.heads:
@@ -93,6 +102,8 @@ class MultiHeadAttention(nn.Module):
             key_mask=key_mask,
             causal=self.causal,
             implementation=self.implementation,
+            dropout=self.dropout,
+            rng=self.make_rng("dropout") if train and self.dropout else None,
         )
         return nn.DenseGeneral(
             width, axis=(-2, -1), dtype=self.dtype, kernel_init=nn.initializers.normal(self.out_std), name="out"

@@ -24,6 +24,8 @@ class BatchNorm(nn.Module):
         however many devices (synchronised).
     momentum: share of the old running value (PyTorch's `momentum=0.1` is 0.9 here).
     affine: False leaves out scale and bias.
+    repeats: how often each row stands in the batch, where equal rows are passed once; only the unbiased variance of the
+        running statistics can tell.
     frozen: scale, bias, mean and var are constants in `batch_stats`, the same in training; no parameters.
     dtype: of the result; statistics and arithmetic are float32.
     """
@@ -33,6 +35,7 @@ class BatchNorm(nn.Module):
     epsilon: float = 1e-5
     affine: bool = True
     frozen: bool = False
+    repeats: int = 1
     scale_init: nn.initializers.Initializer = nn.initializers.ones
     dtype: jnp.dtype = jnp.float32
 
@@ -53,7 +56,7 @@ class BatchNorm(nn.Module):
         grouped = x.reshape(self.groups, -1, *shape)
         y, batch_mean, batch_var = normalize(grouped, scale, bias, self.epsilon)
         if not self.is_initializing():
-            count = grouped.shape[1]
+            count = grouped.shape[1] * self.repeats
             unbiased = batch_var.mean(0) * (count / max(count - 1, 1))
             mean.value = self.momentum * mean.value + (1 - self.momentum) * batch_mean.mean(0)
             var.value = self.momentum * var.value + (1 - self.momentum) * unbiased

@@ -1,7 +1,9 @@
-"""Pre-norm residual blocks of CLIP: float32 residual stream, float32 LayerNorm, matmuls in `dtype`."""
+"""Residual blocks, pre-norm as CLIP's and post-norm as BERT's: float32 residual stream, float32 LayerNorm, matmuls in
+`dtype`."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -106,7 +108,44 @@ class ResidualBlock(nn.Module):
         return x + y.astype(jnp.float32)
 
 
-def block_class(remat: str) -> type[nn.Module]:
-    """`ResidualBlock`, rematerialised by `remat_policy(remat)` unless it is 'none'. Same parameter tree."""
+class PostNormBlock(nn.Module):
+    """`x = LN(x + drop(MHA x)); x = LN(x + drop(W2 gelu(W1 x)))` on a float32 stream.
+
+    BERT's block (Devlin et al., NAACL 2019, arXiv 1810.04805), and DistilBERT's (Sanh et al., 2019, arXiv 1910.01108),
+    which drops nothing behind the attention's output.
+
+    Fields: `ff_dim` of the hidden layer; `dropout` in training of attention weights, of the second residual branch and,
+    with `drop_attention_output`, of the first (rng stream 'dropout'); `std` of the normal initialiser of all kernels.
+    """
+
+    heads: int
+    ff_dim: int
+    dropout: float = 0.0
+    drop_attention_output: bool = True
+    ln_eps: float = 1e-12
+    dtype: jnp.dtype = jnp.float32
+    implementation: str = "einsum"
+    std: float = 0.02
+
+    @nn.compact
+    def __call__(self, x: jax.Array, key_mask: jax.Array | None = None, train: bool = False) -> jax.Array:
+        """x `[B, n, W]` float32, key_mask `[B, n]` bool or None -> `[B, n, W]` float32."""
+        shape, std = x.shape, self.std
+        drop = nn.Dropout(self.dropout, deterministic=not train)
+        y = MultiHeadAttention(
+            self.heads, std, std, self.dtype, False, self.implementation, self.dropout, name="attn"
+        )(x.astype(self.dtype), key_mask, train).astype(jnp.float32)  # fmt: skip
+        x = layer_norm(self.ln_eps, "attn_norm")(x + (drop(y) if self.drop_attention_output else y))
+        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=nn.initializers.normal(std))
+        y = gelu(dense(self.ff_dim, name="ffn_in")(x.astype(self.dtype).reshape(-1, shape[-1])))
+        y = dense(shape[-1], name="ffn_out")(y).reshape(shape).astype(jnp.float32)
+        return layer_norm(self.ln_eps, "ffn_norm")(x + drop(y))
+
+
+def block_class(
+    remat: str, block: type[nn.Module] = ResidualBlock, static_argnums: tuple[int, ...] = ()
+) -> type[nn.Module]:
+    """`block`, rematerialised by `remat_policy(remat)` unless it is 'none'. Same parameter tree. static_argnums: of its
+    call, counted with `self`; those of `PostNormBlock` are (3,), its `train`."""
     policy = remat_policy(remat)
-    return ResidualBlock if policy is None else nn.remat(ResidualBlock, policy=policy)
+    return block if policy is None else nn.remat(block, policy=policy, static_argnums=static_argnums)

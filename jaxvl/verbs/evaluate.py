@@ -41,6 +41,7 @@ def evaluate_fully(
     `say` tells."""
     loaded = session.load(workdir, checkpoint, best, say, overrides)
     data = session.build_data(loaded.config, workdir, say)
+    session.check_constants(loaded.variables, data, workdir)
     split = split or loaded.config.eval.split
     streams = eval_streams(loaded.config, data, split, Path(workdir))
     with memory.told(f"evaluating split {split!r}", loaded.config):

@@ -1,5 +1,5 @@
 """`jaxvl prepare`: reads a data set as training would, reports what is missing, writes ArrayRecord shards or small
-videos."""
+videos, or computes the features that a method trains on."""
 
 from __future__ import annotations
 
@@ -64,3 +64,52 @@ def shrink(
     for line in done.table():
         print(line)
     print(f"train from them with --config.data.videos={Path(out).absolute()}")
+
+
+def extract(
+    config: ConfigDict,
+    out: str | Path,
+    splits: Sequence[str] | None = None,
+    *,
+    process: int | None = None,
+    processes: int | None = None,
+) -> None:
+    """Computes the features of the config's data (of `splits`) into `out`, see `data.extract.extract_features`.
+
+    process, processes: this one of so many that share the work; by default those of JAX. A run that was stopped goes on
+    where it was. Raises InputError: a method without features, whatever is wrong with data, weights or folder.
+    """
+    import jax
+
+    from jaxvl.core.writers import Progress
+    from jaxvl.data.extract import extract_features
+
+    module = registry.module(config.method, "data")
+    if not hasattr(module, "extraction"):
+        raise InputError(f"config.method: {config.method} trains on no features; --extract is not for it")
+    if (process is None) != (processes is None):
+        raise InputError("--process and --processes: give both, or neither")
+    process = jax.process_index() if process is None else process
+    processes = jax.process_count() if processes is None else processes
+    what = module.extraction(config, tuple(splits or ()), print)
+    progress = Progress(len(what.items), what="extract", unit="video", every=10.0)
+    try:
+        done = extract_features(
+            out,
+            what,
+            process=process,
+            processes=processes,
+            threads=max(1, config.pipeline.threads),
+            per_file=config.data.extract.per_file,
+            max_bad_fraction=config.pipeline.max_bad_fraction,
+            progress=progress,
+        )
+    finally:
+        progress.close()
+    for name, reason in done.skipped:
+        print(f"left out {name}: {reason}")
+    print(f"{done.done:,} examples in {out}" + (f", {done.frames_per_s:.1f} frames/s" if done.frames_per_s else ""))
+    if not done.complete:
+        print("files of other processes are missing; the one that ends last writes the index")
+        return
+    print(f"train from them with --config.data.features={Path(out).absolute()}")

@@ -102,10 +102,14 @@ def _train(
     restored = checkpoints.restore(compiled.target)
     if restored is None:
         state, start, positions = _first_state(config, compiled, tell), 0, {}
+        if data.constants:
+            laid = session.lay_constants(state.mutables, data, compiled.shardings.mutables)
+            state = state.replace(mutables=laid)
     else:
         state, meta = restored
         start, positions = int(state.step), meta["positions"]
         _check_length(config, meta, resume)
+        session.check_constants(state.mutables, data, workdir)
         checkpoints.set_aside_after(start)
         tell(f"resuming at step {start} of {config.train.steps}")
     streams, consumed = _open_streams(config, compiled, data, positions, workdir)

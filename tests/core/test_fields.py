@@ -69,6 +69,13 @@ def test_values_that_no_field_may_hold_name_field_and_range(override, line):
     assert "\n" not in str(error.value)
 
 
+def test_the_table_documents_itself():
+    rows = {name: (value, words) for name, value, words in fields.document(tiny.quickstart())}
+    assert rows["train.log_every"] == (1, "a whole number of at least 1")
+    assert rows["data.frames"] == (4, "a whole number from 1 to 65536")
+    assert rows["model.head"][1] == "one of meanP, seqTransf, seqLSTM, tightTransf"
+
+
 def test_missing_unknown_and_misplaced_fields_are_named():
     for change, line in (
         (lambda c: c.train.__delitem__("steps"), "config.train.steps: is missing; it needs a whole number"),

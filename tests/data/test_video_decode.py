@@ -243,7 +243,7 @@ def test_bad_folders_and_arrays(tmp_path):
     (tmp_path / "text.npy").write_text("hello")
     (tmp_path / "text.npz").write_text("hello")
     for name, reason in {
-        "none": "no .jpg",
+        "none": "no picture",
         "float.npy": "float64",
         "two.npz": "x, y",
         "pickled.npy": "not a readable",

@@ -318,7 +318,7 @@ def test_clip4clip_with_every_head(kind, wrapped):
     assert not report.missing
     back, report = clip4clip.to_clip4clip(variables, TINY)
     assert not report.unused
-    same(back, clip4clip.plain_keys(arrays))
+    same(back, keys.plain_keys(arrays))
 
 
 @pytest.mark.parametrize("kind", ["seqTransf", "seqLSTM", "tightTransf"])
@@ -342,9 +342,7 @@ def test_clip4clip_heads_are_the_trees_of_the_head_modules(kind):
 def test_converted_heads_compute_what_their_published_arrays_say(kind):
     """Heads written down in numpy on the published keys, LayerNorm eps 1e-12, every frame valid."""
     config = dataclasses.replace(TINY, context_length=77)
-    arrays = clip4clip.plain_keys(
-        {f"clip.{k}": v for k, v in random_arrays(config).items()} | head_arrays(kind, config)
-    )
+    arrays = keys.plain_keys({f"clip.{k}": v for k, v in random_arrays(config).items()} | head_arrays(kind, config))
     head = {"params": clip4clip.from_clip4clip(arrays, config)[0]["params"]["head"]}
     a = {k: v.astype(np.float64) for k, v in arrays.items()}
     rng = np.random.default_rng(4)
@@ -397,7 +395,7 @@ def test_clip4clip_keys_that_become_the_same_are_refused():
     with pytest.raises(
         InputError, match=r"holds clip\.ln_final\.weight twice, the second time as module\.clip\.ln_final"
     ):
-        clip4clip.plain_keys(dict.fromkeys(("clip.ln_final.weight", "module.clip.ln_final.gamma"), np.ones(2)))
+        keys.plain_keys(dict.fromkeys(("clip.ln_final.weight", "module.clip.ln_final.gamma"), np.ones(2)))
 
 
 def test_clip4clip_parts_are_whole_or_missing_by_name():

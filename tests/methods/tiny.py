@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxvl.core import config as configs
+from jaxvl.methods.mist import recipe
 from tests import tiny
 
 Batch = Mapping[str, Mapping[str, np.ndarray]]
@@ -162,4 +163,52 @@ def slimclr() -> Tiny:
     )
 
 
-TINY: dict[str, Callable[[], Tiny]] = {"centerclip": centerclip, "drdr": drdr, "slimclr": slimclr}
+def mist() -> Tiny:
+    """Four segments of two frames of four patches; three options a question. The evidence is one patch of one segment,
+    in the direction of the question; its attribute is what the right option names."""
+    config = recipe.base()
+    config.lock()
+    configs.apply(
+        config,
+        ("precision.matmul=highest", "train.steps=100", "train.clip_norm=12.0", "optim.main.name=adam",
+         "optim.main.eps=1e-4", "optim.main.schedule=constant", "optim.main.lr=3e-3", "mesh.data=-1",
+         "model.feature_dim=12", "model.query_dim=12", "model.patches=4", "model.d_model=128",
+         "model.heads=2", "model.ff_dim=32", "model.blocks=1", "model.num_layers=1",
+         "model.answer_pool=mean", "model.readout=mean",
+         "model.num_segments=4", "model.topk=2", "model.topj=3", "model.dropout=0.0",
+         "model.num_answers=0", "model.num_options=3", "model.text.preset=tiny", "model.text.vocab_size=40",
+         "model.text.width=128", "model.text.layers=1", "model.text.heads=2", "model.text.ff_dim=32",
+         "model.text.max_positions=12", "model.text.dropout=0.0", "data.frames=8", "data.question_words=6",
+         "data.answer_words=9", "data.batch_size=8", "data.eval_batch_size=8", "data.feature_dtype=float32"),
+    )  # fmt: skip
+    rows, nouns, words = 8, np.random.default_rng(99).normal(size=(8, 12)), config.data.answer_words
+
+    def questions(rng):
+        noun, place, label = rng.permutation(8), rng.integers(0, 4, rows), np.arange(rows) % 3
+        patches = 0.3 * rng.normal(size=(rows, 8, 4, 12))
+        for i in range(rows):
+            patches[i, 2 * place[i], rng.integers(4)] += 2 * nouns[noun[i]]
+        question = np.zeros((rows, 6), np.int32)
+        question[:, :4] = np.stack([np.full(rows, 38), noun + 1, 20 + label, np.full(rows, 39)], 1)
+        options = np.zeros((rows, 3, words), np.int32)
+        options[:, :, :4] = question[:, None, :4]
+        options[:, :, 4] = rng.permuted(np.tile(np.arange(10, 13), (rows, 1)), axis=1)
+        options[:, :, 5] = 39
+        batch = {"frames": patches.mean(2) * 3, "patches": patches, "question_vec": nouns[noun]}
+        batch = {k: v.astype(np.float32) for k, v in batch.items()}
+        ids = {"question": question, "options": options, "label": label, "example": rng.integers(0, 2**31, rows)}
+        return {"qa": {**batch, **{k: v.astype(np.int32) for k, v in ids.items()}}}
+
+    return Tiny(
+        config=config,
+        batch=lambda seed: questions(np.random.default_rng(seed)),
+        predict=lambda seed: [questions(np.random.default_rng(seed))],
+        # a constant added to every key leaves a softmax as it is, of attention and of the selectors; a batch norm takes
+        # what is added before it away; one vector added to all options leaves the loss as it is
+        zero_gradient=r"attn/key/bias$|_select/key_norm/bias$|encode_vid/pos\d/bias$|answer_(proj|bert/layer_0/ffn_norm)/bias$",
+        overfit=(100, 0.1),
+        variants=(),
+    )
+
+
+TINY: dict[str, Callable[[], Tiny]] = {"centerclip": centerclip, "drdr": drdr, "mist": mist, "slimclr": slimclr}

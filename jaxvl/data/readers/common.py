@@ -12,6 +12,8 @@ import difflib
 import io
 import json
 import os
+import re
+import unicodedata
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -24,6 +26,8 @@ VIDEO_ENDINGS = (
     *(".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".3gp", ".3g2", ".flv", ".wmv", ".asf"),
     *(".ts", ".m2ts", ".mts", ".ogv", ".ogg", ".vob", ".gif"),
 )
+BESIDE = (".gif", ".ogg")
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 SHOWN = 3  # names printed before "..."
 
 
@@ -48,7 +52,8 @@ class Report:
     """What a reader found.
 
     found: videos in use. pairs: records made of them. missing: ids without a media file.
-    skipped: `(id, reason)` of what was left out although it is there. notes: what the user should know.
+    skipped: `(id, reason)` of what was left out although it is there. notes: what the user should know. unit: what the
+    records are called.
     """
 
     dataset: str
@@ -58,10 +63,11 @@ class Report:
     skipped: tuple[tuple[str, str], ...] = ()
     pairs: int = 0
     notes: tuple[str, ...] = ()
+    unit: str = "pairs"
 
     def line(self) -> str:
         """The report in one line, with the first few names."""
-        parts = [f"{self.dataset} {self.split}: {self.found:,} videos, {self.pairs:,} pairs"]
+        parts = [f"{self.dataset} {self.split}: {self.found:,} videos, {self.pairs:,} {self.unit}"]
         if self.missing:
             parts.append(f"{len(self.missing):,} without a media file ({first_few(self.missing)})")
         by_reason: dict[str, list[str]] = {}
@@ -151,9 +157,12 @@ def find_media(folder: str | os.PathLike, ids: Collection[str]) -> dict[str, str
     wanted id has two files.
     """
     wanted = set(ids)
+    # Names that differ in their Unicode form alone (accents apart, as macOS writes them) are the same name.
+    composed = {unicodedata.normalize("NFC", name): name for name in ids}
     found: dict[str, str] = {}
-    for video_id, path in walk_media(folder):
-        if video_id in wanted:
+    for stem, path in walk_media(folder):
+        video_id = stem if stem in wanted else composed.get(unicodedata.normalize("NFC", stem))
+        if video_id is not None:
             if video_id in found:
                 raise InputError(f"{path}: a second file for the id {video_id!r} beside {found[video_id]}; remove one")
             found[video_id] = path
@@ -178,7 +187,10 @@ def walk_media(folder: str | os.PathLike) -> Iterator[tuple[str, str]]:
     for here, _, files in walk_folders(top):
         names = [(name, *os.path.splitext(name)) for name in files]
         media = [(stem, name) for name, stem, end in names if end.lower() in VIDEO_ENDINGS + ARRAY_ENDINGS]
-        if here != top and any(end.lower() in PICTURE_ENDINGS for _, _, end in names):
+        # A GIF or a sound beside a video of its name shows or accompanies it; pictures beside media are thumbnails.
+        real = {stem for stem, name in media if not name.lower().endswith(BESIDE)}
+        media = [(stem, name) for stem, name in media if stem not in real or not name.lower().endswith(BESIDE)]
+        if here != top and not media and any(end.lower() in PICTURE_ENDINGS for _, _, end in names):
             media.append((os.path.basename(here), ""))
         yield from ((stem, os.path.join(here, name) if name else here) for stem, name in media)
 
@@ -251,14 +263,24 @@ def read_json(path: str | os.PathLike, what: str) -> Any:
     """A JSON file. `what` it is for goes into the InputError (missing, broken: with line and column, not UTF-8)."""
     text = read_text(path, what)
     try:
-        return json.loads(text)
+        content = json.loads(text)
+        if SURROGATE.search(text):  # half of a character is no text: it cannot be printed, stored or named
+            json.dumps(content, ensure_ascii=False).encode()
+        return content
     except json.JSONDecodeError as error:
         where = f"line {error.lineno} column {error.colno}"
         raise InputError(f"{os.fspath(path)}: broken JSON at {where} ({error.msg}); fetch {what} again") from error
+    except (RecursionError, UnicodeEncodeError, ValueError) as error:  # nested too deep; a number of 5,000 digits
+        why = "it nests too deep" if isinstance(error, RecursionError) else str(error)[:120]
+        raise InputError(f"{os.fspath(path)}: no JSON that can be read ({why}); fetch {what} again") from error
 
 
-def read_csv(path: str | os.PathLike, columns: Sequence[str], what: str) -> list[dict[str, str]]:
-    """Rows of a comma-separated file with a header line that has at least `columns`. InputError as `read_json`."""
+def read_csv(path: str | os.PathLike, columns: Sequence[str], what: str, *, text: str = "") -> list[dict[str, str]]:
+    """Rows of a comma-separated file with a header line that has at least `columns`. InputError as `read_json`, and
+    for a row with more or fewer fields than the header.
+
+    text: a column of free text; where it is the last one, surplus fields are its commas, written without quotes.
+    """
     # Not `splitlines`: a caption may hold a Unicode line separator.
     reader = csv.DictReader(io.StringIO(read_text(path, what), newline=""), strict=True)
     try:
@@ -269,6 +291,11 @@ def read_csv(path: str | os.PathLike, columns: Sequence[str], what: str) -> list
             raise InputError(f"{os.fspath(path)}: {what} needs a header line with {', '.join(lost)}; it has {has}")
         rows = []
         for row in reader:
+            if surplus := row.pop(None, None):
+                if not text or header[-1] != text:
+                    where = f"{os.fspath(path)}: line {reader.line_num}"
+                    raise InputError(f"{where} has more fields than the header; quote what holds a comma")
+                row[text] = ",".join([row[text], *surplus])
             if any(row[c] is None for c in columns):
                 raise InputError(f"{os.fspath(path)}: line {reader.line_num} has fewer fields than the header")
             rows.append(row)

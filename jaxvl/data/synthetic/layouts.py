@@ -18,28 +18,20 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import hashlib
 import io
 import json
-import os
 import pickle
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from jaxvl.core.errors import InputError
+from jaxvl.data.synthetic import on_disk
 from jaxvl.data.synthetic.encode import write_video
 from jaxvl.data.synthetic.sprites.render import Rendered, render_clip
 from jaxvl.data.synthetic.sprites.world import SPLITS, Clip, WorldConfig, plan_clip
 
 WORLD_VERSION = 1
 """Raised whenever the same config gives other clips; part of the stamp."""
-
-STAMP, TRUTH, PARTS = "world_stamp.json", "world.jsonl", ".parts"
-_IN_PROCESS = 16  # fewer clips than this are not worth starting processes for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,92 +63,27 @@ def ensure_world(
     """
     if layout not in LAYOUTS:
         raise InputError(f"layout {layout!r} is none of {', '.join(LAYOUTS)}")
-    root = Path(root)
-    stamp = make_stamp(config, layout)
-    finished = _claim(root, stamp)
     media = LAYOUTS[layout].media
-    items = [(split, index) for split in SPLITS for index in range(config.count(split))]
-    jobs, done = [], 0
-    for split, index in items:
-        video, part = root / media(split, index, config), _part(root, split, index)
-        if video.is_file() and (finished or part.is_file()):
-            done += 1
-        else:
-            truth = None if finished else str(part)
-            jobs.append((config, split, index, str(video), truth, media(split, index, config)))
-    for folder in {Path(job[3]).parent for job in jobs} | (set() if finished else {root / PARTS}):
-        folder.mkdir(parents=True, exist_ok=True)
-    if progress:
-        progress(done, len(items))
-    for _ in _run(jobs, processes):
-        done += 1
-        if progress:
-            progress(done, len(items))
-    if not finished:
-        _finish(config, root, layout, stamp, items)
-    return root
+    items = [
+        on_disk.Item(f"{split}-{index}", media(split, index, config), (config, split, index))
+        for split in SPLITS
+        for index in range(config.count(split))
+    ]
+    stamp = make_stamp(config, layout)
+    return on_disk.ensure(root, stamp, items, _render_item, LAYOUTS[layout].annotate, processes, progress)
 
 
 def make_stamp(config: WorldConfig, layout: str) -> dict:
     """What `world_stamp.json` holds: version, layout, config and a hash of the three."""
-    fields = json.loads(json.dumps(dataclasses.asdict(config)))
-    what = {"version": WORLD_VERSION, "layout": layout, "config": fields}
-    return {**what, "hash": hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()}
+    return on_disk.make_stamp(WORLD_VERSION, layout, config)
 
 
-def _claim(root: Path, stamp: dict) -> bool:
-    """True: the finished world of this stamp is there. False: `root` may be rendered into."""
-    if root.exists() and not root.is_dir():
-        raise InputError(f"{root} is a file: choose another root for the synthetic world")
-    for name, finished in ((STAMP, True), (f"{PARTS}/{STAMP}", False)):
-        path = root / name
-        if path.is_file():
-            found = _read_stamp(path)
-            if found.get("hash") != stamp["hash"]:
-                raise InputError(
-                    f"{path} belongs to another world ({_difference(found, stamp)}): "
-                    f"delete {root} or choose another root"
-                )
-            return finished
-    others = [p.name for p in root.iterdir()] if root.is_dir() else []
-    if [name for name in others if name != PARTS]:
-        raise InputError(
-            f"{root} is not empty and holds no sprite world: name an empty folder, or, to read what is there, use a "
-            "config without a world"
-        )
-    (root / PARTS).mkdir(parents=True, exist_ok=True)
-    _write(root / PARTS / STAMP, json.dumps(stamp, indent=1))
-    return False
-
-
-def _read_stamp(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is not JSON: name an empty folder to render the world anew") from error
-
-
-def _difference(found: dict, wanted: dict) -> str:
-    """The first thing in which two stamps differ, in words."""
-    for key in ("version", "layout"):
-        if found.get(key) != wanted[key]:
-            return f"{key} {found.get(key)!r} instead of {wanted[key]!r}"
-    old = found.get("config", {})
-    changed = [k for k, v in wanted["config"].items() if old.get(k) != v]
-    return ", ".join(f"{k} = {old.get(k)!r} instead of {wanted['config'][k]!r}" for k in changed[:2]) or "another hash"
-
-
-def _part(root: Path, split: str, index: int) -> Path:
-    return root / PARTS / f"{split}-{index}.json"
-
-
-def _render_item(job: tuple[WorldConfig, str, int, str, str | None, str]) -> None:
+def _render_item(item: on_disk.Item, video: str, save: on_disk.Save) -> None:
     """Renders one clip: first its truth, then its video, both under their name only when whole."""
-    config, split, index, video, part, name = job
+    config, split, index = item.what
     clip = plan_clip(config, split, index)
     rendered = render_clip(clip)
-    if part is not None:
-        _write(Path(part), json.dumps(make_record(clip, rendered, name)))
+    save(lambda: make_record(clip, rendered, item.video))
     write_video(video, rendered.frames, config.fps, config.crf, config.gop)
 
 
@@ -167,43 +94,6 @@ def make_record(clip: Clip, rendered: Rendered, video: str) -> dict:
         del sprite["path"]  # the tracks say where it is
     tracks = [dataclasses.asdict(t) for t in rendered.tracks]
     return {"video": video, "seconds": clip.seconds, **plan, "tracks": tracks}
-
-
-def _run(jobs: list[tuple], processes: int | None) -> Iterator[None]:
-    """Renders all jobs, yielding once per finished clip. A worker's exception is raised here; a worker
-    that is killed ends in an InputError instead of being waited for."""
-    processes = processes or (1 if len(jobs) < _IN_PROCESS else min(os.cpu_count() or 1, 16))
-    if processes == 1 or not jobs:
-        for job in jobs:
-            yield _render_item(job)
-        return
-    try:
-        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-            yield from pool.map(_render_item, jobs, chunksize=max(1, min(16, len(jobs) // (4 * processes))))
-    except BrokenProcessPool as error:
-        raise InputError(
-            "a rendering process died: a script that renders needs `if __name__ == '__main__':` around its work, and a "
-            "file of its own (not standard input); or memory ran out, then render with fewer processes"
-        ) from error
-
-
-def _finish(config: WorldConfig, root: Path, layout: str, stamp: dict, items: list[tuple[str, int]]) -> None:
-    """world.jsonl, then the annotations, then the stamp; the parts go last."""
-    lines = [_part(root, split, index).read_text(encoding="utf-8") for split, index in items]
-    _write(root / TRUTH, "".join(line + "\n" for line in lines))
-    LAYOUTS[layout].annotate([json.loads(line) for line in lines], root)
-    for left in root.glob("*/.*"):  # of a killed encoder
-        if left.is_file() and left.suffix in (".mp4", ".avi"):
-            left.unlink()
-    _write(root / STAMP, json.dumps(stamp, indent=1))
-    shutil.rmtree(root / PARTS)
-
-
-def _write(path: Path, content: str | bytes) -> None:
-    """Writes a whole file or none: beside it, then renamed."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(unfinished, path)
 
 
 def _number(split: str, index: int, config: WorldConfig) -> int:
@@ -243,13 +133,15 @@ def write_msrvtt(world: Sequence[dict], root: str | Path) -> None:
         for caption in r["captions"][: 1 if r["split"] == "test" else None]:
             sentences.append({"caption": caption, "video_id": name(r), "sen_id": len(sentences)})
     info = {"contributor": "jaxvl", "data_created": "", "version": str(WORLD_VERSION), "description": "sprite world"}
-    _write(root / "MSRVTT_data.json", json.dumps({"info": info, "videos": videos, "sentences": sentences}))
+    on_disk.write(root / "MSRVTT_data.json", json.dumps({"info": info, "videos": videos, "sentences": sentences}))
     train = [name(r) for r in _of(world, "train")]
-    _write(root / "MSRVTT_train.9k.csv", _csv(["video_id"], [[v] for v in train]))
-    _write(root / "MSRVTT_train.7k.csv", _csv(["video_id"], [[v] for v in train[: round(len(train) * 7010 / 9000)]]))
+    on_disk.write(root / "MSRVTT_train.9k.csv", _csv(["video_id"], [[v] for v in train]))
+    on_disk.write(
+        root / "MSRVTT_train.7k.csv", _csv(["video_id"], [[v] for v in train[: round(len(train) * 7010 / 9000)]])
+    )
     test = [(name(r), r["captions"][0]) for r in _of(world, "test")]
     rows = [[f"ret{k}", f"msr{video.removeprefix('video')}", video, text] for k, (video, text) in enumerate(test)]
-    _write(root / "MSRVTT_JSFUSION_test.csv", _csv(["key", "vid_key", "video_id", "sentence"], rows))
+    on_disk.write(root / "MSRVTT_JSFUSION_test.csv", _csv(["key", "vid_key", "video_id", "sentence"], rows))
 
 
 def _csv(header: list[str], rows: list[list[str]]) -> str:
@@ -271,9 +163,9 @@ def write_msvd(world: Sequence[dict], root: str | Path) -> None:
     id to captions, each a list of words (no commas), and one list of ids a split. Test keeps all its captions."""
     root = Path(root)
     captions = {Path(r["video"]).stem: [text.replace(",", "").split() for text in r["captions"]] for r in world}
-    _write(root / "raw-captions.pkl", pickle.dumps(captions, protocol=2))
+    on_disk.write(root / "raw-captions.pkl", pickle.dumps(captions, protocol=2))
     for split in SPLITS:
-        _write(root / f"{split}_list.txt", "".join(Path(r["video"]).stem + "\n" for r in _of(world, split)))
+        on_disk.write(root / f"{split}_list.txt", "".join(Path(r["video"]).stem + "\n" for r in _of(world, split)))
 
 
 LAYOUTS: dict[str, Layout] = {

@@ -50,7 +50,7 @@ def cluster_rules(config: CLIPConfig, arrays: Mapping[str, Any]) -> list[Rule]:
 
 def from_published(arrays: Arrays, config: CLIPConfig) -> tuple[dict[str, Any], KeyReport]:
     """Published keys (`module.` stripped) -> variables, cluster embeddings under `visual/reduce_{a}`."""
-    arrays = clip4clip.plain_keys(arrays)
+    arrays = keys.plain_keys(arrays)
     rules = clip4clip.rules(config, arrays) + cluster_rules(config, arrays)
     flat, report = keys.forward(rules, arrays, (*clip4clip.dropped(config), *DROPPED))
     return keys.to_variables(flat), report
@@ -134,7 +134,7 @@ def facts(source: Source, config: CLIPConfig) -> dict[str, Any]:
 LAYOUTS = {
     "centerclip": Layout(
         CLIP,
-        lambda source, given: clip4clip.infer_config(clip4clip.plain_keys(source.arrays), {**source.stated, **given}),
+        lambda source, given: clip4clip.infer_config(keys.plain_keys(source.arrays), {**source.stated, **given}),
         from_published,
         to_published,
         facts,

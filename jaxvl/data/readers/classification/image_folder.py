@@ -11,10 +11,9 @@ import os
 from collections.abc import Mapping, Sequence
 
 from jaxvl.core.errors import InputError
+from jaxvl.data.images import IMAGE_ENDINGS
 from jaxvl.data.readers.common import first_few, near, walk_folders
 
-IMAGE_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""Endings that count as pictures, in lower case; files are compared in lower case."""
 HIDDEN = ("Thumbs.db", "desktop.ini")
 
 
@@ -61,8 +60,9 @@ def read_image_folder(
     name: what reports call the set (default: the folder's name). classes: the class folders to use, in order of their
         labels; by default all, sorted. inner: folders that may stand between `root` and the classes, the first that
         exists is taken (Office-31 has `images` in some copies).
-    Files of 0 bytes are skipped with a reason; files that are no pictures are ignored. Raises InputError: no such
-    folder, no class folders (pictures lying in `root` itself are named as the reason), a missing class, no picture.
+    Files of 0 bytes and class folders without a picture are skipped with a reason; files that are no pictures are
+    ignored. Raises InputError: no such folder, no class folders (pictures lying in `root` itself are named as the
+    reason), a missing class, no picture.
     """
     top = os.fspath(root)
     if not os.path.isdir(top):
@@ -78,7 +78,10 @@ def read_image_folder(
     wanted = tuple(found if classes is None else classes)
     images, skipped = [], []
     for label, folder in enumerate(wanted):
-        for path in image_files(os.path.join(top, folder)):
+        files = image_files(os.path.join(top, folder))
+        if not files:
+            skipped.append((folder, "class folder without a picture"))
+        for path in files:
             image_id = os.path.relpath(path, top)
             if os.path.getsize(path) == 0:
                 skipped.append((image_id, "file of 0 bytes"))

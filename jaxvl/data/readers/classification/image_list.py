@@ -6,11 +6,15 @@ The label is what stands behind the *last* blank: paths may contain blanks.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 
 from jaxvl.core.errors import InputError
 from jaxvl.data.readers.classification.image_folder import ImageReading, LabelledImage
 from jaxvl.data.readers.common import first_few, read_text
+
+MAX_LABEL = 2**20
+"""Above it a number is no class, and the names of all classes below it would take gigabytes."""
 
 
 def read_image_list(
@@ -63,12 +67,16 @@ def parse_list(file: str | os.PathLike, one_based: bool = False) -> list[tuple[s
         if not line:
             continue
         path, blank, label = line.replace("\t", " ").rpartition(" ")
-        if not blank or not label.lstrip("-").isdigit():
-            raise InputError(f"{os.fspath(file)}: line {number}: {line!r} is not `path label`")
+        if not blank or not re.fullmatch(r"-?[0-9]{1,18}", label):
+            raise InputError(f"{os.fspath(file)}: line {number}: {line[:200]!r} is not `path label`")
         index = int(label) - one_based
         if index < 0:
             wants = "from 1" if one_based else "from 0"
             raise InputError(f"{os.fspath(file)}: line {number}: label {label}, but labels count {wants}")
+        if index >= MAX_LABEL:
+            raise InputError(
+                f"{os.fspath(file)}: line {number}: label {label} is no class number (below {MAX_LABEL:,})"
+            )
         rows.append((path.strip().replace("\\", "/").removeprefix("./"), index, number))
     if not rows:
         raise InputError(f"{os.fspath(file)}: the list is empty")

@@ -61,7 +61,7 @@ def read_msrvtt(
     else:
         path = os.path.join(root, chosen)
         columns = ["video_id", "sentence"] if split == "test" else ["video_id"]
-        rows = common.read_csv(path, columns, f"the {split} list of {DATASET}")
+        rows = common.read_csv(path, columns, f"the {split} list of {DATASET}", text="sentence")
         if not rows:
             raise InputError(f"{path}: the {split} list has a header but no rows")
         rows = [{**row, "video_id": row["video_id"].strip()} for row in rows]

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxvl.core.errors import InputError
+from jaxvl.core.pickles import Bounded, check_opcodes
 from jaxvl.data.readers import common
 
 SPLITS = ("train", "val", "test")
@@ -65,7 +66,9 @@ def load_plain_pickle(path: str | os.PathLike, what: str) -> Any:
     """
     name = common.require_file(path, what)
     try:
-        with open(name, "rb") as file:
+        with open(name, "rb") as raw:
+            file = Bounded(raw, os.path.getsize(name))
+            check_opcodes(file)
             return _PlainUnpickler(file, encoding="utf-8").load()
     except _RefusedName as error:
         raise InputError(f"{name}: refused to load {error}: {what} must be a pickle of plain containers") from error

@@ -1,0 +1,1 @@
+"""Long videos of shapes that come and go, with questions about them and the evidence for each answer."""

@@ -1,0 +1,154 @@
+"""What real folders and annotation files hold beside what is published: right, counted, or one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import tracemalloc
+import unicodedata
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxvl.core.errors import BadMedia, InputError
+from jaxvl.data import images
+from jaxvl.data.readers import common
+from jaxvl.data.readers.classification.image_folder import read_image_folder
+from jaxvl.data.readers.classification.image_list import parse_list
+from jaxvl.data.readers.retrieval.msvd import load_plain_pickle
+
+
+@pytest.mark.parametrize(
+    ("dtype", "white"),
+    [
+        *[("uint16", 65535), ("int32", 65535), ("int32", 255), ("int32", 2**31 - 1)],
+        *[("float32", 1.0), ("float32", 255.0), ("float32", 65535.0)],
+    ],
+)  # fmt: skip
+def test_grey_of_any_depth_keeps_its_shades(tmp_path, dtype, white):
+    ramp = np.linspace(0, 1, 16)
+    values = (ramp * white).astype(dtype)[None].repeat(4, 0)
+    path = tmp_path / "a.tiff"
+    Image.fromarray(values).save(path)
+    got = np.asarray(images.to_rgb(images.read_image(path)))
+    assert got.shape == (4, 16, 3)
+    assert np.abs(got[0, :, 1].astype(int) - ramp * 255).max() <= 1
+
+
+@pytest.mark.parametrize("depth", [12, 16])
+def test_deep_pgm(tmp_path, depth):
+    white = 2**depth - 1
+    values = (np.linspace(0, 1, 16) * white).astype(">u2")
+    (tmp_path / "a.pgm").write_bytes(f"P5 16 1 {white}\n".encode() + values.tobytes())
+    got = np.asarray(images.to_rgb(images.read_image(tmp_path / "a.pgm")))
+    assert np.abs(got[0, :, 0].astype(int) - np.linspace(0, 255, 16)).max() <= 1
+
+
+@pytest.mark.parametrize("value", [-1.0, np.nan, np.inf])
+def test_grey_that_no_picture_has_is_refused(value):
+    with pytest.raises(BadMedia, match="which no picture has"):
+        images.to_rgb(Image.fromarray(np.array([[0.5, value]], np.float32)))
+
+
+def test_every_ending_that_pillow_reads(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+    kinds = {
+        "jfif": "JPEG",
+        "jpe": "JPEG",
+        "avif": "AVIF",
+        "webp": "WEBP",
+        "tga": "TGA",
+        "jp2": "JPEG2000",
+        "png": "JPEG",
+    }
+    for end, kind in kinds.items():
+        Image.new("RGB", (40, 40), (200, 9, 9)).save(tmp_path / "cat" / f"a.{end}", kind)
+    reading = read_image_folder(tmp_path)
+    assert [r.image_id for r in reading.images] == sorted(f"cat/a.{end}" for end in kinds)
+    for image in reading.images:
+        pixel = np.asarray(images.to_rgb(images.read_image(image.path)))[20, 20].astype(int)
+        assert np.abs(pixel - (200, 9, 9)).max() < 12, image.path
+    assert reading.skipped == (("dog", "class folder without a picture"),)
+    assert "1 skipped, class folder without a picture (dog)" in reading.line()
+
+
+def test_surplus_commas_belong_to_the_text_or_are_named(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('id,sentence\n1,"a, b"\n2,a, b, c\n\n3,plain\n')
+    rows = common.read_csv(path, ["id", "sentence"], "the list", text="sentence")
+    assert [r["sentence"] for r in rows] == ["a, b", "a, b, c", "plain"]
+    with pytest.raises(InputError, match=r"a\.csv: line 3 has more fields than the header"):
+        common.read_csv(path, ["id", "sentence"], "the list")
+    path.write_text("sentence,id\na, b,1\n")
+    with pytest.raises(InputError, match="line 2 has more fields"):
+        common.read_csv(path, ["id", "sentence"], "the list", text="sentence")
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC"), ("NFC", "NFC")])
+def test_names_that_differ_in_unicode_form_alone_are_the_same(tmp_path, forms):
+    in_list, on_disk = (unicodedata.normalize(form, "café_ü") for form in forms)
+    (tmp_path / f"{on_disk}.mp4").write_bytes(b"x")
+    assert common.find_media(tmp_path, [in_list]) == {in_list: str(tmp_path / f"{on_disk}.mp4")}
+
+
+def test_what_lies_beside_a_video_is_no_second_video(tmp_path):
+    folder = tmp_path / "v1"
+    folder.mkdir()
+    for name in ("v1.mp4", "v1.gif", "v1.txt", "v1.jpg", "thumb.png", "v1.ogg"):
+        (folder / name).write_bytes(b"x")
+    frames = tmp_path / "v2"
+    frames.mkdir()
+    (frames / "0001.webp").write_bytes(b"x")
+    found = common.find_media(tmp_path, ["v1", "v2", "thumb"])
+    assert found == {"v1": str(folder / "v1.mp4"), "v2": str(frames)}
+
+
+def test_annotation_files_that_are_no_text_are_one_line(tmp_path):
+    path = tmp_path / "a.json"
+    for text in ("[" * 100_000 + "]" * 100_000, "1" * 5000, '{"a": "\\ud800"}', '{"a": ['):
+        path.write_text(text)
+        with pytest.raises(InputError, match=r"a\.json: (no JSON that can be read|broken JSON)"):
+            common.read_json(path, "the list")
+    path.write_text(json.dumps({"a": "\U0001f600"}))
+    assert common.read_json(path, "the list") == {"a": "\U0001f600"}
+
+
+def test_labels_that_are_no_class_numbers_are_named_and_cost_no_memory(tmp_path):
+    path = tmp_path / "a.txt"
+    for label in ("99999999", "1" * 5000, "²", "--1", "1.0"):
+        path.write_text(f"a/b.jpg 0\na/c.jpg {label}\n")
+        tracemalloc.start()
+        with pytest.raises(InputError, match=r"a\.txt: line 2: "):
+            parse_list(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+        tracemalloc.stop()
+
+
+def test_a_small_pickle_takes_little_memory(tmp_path):
+    path = tmp_path / "a.pkl"
+    for data in (b"\x80\x02}r" + (2**31 - 1).to_bytes(4, "little") + b".", b"\x80\x05\x96" + b"\xff" * 5 + b"\0\0\0a."):
+        path.write_bytes(data)
+        tracemalloc.start()
+        with pytest.raises(InputError, match="not a readable pickle"):
+            load_plain_pickle(path, "the captions")
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+        tracemalloc.stop()
+    path.write_bytes(pickle.dumps({"a": [["b", "c"]]}))
+    assert load_plain_pickle(path, "the captions") == {"a": [["b", "c"]]}
+
+
+def test_pipes_are_no_pictures(tmp_path):
+    os.mkfifo(tmp_path / "a.jpg")
+    with pytest.raises(BadMedia, match="a pipe or a device"):
+        images.read_image(tmp_path / "a.jpg")
+
+
+def test_readers_are_found_under_their_former_names():
+    from jaxvl.data.readers.msrvtt import read_msrvtt
+
+    from jaxvl.data.readers.retrieval import msrvtt
+
+    assert read_msrvtt is msrvtt.read_msrvtt
