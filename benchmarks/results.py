@@ -19,6 +19,7 @@ def save(name: str, title: str, columns: Sequence[str], rows: Sequence[Sequence[
     """Writes both files; the command that made them is taken from this process, without where its folders lay."""
     env = environment()
     command = "python -m " + (sys.modules["__main__"].__spec__.name if sys.modules["__main__"].__spec__ else "?")
+    command = command.removesuffix(".__main__")  # of a package
     command = " ".join([command, *(os.path.basename(a) if os.path.isabs(a) else a for a in sys.argv[1:])])
     kept = {k: env[k] for k in ("time", "python", "cpus", "packages")}
     kept |= {"devices": len(env["devices"]), "load": [round(x, 2) for x in os.getloadavg()]}

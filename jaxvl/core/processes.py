@@ -131,16 +131,18 @@ def connect(
         raise InputError("--coordinator: needs --processes N and --process I (from 0), too")
     if processes is not None and process is not None and not 0 <= process < processes:
         raise InputError(f"--process {process}: needs 0 to {processes - 1}, as there are {processes} processes")
+    heartbeat = os.environ.get("JAXVL_HEARTBEAT_SECONDS", str(HEARTBEAT_SECONDS))
+    if not heartbeat.isdecimal() or not int(heartbeat):
+        raise InputError(f"JAXVL_HEARTBEAT_SECONDS: needs whole seconds, 1 or more, got {heartbeat!r}")
     where = _whole_nodes(coordinator, processes, process)
     # the service shall not end the others for a dead one in C++, where nobody can say which it was: `_Watch` does it
     jax.config.update("jax_enable_recoverability", True)
     _take_aborts()
-    heartbeat = int(os.environ.get("JAXVL_HEARTBEAT_SECONDS", HEARTBEAT_SECONDS))
     try:
         jax.distributed.initialize(
             **where,
             initialization_timeout=START_SECONDS,
-            heartbeat_timeout_seconds=heartbeat,
+            heartbeat_timeout_seconds=int(heartbeat),
             shutdown_timeout_seconds=END_SECONDS,
         )
     except ValueError as error:  # of what JAX could not find out
@@ -155,7 +157,7 @@ def connect(
         ) from None
     if count() > 1:
         global _watch
-        _watch = _Watch(heartbeat)
+        _watch = _Watch(int(heartbeat))
 
 
 def _whole_nodes(coordinator: str | None, processes: int | None, process: int | None) -> dict[str, Any]:

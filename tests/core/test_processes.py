@@ -55,6 +55,13 @@ def test_no_cluster_is_one_line(monkeypatch):
         processes.connect(find=True)
 
 
+@pytest.mark.parametrize("seconds", ["", "0", "ten", "1.5"])
+def test_a_heartbeat_that_is_none_is_one_line(monkeypatch, seconds):
+    monkeypatch.setenv("JAXVL_HEARTBEAT_SECONDS", seconds)
+    with pytest.raises(InputError, match="JAXVL_HEARTBEAT_SECONDS: needs whole seconds"):
+        processes.connect("host0:1234", 2, 0)
+
+
 @pytest.fixture
 def slurm(monkeypatch):
     for name, value in SLURM.items():
