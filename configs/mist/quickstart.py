@@ -15,7 +15,7 @@ from jaxvl.methods.mist import recipe
 
 def get_config():
     c = recipe.base()
-    c.train.update({"steps": 600, "log_every": 50, "checkpoint_every": 300, "clip_norm": 12.0})
+    c.train.update({"steps": 1000, "log_every": 50, "checkpoint_every": 500, "clip_norm": 12.0})
     c.optim.main = configs.optimizer(name="adam", lr=3e-3, warmup=0.05)
     c.model.update(
         {
