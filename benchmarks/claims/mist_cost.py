@@ -120,7 +120,8 @@ def main() -> None:
     holds = all(abs(parts[n] / v - 1) <= 0.05 for n, v in EXPECTED.items())
     note = (
         f"{'Holds' if holds else 'FAILS'}: within 5 % of the counts by hand. Selecting saves "
-        f"{100 * (1 - fused / full):.0f} % of the fusion module, and the fusion is {100 * fused / own:.0f} % of the {own:.2f} G multiply-adds of the "
+        f"{100 * (1 - fused / full):.0f} % of the fusion module, and the fusion is "
+        f"{100 * fused / own:.0f} % of the {own:.2f} G multiply-adds of the "
         "trained model's own forward pass without answers. The patch encoder multiplies the places of the 16 tiles "
         "once instead of for every frame, so it costs less than the 0.18 counted by hand. Not in the table: features, "
         "2,400 G a video, computed once, and CLIP's vector of the question, 2.98 G, cached."

@@ -46,9 +46,11 @@ SLOTS = (4, 8, 16, 32)
 
 def arm_config(arm: str, slots: int, seed: int, root: Path, steps: int):
     """The quickstart with another world, for one arm."""
-    world = [f"data.world.slots={slots}", f"data.world.seed={1 + SLOTS.index(slots)}"]
     own = [f"data.root={root / f'world-{slots}'}", f"seed={seed}", f"train.steps={steps}", "mesh.data=1"]
-    return configs.load(CONFIG, [*world, *own, *ARMS[arm][1]])
+    config = configs.load(CONFIG, [*own, *ARMS[arm][1]])
+    with config.unlocked():
+        config.data.world.update({"slots": slots, "seed": 1 + SLOTS.index(slots)})
+    return config
 
 
 def prepare(config, root: Path) -> None:
@@ -101,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--slots", type=int, nargs="+", default=list(SLOTS), choices=SLOTS)
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), help="fewer: print, write nothing")
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--root", type=Path, default=Path("runs/claims/mist_world"), help="finished runs are kept here")
     args = parser.parse_args(argv)
@@ -116,6 +118,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 found = json.loads(kept.read_text())
                 raw.setdefault(arm, {}).setdefault(str(slots), []).append(found)
                 print(slots, arm, seed, {k: round(v, 2) for k, v in found.items()}, flush=True)
+    if set(args.arms) != set(ARMS):
+        return 0
     table = []
     for arm, by_slots in raw.items():
         row = [ARMS[arm][0]]

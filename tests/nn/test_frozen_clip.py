@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from jaxvl.core.errors import InputError
+from jaxvl.data.text import WordTokenizer
 from jaxvl.interop.keys import flatten
 from jaxvl.interop.weights import save_weights
 from jaxvl.nn import frozen_clip
@@ -53,6 +54,11 @@ def test_a_weights_folder_comes_back_with_its_hash(clip, tmp_path):
     ids = np.full((2, 4), TINY.vocab_size - 1, np.int32)
     np.testing.assert_allclose(there.texts(ids), clip.texts(ids), rtol=1e-6)
     assert clip.weights == "untrained tiny"
+    WordTokenizer(("a", "b"), TINY.vocab_size).save(tmp_path / frozen_clip.VOCABULARY)
+    assert frozen_clip.load_clip(tmp_path, "", "f").tokenizer.words == ("a", "b")
+    WordTokenizer(("a", "b"), 6).save(tmp_path / frozen_clip.VOCABULARY)
+    with pytest.raises(InputError, match="does not fit a tokenizer of 6"):
+        frozen_clip.load_clip(tmp_path, "", "f")
 
 
 @pytest.mark.parametrize(
@@ -65,7 +71,7 @@ def test_missing_weights_are_one_line(weights, line):
 
 
 def test_long_texts_are_cut_before_their_end_token_and_counted():
-    rows, cut = frozen_clip.pack_texts(["a cat", "word " * 40], 12)
+    rows, cut = frozen_clip.pack_texts(["a cat", "word " * 40], 12, frozen_clip.clip_tokenizer())
     assert cut == 1
     assert rows.shape == (2, 12)
     assert rows[1, -1] == 49407
