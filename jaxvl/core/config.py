@@ -267,6 +267,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
     cfg.lock()
     apply(cfg, overrides)
     check(cfg)
+    with_length(cfg, NOMINAL_EPOCH)  # a length that is given twice, or not at all
     return cfg
 
 

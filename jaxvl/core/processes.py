@@ -15,6 +15,7 @@ import atexit
 import contextlib
 import ctypes
 import dataclasses
+import inspect
 import json
 import multiprocessing
 import os
@@ -168,13 +169,21 @@ def _whole_nodes(coordinator: str | None, processes: int | None, process: int | 
 
     if not SlurmCluster.is_env_present() or "JAX_LOCAL_DEVICE_IDS" in os.environ or not one_task_a_node(os.environ):
         return given
-    port = os.environ.get("JAX_COORDINATOR_PORT")
     found = {
-        "coordinator_address": coordinator or SlurmCluster.get_coordinator_address(START_SECONDS, port),
+        "coordinator_address": coordinator or _slurm_coordinator(SlurmCluster),
         "num_processes": SlurmCluster.get_process_count() if processes is None else processes,
         "process_id": SlurmCluster.get_process_id() if process is None else process,
     }
     return {**found, "cluster_detection_method": "deactivate"}  # which leaves all devices visible
+
+
+def _slurm_coordinator(cluster: Any) -> str:
+    """`HOST:PORT` of process 0 as JAX finds it; before jax 0.9 it does not take the port of JAX_COORDINATOR_PORT."""
+    ask, port = cluster.get_coordinator_address, os.environ.get("JAX_COORDINATOR_PORT")
+    if "override_coordinator_port" in inspect.signature(ask).parameters:
+        return ask(START_SECONDS, port)
+    found = ask(START_SECONDS)
+    return f"{found.rpartition(':')[0]}:{port}" if port else found
 
 
 def one_task_a_node(environment: Any) -> bool:

@@ -121,4 +121,4 @@ def test_a_length_that_is_given_replaces_the_one_of_the_config():
 )
 def test_a_length_given_twice_or_not_at_all_is_one_line(items, line):
     with pytest.raises(InputError, match=line):
-        configs.with_length(configs.load("centerclip/quickstart", items), 10)
+        configs.load("centerclip/quickstart", items)

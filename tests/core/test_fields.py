@@ -51,7 +51,8 @@ def base_leaf(config, name):
     ("override", "line"),
     [
         ("train.log_every=0", r"config.train.log_every: needs a whole number of at least 1, got 0"),
-        ("train.steps=-1", "config.train.steps: needs a whole number of at least 0, got -1"),
+        ("train.steps=-1", "config.train.steps: -1, and config.train.epochs is 0; set one of them above 0"),
+        ("train.steps=-2", r"config.train.steps: needs a whole number of at least 0 \(or -1\), got -2"),
         ("checkpoint.keep_last=0", "config.checkpoint.keep_last: needs a whole number of at least 1, got 0"),
         ("train.ema=1.5", "config.train.ema: needs a number of at least 0 and below 1, got 1.5"),
         ("optim.main.weight_decay=1e999", "config.optim.main.weight_decay: needs a number of at least 0, got inf"),

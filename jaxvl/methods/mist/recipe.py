@@ -40,6 +40,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxvl.core import config as configs
+from jaxvl.core.fields import below, choice, flag, folder, many, only_if_given, real, whole
 
 
 def base() -> ConfigDict:
@@ -118,6 +119,90 @@ def base() -> ConfigDict:
         "val_share": 0.01,  # of the training videos, where the benchmark has no validation split
     }
     return c
+
+
+TEXT_SIZES = ("vocab_size", "width", "layers", "heads", "ff_dim", "max_positions")
+SPRITES = "jaxvl.data.synthetic.sprites"
+WORLD = "jaxvl.data.synthetic.questions.world"
+FIELDS = {
+    "model.input": choice("features", "frames"),
+    "model.query": choice("cached", "clip"),
+    **{f"model.{name}": whole(1, 2**20) for name in ("feature_dim", "query_dim", "d_model", "heads", "ff_dim")},
+    "model.patches": whole(1, 2**16),
+    "model.blocks": whole(0, 1024),
+    "model.num_layers": whole(1, 1024),
+    "model.num_segments": whole(1, 2**16),
+    "model.topk": whole(1, 2**16),
+    "model.topj": whole(1, 2**16),
+    "model.selector": choice(of="jaxvl.ops.selection:SELECTORS", also=("all",)),
+    "model.region_selector": choice(of="jaxvl.ops.selection:SELECTORS", also=("all", "")),
+    "model.tau": real(above=0),
+    "model.score_scale": real(0),
+    "model.eval_noise": choice("zero", "sample", "mean"),
+    "model.eval_draws": whole(1, 1024),
+    "model.eval_select": choice("topk", "replace"),
+    "model.eval_seed": whole(0),
+    "model.visual": choice("all", "segments", "mean", "none"),
+    **{f"model.{name}": flag() for name in ("patch_positions", "use_words", "regions_include_frame")},
+    "model.frame_blocks": whole(0, 1024),
+    "model.segment_norm": choice("none", "segments"),
+    "model.readout": choice("cls", "mean"),
+    "model.answer_pool": choice("cls", "mean", "mean_padded"),
+    "model.dropout": real(0, below=1),
+    "model.init_std": real(above=0),
+    "model.dropout_duty": real(0, 1),
+    "model.epoch_steps": whole(0),
+    "model.answer_encoder": choice("text", "table"),
+    "model.num_answers": whole(0, 2**24),
+    "model.num_options": whole(0, 2**16),
+    "model.text.preset": choice(of="jaxvl.nn.bert:BERT_PRESETS"),
+    **{f"model.text.{name}": whole(0, 2**24) for name in TEXT_SIZES},
+    "model.text.dropout": real(0, below=1),
+    "model.clip": choice(of="jaxvl.nn.clip:CLIP_PRESETS"),
+    "data.reader": choice(of="jaxvl.methods.mist.data:READERS"),
+    "data.root": folder(),
+    **{f"data.{name}": below() for name in ("features", "videos", "clip_weights", "answers", "answer_space")},
+    "data.bert_vocabulary": folder(),
+    "data.extract.grid": whole(1, 64),
+    "data.extract.dtype": choice("float16", "float32"),
+    "data.extract.per_file": whole(1, 2**20),
+    "data.strict": flag(),
+    "data.frames": whole(1, 2**16),
+    "data.feature_dtype": choice("float16", "float32"),
+    "data.standardize": flag(),
+    "data.batch_size": whole(1, 2**24),
+    "data.eval_batch_size": whole(1, 2**24),
+    "data.question_words": whole(3, 512),
+    "data.answer_words": whole(3, 512),
+    "data.tokenizer": choice("bert", "words"),
+    "data.val_share": real(0, below=1),
+    **only_if_given(
+        {
+            "data.world.seed": whole(0),
+            **{f"data.world.num_{split}": whole(0) for split in ("train", "val", "test")},
+            "data.world.image_size": whole(32, 4096),
+            "data.world.fps": whole(1, 1000),
+            "data.world.seconds": real(0.5, 86_400),
+            "data.world.slots": whole(1, 2**16),
+            "data.world.events": many(whole(1), 2, 2),
+            "data.world.templates": many(choice(of=f"{WORLD}:TEMPLATES"), 1),
+            "data.world.named_by": choice("noun", "colour"),
+            "data.world.every_event": flag(),
+            "data.world.options": whole(2, 100),
+            "data.world.nouns": many(choice(of=f"{SPRITES}.shapes:NOUNS"), 1),
+            "data.world.colours": many(choice(of=f"{SPRITES}.shapes:COLOURS"), 1),
+            "data.world.sizes": many(choice(of=f"{SPRITES}.shapes:SIZES"), 1),
+            "data.world.motions": many(choice(of=f"{SPRITES}.motions:MOTIONS"), 1),
+            "data.world.backgrounds": many(choice(of=f"{SPRITES}.world:BACKGROUNDS"), 1),
+            "data.world.tones": many(choice(of=f"{SPRITES}.shapes:TONES"), 1),
+            "data.world.heldout_pairs": real(0, 0.5),
+            "data.world.brightness": real(0, 0.5),
+            "data.world.crf": whole(0, 51),
+            "data.world.gop": whole(1),
+        }
+    ),
+}
+"""Type, range and choices of the fields above; see `jaxvl.core.fields`."""
 
 
 def paper(lr: float, batch: int, seed: int, epochs: int = 30) -> ConfigDict:
