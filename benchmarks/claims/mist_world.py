@@ -133,8 +133,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         table.append(row)
     note = (
         f"Accuracy in percent (chance 20), mean ± sd of seeds {args.seeds}; behind the semicolon the recall: the share "
-        "of questions of which some slot gave more than half of its weight to the right one of 8 segments (two, where an "
-        "event fills a quarter of the video). Each column is one world with 300 videos for training and 100 for test, "
+        "of questions of which some slot gave more than half of its weight to the right one of 8 segments (two, where "
+        "an event fills a quarter of the video). Each column is a world of 300 videos for training and 100 for test, "
         f"{args.steps} updates of 64 questions."
     )
     columns = ["arm", *(f"1/{slots} of the video" for slots in args.slots)]
