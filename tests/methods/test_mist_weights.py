@@ -134,3 +134,20 @@ def test_an_export_of_nextqa_holds_the_tensors_of_its_published_model():
     arrays, _ = published.to_published(keys.to_variables(flat), published.config_of_params(flat))
     tables = {k: v.shape for k, v in arrays.items() if "position_embeddings" in k and "bert" not in k}
     assert tables == {"module.ISTA.0.position.position_embeddings.weight": (78, 16)}
+
+
+def test_an_export_has_the_published_names_of_what_is_never_used():
+    """As the constructor of model/mist.py makes them: without one of these a strict load fails."""
+    shapes = {k: v.shape for k, v in published.unused(SIZES).items()}
+    expected = {
+        "position.position_embeddings.weight": (190, 16),
+        "position.modality_embedding.weight": (2, 16),
+        "position.LayerNorm.weight": (16,),
+        "frame_position_embedding.position_embeddings.weight": (32, 16),
+        "question_position_embedding.position_embeddings.weight": (30, 16),
+        "token_type_embedding.modality_embedding.weight": (3, 16),
+        "crossmodal_matching.weight": (1, 16),
+        "crossmodal_matching.bias": (1,),
+        "ttrans.layer.1.attention.out_lin.weight": (16, 16),
+    }
+    assert {k: shapes.get(k) for k in expected} == expected

@@ -205,7 +205,7 @@ def unused(config: Weights) -> dict[str, np.ndarray]:
         add("position.modality_embedding.weight", 2, d)
         norm("position.LayerNorm")
         out["frame_position_embedding.position_embeddings.weight"] = sinusoids(FRAME_POSITIONS, d)
-        add("token_type_embedding.weight", TOKEN_TYPES, d)
+        add("token_type_embedding.modality_embedding.weight", TOKEN_TYPES, d)
         linear("crossmodal_matching", 1, d)
         out["question_position_embedding.position_embeddings.weight"] = sinusoids(QUESTION_POSITIONS, d)
     return out
