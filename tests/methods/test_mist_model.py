@@ -109,7 +109,7 @@ def test_parameter_counts_are_the_published_ones():
     other = configs.apply(recipe.base(), ("model.region_selector=all",))
     count = sum(model_sizes(jax.eval_shape(lambda: initialised(other))["params"]).values())
     assert sum(flat.values()) - count == 2 * 527_360
-    nextqa = dataclasses.replace(weights, words=False, num_layers=1, frame_blocks=2, positions=48)
+    nextqa = dataclasses.replace(weights, words=False, num_layers=1, frame_blocks=2, positions=78)
     assert published_numbers(nextqa) == (230_751_616, 230_791_552)
 
 
@@ -375,3 +375,15 @@ def initial():
     v = jax.jit(lambda: built.init(jax.random.key(0), {"qa": tiny_batch(None)}))()
     big = jax.tree.map(lambda x: x * 8 if x.ndim > 1 else x, v["params"])  # so that the picks matter
     return {**v, "params": big}
+
+
+def test_segments_of_nextqa_are_means_of_raw_frames_over_the_norm_of_the_segment_axis():
+    """The published code of NExT-QA divides no frame by its length (model/mist_nextqa.py, `forward`)."""
+    config = dataclasses.replace(with_ista(use_words=False, use_patches=False), num_segments=4)
+    frames = batch()["frames"] * np.array([1, 2, 3, 4, 5, 6, 7, 8], np.float32)[:, None]
+    mean = frames.reshape(B, 4, 2, 16).mean(2)
+    unit = (frames / np.linalg.norm(frames, axis=-1, keepdims=True)).reshape(B, 4, 2, 16).mean(2)
+    for norm, expected in (("none", unit), ("segments", mean / np.linalg.norm(mean, axis=1, keepdims=True))):
+        net = MIST(dataclasses.replace(config, segment_norm=norm))
+        encoded = net.apply({}, {**batch(), "frames": frames}, method=MIST.encode)
+        np.testing.assert_allclose(encoded["segments"], expected, atol=1e-6)

@@ -70,7 +70,7 @@ def test_there_and_back_bit_for_bit(tmp_path, sizes):
     assert info["report"]["unused"] == info["report"]["missing"] == []
     read = {r.key for r in published.rules(sizes)}
     assert set(info["report"]["dropped"]) == {*arrays, *counters, "clip.logit_scale"} - read
-    assert published.config_of_params(flat) == dataclasses.replace(sizes, positions=published.POSITIONS)
+    assert published.config_of_params(flat) == dataclasses.replace(sizes, positions=134 if sizes.words else 78)
     out = convert.reverse("mist", tmp_path / "w", tmp_path / "out", say=quiet)
     back, _ = read_safetensors(out)
     assert back.keys() == {f"module.{k}" for k in {**arrays, **counters}}
@@ -126,3 +126,28 @@ def test_a_bert_fills_both_text_encoders():
     small = {p: x for p, x in keys.to_flat(got).items() if p != "layer_0/ffn_in/bias"}
     with pytest.raises(InputError, match=r"question_bert/layer_0/ffn_in/bias"):
         weights.adopt(c, fresh(c), small, {})
+
+
+def test_an_export_of_nextqa_holds_the_tensors_of_its_published_model():
+    """Its code builds none of AGQA's position tables, and 78 rows in its layer (model/mist_nextqa.py)."""
+    flat = keys.to_flat(published.from_published(random_arrays(NEXTQA), NEXTQA)[0])
+    arrays, _ = published.to_published(keys.to_variables(flat), published.config_of_params(flat))
+    tables = {k: v.shape for k, v in arrays.items() if "position_embeddings" in k and "bert" not in k}
+    assert tables == {"module.ISTA.0.position.position_embeddings.weight": (78, 16)}
+
+
+def test_an_export_has_the_published_names_of_what_is_never_used():
+    """As the constructor of model/mist.py makes them: without one of these a strict load fails."""
+    shapes = {k: v.shape for k, v in published.unused(SIZES).items()}
+    expected = {
+        "position.position_embeddings.weight": (190, 16),
+        "position.modality_embedding.weight": (2, 16),
+        "position.LayerNorm.weight": (16,),
+        "frame_position_embedding.position_embeddings.weight": (32, 16),
+        "question_position_embedding.position_embeddings.weight": (30, 16),
+        "token_type_embedding.modality_embedding.weight": (3, 16),
+        "crossmodal_matching.weight": (1, 16),
+        "crossmodal_matching.bias": (1,),
+        "ttrans.layer.1.attention.out_lin.weight": (16, 16),
+    }
+    assert {k: shapes.get(k) for k in expected} == expected

@@ -350,8 +350,9 @@ class MIST(nn.Module):
             patches = jnp.broadcast_to(share * patches.astype(jnp.float32).mean((1, 2), keepdims=True), patches.shape)
             frames = jnp.broadcast_to(share * frames.mean(1, keepdims=True), frames.shape)
         b, k, t = frames.shape[0], cfg.num_segments, cfg.frames // cfg.num_segments
-        segments = l2_normalize(frames).reshape(b, k, t, -1).mean(2)
-        if cfg.segment_norm == "segments":
+        slip = cfg.segment_norm == "segments"  # NExT-QA's code normalises no frame, and then along the wrong axis
+        segments = (frames if slip else l2_normalize(frames)).reshape(b, k, t, -1).mean(2)
+        if slip:
             segments = l2_normalize(segments, axis=1)
         query = self.clip.sentence(batch["question_clip"]) if "text" in cfg.towers else batch["question_vec"]
         out = {"segments": segments, "query": jax.lax.stop_gradient(l2_normalize(query)), "patches": None}

@@ -41,8 +41,9 @@ UNUSED_WITHOUT_WORDS = (
     Dropped(r"bert\.bert\..*", "the question's BERT, which this variant runs and does not read"),
     Dropped(r"ISTA\.\d+\.(linear_question|norm_question|position\.modality_embedding)\..*", UNUSED),
 )
-POSITIONS = 134
-"""Rows of the published positions: 30 words, 8 segments, 2 segments of 4 frames of 12 patches."""
+POSITIONS, POSITIONS_WITHOUT_WORDS = 134, 78
+"""Rows of the published positions: 30 words, 8 segments, 2 segments of 4 frames of 12 patches; NExT-QA's code has rows
+for 30 words too, which it does not use, 32 segments and 16 patches."""
 OUTER_POSITIONS, FRAME_POSITIONS, QUESTION_POSITIONS, TOKEN_TYPES = 190, 32, 30, 3
 
 
@@ -204,9 +205,9 @@ def unused(config: Weights) -> dict[str, np.ndarray]:
         add("position.modality_embedding.weight", 2, d)
         norm("position.LayerNorm")
         out["frame_position_embedding.position_embeddings.weight"] = sinusoids(FRAME_POSITIONS, d)
-        add("token_type_embedding.weight", TOKEN_TYPES, d)
+        add("token_type_embedding.modality_embedding.weight", TOKEN_TYPES, d)
         linear("crossmodal_matching", 1, d)
-    out["question_position_embedding.position_embeddings.weight"] = sinusoids(QUESTION_POSITIONS, d)
+        out["question_position_embedding.position_embeddings.weight"] = sinusoids(QUESTION_POSITIONS, d)
     return out
 
 
@@ -244,10 +245,15 @@ def infer(arrays: Mapping[str, np.ndarray], given: Mapping[str, Any]) -> Weights
         **{"num_layers": count(a, r"ISTA\.(\d+)\."), "words": words},
         "regions": "ISTA.0.reg_selector.linear_Q.weight" in a,
         "frame_blocks": 0 if words else count(a, r"ttrans\.layer\.(\d+)\."),
-        "positions": POSITIONS if table is None else table.shape[0],
+        "positions": default_positions(words) if table is None else table.shape[0],
     }
     fields["text_heads"] = max(fields["text_width"] // clip.HEAD_WIDTH, 1)
     return Weights(**(fields | dict(given)))
+
+
+def default_positions(words: bool) -> int:
+    """Rows of the positions of the published configuration, with words in the sequence or without."""
+    return POSITIONS if words else POSITIONS_WITHOUT_WORDS
 
 
 def count(names: Mapping[str, Any], pattern: str) -> int:
@@ -279,6 +285,7 @@ def config_of_params(flat: Mapping[str, np.ndarray], given: Mapping[str, Any] | 
             "frame_blocks": count(flat, r"frame_blocks/block_(\d+)/"),
         },
     }
+    fields["positions"] = default_positions(fields["words"])
     return Weights(**(fields | dict(given or {})))
 
 

@@ -74,7 +74,7 @@ def base() -> ConfigDict:
         "use_words": True,  # words in the ISTA sequence
         "regions_include_frame": False,  # the frame vector as one more region
         "frame_blocks": 0,  # transformer blocks over the frames of each patch position
-        "segment_norm": "none",  # or 'segments', the published slip of NExT-QA
+        "segment_norm": "none",  # or 'segments', NExT-QA's slip: raw frames, the norm over the segments
         "readout": "cls",  # row 0, summed over layers; or 'mean' over all rows
         "answer_pool": "cls",  # or 'mean' over the words, 'mean_padded' over all positions
         "dropout": 0.3,
