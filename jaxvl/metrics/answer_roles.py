@@ -94,13 +94,15 @@ def ordered(question: str, answer: str) -> str:
 
 
 def present(candidates: Sequence[str], answer: str) -> list[tuple[int, str]]:
-    """`(index, candidate)` of those whose words all stand in the cleaned answer, or that stand in it joined; the index
-    is where the first of their words stands, be it inside another word."""
+    """`(index, candidate)` of those that stand in the cleaned answer joined, or whose words all stand in it; the index
+    is where the joined form, or the first of their words, stands, be it inside another word."""
     words, found = set(answer.split()), []
     for candidate in candidates:
         parts = candidate.split()
         joined = "".join(parts)
-        if parts and (all(p in words for p in parts) or (len(parts) > 1 and joined in words)):
+        if len(parts) > 1 and joined in words:
+            found.append((answer.find(joined), candidate))
+        elif parts and all(p in words for p in parts):
             found.append((min(answer.find(p) for p in parts), candidate))
     return found
 
@@ -114,11 +116,12 @@ def parse(question: str, answer: str, space: Space) -> dict[str, str]:
         if not found:
             out[role] = NONE
         elif role == "objects":
-            out[role] = max(found, key=lambda f: (f[0] + len(f[1]), len(f[1])))[1] if len(found) > 1 else NONE
+            last = max((index + len(c), len(c), c) for index, c in found)[2]  # the alphabet decides, as published
+            out[role] = last if len(found) > 1 else NONE
         elif role == "prep" and found[0][1] in ("on", "off") and f"turning {found[0][1]}" in text:
             out[role] = NONE  # of the action, not of a place
         else:
-            out[role] = min(found, key=lambda f: (f[0], -len(f[1])))[1]
+            out[role] = min((index, -len(c), c) for index, c in found)[2]
     if out["subjects"] == out["objects"]:
         out["objects"] = NONE
     return out

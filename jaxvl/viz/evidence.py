@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -99,10 +100,12 @@ def evidence_sheet(
 
 
 def top_tiles(shares: np.ndarray, count: int) -> list[tuple[int, tuple[float, float, float, float]]]:
-    """The `count` most attended of N tiles with their boxes `(x0, y0, x1, y1)` as shares of the frame."""
-    grid = round(len(shares) ** 0.5)
-    best = np.argsort(-shares, kind="stable")[:count]
-    return [(int(n), tuple(v / grid for v in (n % grid, n // grid, n % grid + 1, n // grid + 1))) for n in best]
+    """The `count` most attended of N tiles with their boxes `(x0, y0, x1, y1)` as shares of the frame. One more than a
+    square number: the last one is the whole frame."""
+    grid = math.isqrt(len(shares))
+    best = [int(n) for n in np.argsort(-shares, kind="stable")[:count]]
+    box = lambda n: tuple(v / grid for v in (n % grid, n // grid, n % grid + 1, n // grid + 1))  # noqa: E731
+    return [(n, box(n) if n < grid * grid else (0.0, 0.0, 1.0, 1.0)) for n in best]
 
 
 def _framed(frame: np.ndarray, shares: np.ndarray | None, side: int, boxes: int) -> Image.Image:

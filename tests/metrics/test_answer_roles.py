@@ -91,3 +91,11 @@ def test_answer_spaces_are_read_or_refused_in_one_line(tmp_path):
     path.write_text("{")
     with pytest.raises(InputError, match="JSON"):
         roles.read_space(path)
+
+
+def test_joined_forms_and_ties_are_the_published_ones():
+    """The index of a joined form is its own; of equal ones the alphabet decides (eval_env_qa.py of the benchmark)."""
+    assert roles.present(("turn on",), " turn it, turnon ") == [(10, "turn on")]
+    space = {**SPACE, "subjects": ("NONE", "red cup", "big cup"), "objects": ("NONE", "cup red", "cup big")}
+    got = roles.parse("what?", "cup big red", space)
+    assert (got["subjects"], got["objects"]) == ("big cup", "cup red")

@@ -78,8 +78,9 @@ def nextqa(logits: np.ndarray, labels: np.ndarray, fields: Mapping[str, list]) -
 
 
 def star(logits: np.ndarray, labels: np.ndarray, fields: Mapping[str, list]) -> dict[str, float]:
-    """STAR: the mean over its four types, and each."""
-    return qa.star_accuracy(qa.hits(logits, labels), [g["type"][0] for g in fields["_groups"]])
+    """STAR: the mean over its four types, and each; of the questions whose answer is published."""
+    known = [i for i, label in enumerate(labels) if label >= 0]
+    return qa.star_accuracy(qa.hits(logits[known], labels[known]), [fields["_groups"][i]["type"][0] for i in known])
 
 
 @dataclasses.dataclass(frozen=True)

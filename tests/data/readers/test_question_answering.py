@@ -276,3 +276,29 @@ def test_vocabularies(tmp_path):
         (tmp_path / "bad.json").write_text(json.dumps(bad))
         with pytest.raises(InputError, match=r"bad\.json"):
             vocab.read_vocabulary(tmp_path / "bad.json")
+
+
+def test_types_that_no_metric_knows_are_one_line_when_they_are_read(tmp_path):
+    """Found before training, not by the first evaluation."""
+    item = {"question": "Who?", "answer": "a dog", "video_id": "v", "global": [["exists"]]}
+    (tmp_path / "train_balanced.txt").write_text(json.dumps({"Q1": item}))
+    with pytest.raises(InputError, match=r"question Q1: global .* is no list of types"):
+        read_agqa(tmp_path, "train")
+    header = "video,question,answer,qid,type,a0,a1,a2,a3,a4\n"
+    (tmp_path / "train.csv").write_text(header + "v,q,1,0,XX,a,b,c,d,e\n")
+    with pytest.raises(InputError, match=r"question v_0 \(row 2\): the type 'XX' is none of CW"):
+        read_nextqa(tmp_path, "train")
+
+    def star(*questions):
+        items = [
+            {"question_id": name, "question": "Who?", "video_id": "v", "start": 0, "end": 1, "answer": "a",
+             "choices": [{"choice_id": i, "choice": text} for i, text in enumerate(choices)]}
+            for name, choices in questions
+        ]  # fmt: skip
+        (tmp_path / "STAR_train.json").write_text(json.dumps(items))
+        return read_star(tmp_path, "train")
+
+    with pytest.raises(InputError, match="question Foo_1: its id begins with none of the types"):
+        star(("Foo_1", "abcd"))
+    with pytest.raises(InputError, match="question Sequence_2: has 3 choices, those before it 4"):
+        star(("Interaction_1", "abcd"), ("Sequence_2", "abc"))

@@ -64,7 +64,7 @@ def read_agqa(root: str | os.PathLike, split: str) -> QuestionReading:
         if lost:
             builder.skip(question_id, f"{' and '.join(lost)} is no text")
             continue
-        groups = _groups(item)
+        groups = _groups(item, f"{path}: {where}")
         plain += not groups["global"]
         builder.add(question_id, fields["video_id"], fields["question"], fields["answer"], groups=groups)
     notes = [f"{plain:,} without question types, which only the public file has"] if plain else []
@@ -72,9 +72,11 @@ def read_agqa(root: str | os.PathLike, split: str) -> QuestionReading:
     return QuestionReading(builder.build(), report)
 
 
-def _groups(item: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+def _groups(item: Mapping[str, Any], where: str) -> dict[str, tuple[str, ...]]:
     kinds = item.get("global") or ()
-    kinds = tuple(kinds) if isinstance(kinds, list) else (str(kinds),) if kinds else ()
+    kinds = (kinds,) if isinstance(kinds, str) else tuple(kinds) if isinstance(kinds, list) else kinds
+    if not isinstance(kinds, tuple) or not all(isinstance(kind, str) for kind in kinds):
+        raise InputError(f"{where}: global {item['global']!r} is no list of types")
     one = lambda *names: next(((str(item[n]),) for n in names if item.get(n)), ())  # noqa: E731
     return {
         "global": kinds,

@@ -11,6 +11,7 @@ from jaxvl.data.readers.question_answering.questions import NO_LABEL, QuestionRe
 DATASET = "NExT-QA"
 SPLITS = ("train", "val", "test")
 OPTIONS = ("a0", "a1", "a2", "a3", "a4")
+TYPES = ("CW", "CH", "TN", "TC", "TP", "DO", "DL", "DC")
 VIDEO_COLUMNS = ("video", "video_id")
 VIDEO_MAP = "map_vid_vidorID.json"
 
@@ -20,7 +21,8 @@ def read_nextqa(root: str | os.PathLike, split: str) -> QuestionReading:
 
     The video's column may be `video` (published) or `video_id` (MIST); `answer` the number 0 to 4, or its text
     (NExT-GQA), in the whole file alike. Rows with an empty field are skipped and counted, and so is a second one of the
-    same id. Raises InputError: no such file, a missing column, an answer that is none of the options or two of them.
+    same id. Raises InputError: no such file, a missing column, an unknown type, an answer that is none of the options or
+    two of them.
     """
     if split not in SPLITS:
         raise InputError(f"{DATASET} has no split {split!r}; there are {', '.join(SPLITS)}")
@@ -38,6 +40,11 @@ def read_nextqa(root: str | os.PathLike, split: str) -> QuestionReading:
         if empty:
             builder.skip(question_id, f"{' and '.join(empty)} is empty")
             continue
+        kind = row["type"].strip()
+        if kind not in TYPES:
+            raise InputError(
+                f"{path}: question {question_id} (row {line}): the type {kind!r} is none of {', '.join(TYPES)}"
+            )
         options = [texts[name] for name in OPTIONS]
         label = _number(texts["answer"]) if numbers else _which(options, texts["answer"])
         if label is None or not 0 <= label < len(options):
@@ -52,7 +59,7 @@ def read_nextqa(root: str | os.PathLike, split: str) -> QuestionReading:
             options[label],
             options=options,
             label=label,
-            groups={"type": (row["type"].strip(),)},
+            groups={"type": (kind,)},
         )
     return QuestionReading(builder.build(), make_report(DATASET, split, builder))
 

@@ -19,6 +19,7 @@ from jaxvl.data.readers.question_answering.questions import (
 
 DATASET = "STAR"
 SPLITS = ("train", "val", "test")
+TYPES = ("Interaction", "Sequence", "Prediction", "Feasibility")
 FIELDS = ("question_id", "question", "video_id", "start", "end", "choices")
 
 
@@ -27,8 +28,8 @@ def read_star(root: str | os.PathLike, split: str) -> QuestionReading:
 
     The right option is the `choice_id` whose text is `answer`; option i is the choice of that id. The answers of the
     test split are kept by the authors: without one the label is -1. Raises InputError: no such file, broken JSON, a
-    missing field, an answer that is not exactly one of the choices, choices that are not numbered from 0, a time that
-    is no number.
+    missing field, an answer that is not exactly one of the choices, choices that are not numbered from 0 or of another
+    number than before, an id that begins with none of the four types, a time that is no number.
     """
     if split not in SPLITS:
         raise InputError(f"{DATASET} has no split {split!r}; there are {', '.join(SPLITS)}")
@@ -60,6 +61,10 @@ def read_star(root: str | os.PathLike, split: str) -> QuestionReading:
         if span[1] < span[0] or span[0] < 0:
             raise InputError(f"{where}: the part {span[0]:g} to {span[1]:g} s is inverted or before the video")
         kind = question_id.split("_", 1)[0]
+        if kind not in TYPES:
+            raise InputError(f"{where}: its id begins with none of the types {', '.join(TYPES)}")
+        if len(builder) and len(options) != builder.num_options:
+            raise InputError(f"{where}: has {len(options)} choices, those before it {builder.num_options}")
         builder.add(
             question_id,
             fields["video_id"],
