@@ -232,12 +232,14 @@ def test_predict_names_words_it_never_saw_and_skips_broken_files(run, trained, t
     mf.write_video(tmp_path / "a.mkv", 8, start=9)
     (tmp_path / "broken.mp4").write_bytes(b"")
     args = ["predict", "--workdir", trained / "run", "--videos", tmp_path, "--text", "a red zeppelin", "--text", "red"]
+    args += ["--text", "red " * 200]
     code, out, error = run(*args, "--json", "--out", tmp_path / "sheet.png")
     assert code == 0
     assert "never seen, read as unknown: zeppelin" in error
+    assert error.count("texts: 1 of 3 are longer than ") == 1
     answer = json.loads(out)
     assert answer["videos"] == 2
-    assert [q["query"] for q in answer["queries"]] == ["a red zeppelin", "red"]
+    assert [q["query"] for q in answer["queries"]] == ["a red zeppelin", "red", "red " * 200]
     assert {r["path"] for r in answer["queries"][0]["results"]} == {str(tmp_path / "b.mp4"), str(tmp_path / "a.mkv")}
     scores = [r["score"] for r in answer["queries"][0]["results"]]
     assert scores == sorted(scores, reverse=True)

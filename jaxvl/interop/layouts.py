@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from jaxvl.core.errors import InputError
 from jaxvl.interop import bert, clip, clip4clip, clip_hf, keys, resnet
@@ -39,6 +40,7 @@ class Family:
     describe: `config -> one line`. semantics: `config -> what weights expect and shapes do not tell`.
     config_of_params: `(flat leaves, stated fields) -> config`.
     resize: `(config, flat, image_size, rule) -> (config, flat)` for another image size, where that changes weights.
+    of_run: `config of a run -> fields that its leaves do not show`.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Family:
     semantics: Callable[[Any], dict[str, Any]]
     config_of_params: Callable[[Mapping[str, np.ndarray], Mapping[str, Any]], Any]
     resize: Callable[..., tuple[Any, dict[str, np.ndarray]]] | None = None
+    of_run: Callable[[ConfigDict], dict[str, Any]] = lambda config: {}
 
     def check_fields(self, fields: Mapping[str, Any], source: str) -> dict[str, Any]:
         """The fields, if the family has them all; raises InputError otherwise."""

@@ -18,6 +18,7 @@ from jaxvl.core.errors import InputError
 from jaxvl.core.model import Classified, Model, cosine, in_batches, is_vectors, listed, unit
 from jaxvl.data import images, inputs
 from jaxvl.data.clip_bpe import CLIPTokenizer
+from jaxvl.data.text import cut_note
 from jaxvl.data.video import load_clip
 from jaxvl.interop.keys import nest
 from jaxvl.interop.weights import load_weights
@@ -158,9 +159,8 @@ class CLIPModel(Model):
             if not isinstance(text, str):
                 raise InputError(f"text {number}: needs a string, got {type(text).__name__}")
         length = self.config.context_length
-        cut = sum(len(self.tokenizer.ids(text)) + 2 > length for text in texts)
-        if cut:
-            self.say(f"{cut} of {len(texts)} texts are longer than {length} tokens; their ends are cut")
+        if line := cut_note(self.tokenizer, {"": texts}, length, "texts"):
+            self.say(line)
         return self.tokenizer.tokenize(texts, length, truncate=True)
 
     def _pixels_in_batches(self, call: Callable, given: Sequence[Any]) -> np.ndarray:

@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxvl.core.errors import InputError
 from jaxvl.data.clip_bpe import CLIPTokenizer
-from jaxvl.data.text import Tokenizer, WordTokenizer, pack
+from jaxvl.data.text import Tokenizer, WordTokenizer, is_cut, pack
 from jaxvl.interop.weights import INFO, load_weights, merge_weights
 from jaxvl.nn.clip import CLIP_PRESETS, CLIPConfig, TextTower, VisionTower
 
@@ -123,4 +123,4 @@ def pack_texts(texts: Sequence[str], length: int, tokenizer: Tokenizer) -> tuple
     """`(ids int32 [n, length], how many were cut)`; a cut text keeps its end token."""
     rows = np.stack([pack(tokenizer, text, length) for text in texts])
     full = np.flatnonzero(rows[:, -1] != 0)
-    return rows, sum(len(tokenizer.ids(texts[int(i)])) + 2 > length for i in full)
+    return rows, sum(is_cut(tokenizer, texts[int(i)], length) for i in full)

@@ -202,7 +202,7 @@ def _read_ours(source: Path, family: Family, say: Say) -> tuple[dict[str, np.nda
 
         loaded = session.load(source, say=say)
         say(f"{source}: checkpoint of step {loaded.step}")
-        return {p: np.asarray(v) for p, v in keys.to_flat(loaded.variables).items()}, {}
+        return {p: np.asarray(v) for p, v in keys.to_flat(loaded.variables).items()}, family.of_run(loaded.config)
     raise InputError(f"{source}: is neither a weights folder nor a workdir; --reverse takes one of these")
 
 

@@ -130,3 +130,17 @@ def test_a_split_that_nothing_reads_may_be_missing(name, tmp_path):
         file.unlink()
     with pytest.raises(InputError, match="no such file"):
         session.build_data(config, tmp_path / "run", tiny.quiet)
+
+
+def test_captions_that_lose_their_end_are_counted_once(tmp_path):
+    root = lay_out("msrvtt", tmp_path / "root")
+
+    def lines(words):
+        config = tiny.load("centerclip/msrvtt.py", f"data.root={root}", f"data.max_words={words}")
+        found = session.build_data(config, tmp_path / "run", tiny.quiet).reports
+        return [line for line in found if line.startswith("captions: ")]
+
+    # "a dog runs, then sleeps." is 7 pieces, "someone waves." 3; each with a start and an end
+    (line,) = lines(8)
+    assert line.startswith("captions: 3 of 4 are longer than 8 tokens and are cut (train 1, val 1, test 1); ")
+    assert lines(9) == []

@@ -26,11 +26,24 @@ SMALL = (
     "model.trunk=resnet", "model.width=8", "model.hidden=64", "model.dim=6", "model.queue=32",
     "model.widths=(1.0,0.75,0.5,0.25)", "model.zero_init=false",
 )  # fmt: skip
+BASIC = (*SMALL, "model.depth=18")
+CIFAR = (*SMALL, "model.trunk=cifar", "model.depth=8")
 KINDS = {
     "mocov2": SMALL,
     "mocov3": (*SMALL, *small.V3),
     "probe": (*SMALL, "model.framework=probe", "model.head=supervised_switch", "data.classes=6"),
     "shared probe": (*SMALL, "model.framework=probe", "model.head=supervised", "data.classes=6"),
+    "switch": (*BASIC, "model.head=mocov2_switch"),
+    "simclr": (*BASIC, *small.SIMCLR),
+    "simclr's head in v2": (*BASIC, "model.head=simclr_slim"),
+    "simclr with switch": (*BASIC, *small.SIMCLR, "model.head=mocov2_switch"),
+    "one width": (*BASIC, "model.widths=(1.0,)"),
+    "cifar": CIFAR,
+    "cifar as published": (*CIFAR, "model.head=supervised"),
+    "cifar simclr": (*CIFAR, *small.SIMCLR),
+    "cifar v3": (*CIFAR, *small.V3),
+    "cifar probe": (*CIFAR, "model.framework=probe", "model.head=supervised_switch", "data.classes=6"),
+    "cifar supervised": (*CIFAR, "model.framework=supervised", "model.head=supervised", "data.classes=6"),
 }
 
 
@@ -95,6 +108,108 @@ def test_there_and_back_is_the_identity_and_no_leaf_is_left(kind):
     assert got.keys() == flat.keys()
     for path, value in flat.items():
         np.testing.assert_array_equal(got[path], value, err_msg=path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "head", "framework"),
+    [
+        ("switch", "mocov2_switch", "mocov2"),
+        ("simclr", "simclr_slim", "simclr"),
+        ("simclr's head in v2", "simclr_slim", "mocov2"),
+        ("simclr with switch", "mocov2_switch", "simclr"),
+        ("mocov3", "mocov3_slim", "mocov3"),
+        ("cifar as published", "supervised", "mocov2"),
+        ("cifar supervised", "supervised", "probe"),
+    ],
+)
+def test_head_and_framework_are_told_by_the_leaves_and_by_the_file(kind, head, framework):
+    flat = tree(kind)
+    config = published.config_of_params(flat)
+    assert (config.head, config.framework) == (head, framework)
+    arrays, _ = published.to_official(variables(flat), config)
+    assert published.infer_config(arrays, {}) == config
+
+
+def test_names_of_other_heads_and_of_the_cifar_trunk_are_the_official_ones():
+    shapes = {r.key: r.shape for r in published.rules(SlimConfig(head="mocov2_switch"), 64)}
+    assert shapes["module.encoder_q.fc.0.linears.1.weight"] == (1536, 1536)
+    assert shapes["module.encoder_q.fc.2.linears.3.weight"] == (128, 512)
+    assert "module.encoder_q.fc.0.weight" not in shapes
+    shapes = {r.key: r.shape for r in published.rules(SlimConfig("simclr"), 0)}
+    assert shapes["module.encoder_q.fc.0.bias"] == (2048,)
+    assert shapes["module.encoder_q.fc.1.bn.2.weight"] == (1024,)
+    assert shapes["module.encoder_q.fc.4.bn.3.bias"] == (128,)
+    assert not any("encoder_k" in k or "fc.3.bias" in k for k in shapes)
+    cifar = SlimConfig("probe", (3, 3, 3), 64, (1.0, 0.5), 0, 10, head="supervised", kind="cifar", bottleneck=False)
+    shapes = {r.key: r.shape for r in published.rules(cifar, 0)}
+    assert shapes["conv1.weight"] == (64, 3, 3, 3)
+    assert shapes["features.3.shortcut.0.weight"] == (128, 64, 1, 1)
+    assert shapes["features.6.shortcut.1.bn.1.running_mean"] == (128,)
+    assert shapes["features.8.conv2.weight"] == (256, 256, 3, 3)
+    assert shapes["fc.weight"] == (10, 256)
+    assert "features.0.shortcut.0.weight" not in shapes
+    kernels = sum(int(np.prod(s)) for k, s in shapes.items() if "conv" in k or "shortcut.0" in k)
+    # 3x3: the stem, 6 of 64 to 64, then a step up and 5 of the doubled size, twice; 1x1: two shortcuts
+    assert kernels == 9 * 64 * (3 + 64 * (6 + 2 + 5 * 4 + 8 + 5 * 16)) + 64 * 128 + 128 * 256
+
+
+def test_a_key_too_many_or_too_few_is_refused_by_name():
+    for kind, key in (
+        ("switch", "module.encoder_k.fc.2.linears.1.bias"),
+        ("cifar", "encoder_q.features.1.conv2.weight"),
+    ):
+        arrays, _ = published.to_official(variables(tree(kind)), published.config_of_params(tree(kind)))
+        config = published.infer_config(arrays, {})
+        _, report = published.from_official(arrays | {"spare.weight": np.zeros(2, np.float32)}, config)
+        with pytest.raises(InputError, match=r"1 unused: spare\.weight"):
+            report.check()
+        _, report = published.from_official({k: x for k, x in arrays.items() if k != key}, config)
+        with pytest.raises(InputError, match=f"1 missing: {key}"):
+            report.check()
+    flat = tree("cifar")
+    _, report = published.to_official(variables(flat | {"spare": np.zeros(2)}), published.config_of_params(flat))
+    with pytest.raises(InputError, match="1 unused: spare"):
+        report.check()
+    with pytest.raises(InputError, match="trunk 'conv', which has no published layout"):
+        published.config_of_params(keys.to_flat({"params": {"encoder": {"trunk": {"conv1": {"kernel": np.zeros(1)}}}}}))
+
+
+def test_files_of_several_devices_and_of_one_give_the_same_leaves():
+    flat = tree("cifar as published")
+    arrays, _ = published.to_official(variables(flat), published.config_of_params(flat))
+    assert "encoder_q.conv1.weight" in arrays
+    wrapped = {f"module.{k}": x for k, x in arrays.items()}
+    wrapped |= {"module.old_queue_ptr": np.zeros(1, np.int64), "module.old_k": np.zeros((4, 6), np.float32)}
+    got, report = published.from_official(wrapped, published.infer_config(wrapped, {}))
+    report.check()
+    assert ("module.old_k", "of the last step, the next one overwrites it") in report.dropped
+    for path, value in keys.to_flat(got).items():
+        np.testing.assert_array_equal(value, flat[path], err_msg=path)
+
+
+@pytest.mark.parametrize(("index", "overlap"), [(0, True), (1, True), (3, True), (1, False), (2, False)])
+def test_an_exported_width_of_the_cifar_trunk_stands_alone(index, overlap):
+    widths = (1.0, 0.75, 0.5, 0.25) if overlap else (1.0, 0.5, 0.25)
+    kind = (*KINDS["cifar probe"], f"model.widths={widths}", f"model.overlap={overlap}")
+    run = small.config(*kind)
+    cfg = model_config(run)
+    rng, images = np.random.default_rng(0), np.random.default_rng(1).integers(0, 256, (2, 12, 12, 3), dtype=np.uint8)
+    made = jax.eval_shape(lambda: Encoder(cfg).init(jax.random.key(0), images))
+    own = jax.tree.map(lambda x: rng.uniform(0.5, 1.5, x.shape).astype(np.float32), dict(made))
+    wanted = jax.jit(lambda x: Encoder(cfg).apply(own, x, False, index))(images)[1]
+    tree_ = {"params": {"encoder": own["params"]}, "batch_stats": {"encoder": own["batch_stats"]}}
+    config = published.config_of_params(keys.to_flat(tree_), published.of_run(run))
+    arrays, report = published.to_torchvision(widths[index])(tree_, config)
+    assert report.missing == report.unused == ()
+    read = published.infer_config(arrays, {})
+    assert read.widths == (1.0,)
+    assert read.width == int(8 * widths[index])
+    alone, report = published.from_official(arrays, read)
+    report.check()
+    alone = {name: alone[name]["encoder"] for name in ("params", "batch_stats")}
+    narrow = model_config(small.config(*kind, "model.head=supervised", f"model.alone={widths[index]}"))
+    got = jax.jit(lambda v, x: Encoder(narrow).apply(v, x, False, 0))(alone, images)[1]
+    np.testing.assert_allclose(got, wanted, rtol=1e-5)
 
 
 def test_official_file_converts_starts_a_probe_and_goes_back(tmp_path):

@@ -154,6 +154,9 @@ def build_data(config: ConfigDict, workdir: Path, say) -> Data:
     for split, reading in readings.items():
         if line := _keep_ids(workdir, split, reading.ids):
             say(line)
+    captions = {split: [p.caption for p in reading.pairs] for split, reading in readings.items()}
+    if line := text.cut_note(tokenizer, captions, d.max_words, "captions"):
+        notes.append(f"{line}; config.data.max_words keeps more, up to the positions of the text tower")
     reports = [*dict.fromkeys(reading.report.line() for reading in readings.values()), *notes]
     return Data({"train": Examples(pairs, make_pair, pair_id, d.batch_size)}, splits, reports)
 

@@ -60,11 +60,14 @@ class CenterCLIP(Model):
             )
 
     def encode_text(self, texts_: Sequence[str]) -> np.ndarray:
-        """Unit vectors `[n, E]` of texts; names the words that the vocabulary lacks."""
+        """Unit vectors `[n, E]` of texts; names the words that the vocabulary lacks, counts those that are
+        cut."""
         self.check_separate("encode")
         queries = listed(texts_, "texts")
         if unknown := texts.unknown_words(self.tokenizer, queries):
             self.say(f"words the model has never seen, read as unknown: {', '.join(unknown)}")
+        if line := texts.cut_note(self.tokenizer, {"": queries}, self.loaded.config.data.max_words, "texts"):
+            self.say(line)
         return embed_texts(self.loaded, self.tokenizer, queries)
 
     def encode_video(self, videos: Sequence[Any]) -> np.ndarray:

@@ -66,7 +66,7 @@ class Words:
 
     def cut(self, words: str, length: int) -> bool:
         """Whether the text loses its end."""
-        return len(self.tokenizer.ids(words)) + 2 > length
+        return text.is_cut(self.tokenizer, words, length)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

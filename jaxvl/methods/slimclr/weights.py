@@ -34,6 +34,7 @@ def adopt(
     source, missing, unexpected = str(config.init.weights), [], []
     labelled = config.model.framework in WITH_LABELS
     own_head = any(p.startswith("encoder/head/fc_w") or p == "encoder/head/fc/kernel" for p in flat)
+    own_head = own_head and not any(p.startswith(("key/", "queue/", "predictor/")) for p in flat)
     if labelled and not own_head:
         missing.append(r"encoder/head/.*")
         unexpected += OF_PRETRAINING
