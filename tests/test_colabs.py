@@ -15,7 +15,10 @@ spec = importlib.util.spec_from_file_location("colabs_build", ROOT / "colabs" / 
 build = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(build)
 
-TABLES = {"centerclip": "text to video", "drdr": "Accuracy per domain", "slimclr": "linear probe"}
+TABLES = {
+    **{"centerclip": "text to video", "drdr": "Accuracy per domain", "slimclr": "linear probe"},
+    "mist": "Accuracy by global",
+}
 """What the results table of each notebook's method is called."""
 each_script = pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
 

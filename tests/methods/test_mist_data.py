@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import jaxvl
 from jaxvl import cli
 from jaxvl.core import config as configs
 from jaxvl.core.errors import InputError
@@ -237,6 +238,22 @@ def test_several_questions_on_one_video_pay_for_its_features_once(here, run, cap
     code, out = ask(run, capsys, "--video", video, "--question", record.question, "--no-picture")
     answer = json.loads(out.out)["questions"][0]["answers"][0]["answer"]
     assert number[answer] == stored["predicted"][list(stored["question_id"]).index(record.question_id)]
+
+
+def test_the_python_verb_answers_as_the_command_line(here, run, capsys):
+    video, question = here / "world/videos/TE00001.mp4", "where is the red shape?"
+    _, out = ask(run, capsys, "--video", video, "--question", question, "--no-picture")
+    model = jaxvl.load(run, say=QUIET)
+    assert model.verbs == ("answer",)
+    assert model.answer(video, [question]) == json.loads(out.out)["questions"]
+    frames = np.random.default_rng(0).integers(0, 256, (6, 48, 64, 3), np.uint8)
+    (row,) = model.answer(frames, [question], ["centre", "top left"], top=2, fps=2.0)
+    assert {hit["answer"] for hit in row["answers"]} == {"centre", "top left"}
+    assert all(s["end"] <= 3 for s in row["evidence"][0]["segments"])
+    with pytest.raises(jaxvl.InputError, match="questions: needs a list, got str"):
+        model.answer(video, question)
+    with pytest.raises(jaxvl.InputError, match="'nowhere' is not among the"):
+        model.answer(video, [question], ["nowhere"])
 
 
 def test_choices_part_of_a_video_and_text_output(here, run, capsys):

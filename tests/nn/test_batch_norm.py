@@ -115,3 +115,18 @@ def test_bfloat16_in_and_out_with_float32_statistics():
     exact = run(x.astype(jnp.float32))
     np.testing.assert_allclose(y.astype(jnp.float32), exact[0], atol=2e-2)
     np.testing.assert_allclose(stats["var"], exact[1]["var"], rtol=1e-5)
+
+
+def test_equal_rows_passed_once_count_as_often_as_they_stand_in_the_batch():
+    x = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+
+    def run(norm, x):
+        variables = norm.init(jax.random.key(0), x, True)
+        y, changed = norm.apply(variables, x, True, mutable=["batch_stats"])
+        return y, changed["batch_stats"]
+
+    y, stats = run(BatchNorm(repeats=4), x)
+    tiled, expected = run(BatchNorm(), np.tile(x, (4, 1)))
+    np.testing.assert_allclose(np.tile(y, (4, 1)), tiled, atol=1e-6)
+    for name in ("mean", "var"):
+        np.testing.assert_allclose(stats[name], expected[name], rtol=1e-6)

@@ -185,6 +185,15 @@ def question_id(record: Question) -> str:
     return record.question_id
 
 
+def needs(config: ConfigDict) -> list[str]:
+    """What the user has to give before this config can be trained, each as `field: what`."""
+    d = config.data
+    lacking = [] if d.root or d.world else [f"data.root: the folder of your annotations in the layout of {d.reader!r}"]
+    if config.model.input == "features" and not d.world:
+        lacking.append("data.features: what `jaxvl prepare --extract` wrote for them, or the released HDF5 file")
+    return lacking
+
+
 def build_data(config: ConfigDict, workdir: Path, say) -> Data:
     """Reads the questions that `config.data` names (rendering the question world first where it asks for one), with
     their features."""

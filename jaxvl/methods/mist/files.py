@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from jaxvl.arguments import PICTURES, picture, place, positive, whole, word
+from jaxvl.core import model
 from jaxvl.core.errors import InputError
+from jaxvl.core.files import keep, printable
 from jaxvl.core.session import Loaded
+from jaxvl.data import inputs
 from jaxvl.data import text as texts
 from jaxvl.data.frame_views import FrameView, load_view
 from jaxvl.data.readers.common import find_media
@@ -26,21 +31,25 @@ from jaxvl.viz.evidence import Look, attended, evidence_sheet, top_tiles
 
 TOP = 5
 BOXES = 3  # of a frame
-PICTURES = 4
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
+SHOWN = 4
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `jaxvl predict` for this method."""
-    parser.add_argument("--video", required=True, metavar="FILE", help="a video file, or a folder of frames")
-    parser.add_argument("--question", action="append", default=[], metavar="TEXT", help="may be given several times")
-    parser.add_argument("--choices", metavar="A,B,C", help="the answers to choose from")
+    parser.add_argument(
+        "--video", required=True, type=place, metavar="FILE", help="a video file, or a folder of frames"
+    )
+    parser.add_argument(
+        "--question", type=word, action="append", default=[], metavar="TEXT", help="may be given several times"
+    )
+    parser.add_argument("--choices", type=word, metavar="A,B,C", help="the answers to choose from")
     parser.add_argument("--start", type=float, metavar="S", help="only the part from this second on")
     parser.add_argument("--end", type=float, metavar="S", help="up to this second")
-    parser.add_argument("--fps", type=float, metavar="RATE", help="rate at which a folder of frames was extracted")
-    parser.add_argument("--clip-weights", metavar="DIR", help="CLIP of the features; default: that of the config")
-    parser.add_argument("--top", type=int, default=TOP, metavar="K", help="answers a question")
-    parser.add_argument("--out", metavar="PNG", help="the evidence picture; default WORKDIR/evidence.png")
+    parser.add_argument("--fps", type=positive, metavar="RATE", help="rate at which a folder of frames was extracted")
+    text = "CLIP of the features; default: that of the config"
+    parser.add_argument("--clip-weights", type=place, metavar="DIR", help=text)
+    parser.add_argument("--top", type=whole(1), default=TOP, metavar="K", help="answers a question")
+    parser.add_argument("--out", type=picture, metavar="PNG", help="the evidence picture; default WORKDIR/evidence.png")
     parser.add_argument("--no-picture", action="store_true", help="no evidence picture")
 
 
@@ -48,36 +57,74 @@ def run(loaded: Loaded, args: argparse.Namespace, as_json: bool) -> int:
     """Computes the features of the video once, answers each question, prints answers and evidence, draws them."""
     if not args.question or not all(q.strip() for q in args.question):
         raise InputError("--question: say what to ask")
-    if args.out and (Path(args.out).suffix.lower() not in ENDINGS or Path(args.out).is_dir()):
-        raise InputError(f"--out {args.out}: name a picture file ({', '.join(ENDINGS)})")
-    if args.top < 1:
-        raise InputError(f"--top {args.top}: needs at least 1")
     choices = [c.strip() for c in args.choices.split(",") if c.strip()] if args.choices else []
-    say = lambda line: print(line, file=sys.stderr)  # noqa: E731
+    say = lambda line: print(printable(line), file=sys.stderr)  # noqa: E731
     asker = Asker(loaded, args.clip_weights, say)
     asker.check_choices(choices)
     view = asker.look(args.video, args.fps, args.start, args.end)
     found = [asker.ask(view, question.strip(), choices, args.top) for question in args.question]
-    picture = None
+    sheet = None
     if not args.no_picture:
-        picture = Path(args.out or loaded.workdir / "evidence.png")
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        stacked([draw(answer, view) for answer in found]).save(picture)
+        image, out = (
+            stacked([draw(answer, view) for answer in found]),
+            Path(args.out or loaded.workdir / "evidence.png"),
+        )
+        kind = PICTURES[out.suffix.lower()]
+        sheet = keep(out, lambda unfinished: image.save(unfinished, format=kind), bool(args.out), say)
     rows = [answer["row"] for answer in found]
     if as_json:
         about = {"video": str(args.video), "duration": round(view.view.duration, 3), "questions": rows}
-        print(json.dumps({**about, "picture": picture and str(picture)}))
+        print(json.dumps({**about, "picture": sheet and str(sheet)}))
         return 0
     for row in rows:
-        print(row["question"])
+        print(printable(row["question"]))
         for rank, hit in enumerate(row["answers"], 1):
             print(f"  {rank}. {hit['answer']}  {100 * hit['probability']:.1f} %")
         for layer in row["evidence"]:
             spans = (f"{s['start']:.1f}-{s['end']:.1f} s ({100 * s['weight']:.0f} %)" for s in layer["segments"])
             print(f"  layer {layer['layer']} looked at {', '.join(spans)}")
-    if picture:
-        print(f"sheet: {picture}")
+    if sheet:
+        print(f"sheet: {sheet}")
     return 0
+
+
+class Model(model.Model):
+    """A trained MIST with the verb `answer`."""
+
+    name = "MIST"
+
+    def __init__(self, loaded: Loaded, say: Callable[[str], None]):
+        self.loaded, self.say = loaded, say
+        self.source = f"{loaded.workdir}, step {loaded.step}"
+
+    @functools.cached_property
+    def asker(self) -> Asker:
+        """The model with its towers and tokenizer, made at the first question."""
+        return Asker(self.loaded, None, self.say)
+
+    def answer(
+        self,
+        video: Any,
+        questions: Sequence[str],
+        choices: Sequence[str] = (),
+        *,
+        top: int = TOP,
+        fps: float | None = None,
+        start_s: float | None = None,
+        end_s: float | None = None,
+    ) -> list[dict[str, Any]]:
+        """Answers to questions about one video, whose features are computed once.
+
+        video: a path, or uint8 frames `[T, H, W, 3]` at `fps`. choices: answers to choose among; a model of multiple
+        choice needs them. Of each question: `question`, `answers` (the `top` best, with `probability`) and `evidence`
+        (of each layer, segments and boxes with seconds and weights). Raises BadMedia.
+        """
+        names, asked = list(choices), model.listed(questions, "questions")
+        if not all(isinstance(q, str) and q.strip() for q in asked):
+            raise InputError("questions: one is empty, or no text")
+        self.asker.check_choices(names)
+        seen = self.asker.look(inputs.video(video, 0, fps), fps, start_s, end_s)
+        return [self.asker.ask(seen, question.strip(), names, top)["row"] for question in asked]
 
 
 class Seen:
@@ -227,9 +274,9 @@ def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
     """One below the other."""
     sheet = Image.new("RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), "white")
     top = 0
-    for picture in pictures:
-        sheet.paste(picture, (0, top))
-        top += picture.height
+    for part in pictures:
+        sheet.paste(part, (0, top))
+        top += part.height
     return sheet
 
 
@@ -239,7 +286,7 @@ def pictures(loaded: Loaded, data: Any) -> Iterator[tuple[str, Image.Image, str]
     examples = data.splits[c.eval.split][STREAM]
     if c.model.selector == "all" or c.model.visual in ("mean", "none"):
         return
-    picked = np.linspace(0, len(examples.source) - 1, min(PICTURES, len(examples.source)), dtype=int)
+    picked = np.linspace(0, len(examples.source) - 1, min(SHOWN, len(examples.source)), dtype=int)
     records = [examples.source[int(i)] for i in picked]
     folder = sources.find_root(c, loaded.workdir) / c.data.videos
     media = find_media(folder, {r.video_id.removesuffix(".mp4") for r in records}) if folder.is_dir() else {}

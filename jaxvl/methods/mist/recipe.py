@@ -172,8 +172,8 @@ FIELDS = {
     "data.standardize": flag(),
     "data.batch_size": whole(1, 2**24),
     "data.eval_batch_size": whole(1, 2**24),
-    "data.question_words": whole(3, 512),
-    "data.answer_words": whole(3, 512),
+    "data.question_words": whole(2, 512),
+    "data.answer_words": whole(2, 512),
     "data.tokenizer": choice("bert", "words"),
     "data.val_share": real(0, below=1),
     **only_if_given(
