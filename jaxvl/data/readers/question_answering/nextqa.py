@@ -21,8 +21,8 @@ def read_nextqa(root: str | os.PathLike, split: str) -> QuestionReading:
 
     The video's column may be `video` (published) or `video_id` (MIST); `answer` the number 0 to 4, or its text
     (NExT-GQA), in the whole file alike. Rows with an empty field are skipped and counted, and so is a second one of the
-    same id. Raises InputError: no such file, a missing column, an unknown type, an answer that is none of the options or
-    two of them.
+    same id. Raises InputError: no such file, a missing column, an unknown type, an answer that is none of the options
+    or two of them.
     """
     if split not in SPLITS:
         raise InputError(f"{DATASET} has no split {split!r}; there are {', '.join(SPLITS)}")
