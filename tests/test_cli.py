@@ -351,7 +351,7 @@ def test_config_files_that_do_not_run_are_one_line(run, tmp_path, text, line):
 
 
 def test_rows_that_a_config_file_does_not_have(run, tmp_path):
-    assert "get_config() takes no 'row'" in refused(run("prepare", "--config", f"{tiny.QUICKSTART}:row"))
+    assert "has one config only; leave out :row" in refused(run("prepare", "--config", f"{tiny.QUICKSTART}:row"))
 
 
 def test_damaged_files_of_a_run_are_one_line(run, trained, tmp_path):

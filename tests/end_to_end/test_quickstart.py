@@ -45,7 +45,7 @@ def test_the_world_is_rendered_and_read_by_the_public_reader(run):
 def test_it_learns_and_leaves_what_the_design_promises(run):
     workdir, _, result = run
     rows = read_metrics(workdir, "train")
-    assert [r["step"] for r in rows] == list(range(5, STEPS + 1, 5))
+    assert [r["step"] for r in rows] == [1, *range(5, STEPS + 1, 5)]
     assert rows[-1]["loss"] < rows[0]["loss"] - 0.2
     assert result.recompilations == 0
     assert result.stopped is None

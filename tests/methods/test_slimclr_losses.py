@@ -121,7 +121,7 @@ def test_rates_of_the_published_schedules():
     rate = optim.schedule(recipe.configs.optimizer(lr=0.4, warmup=20, floor=1e-8), 200)
     got = [float(rate(t)) for t in (0, 10, 20, 110, 199)]
     assert got == pytest.approx([1e-8, 0.2, 0.4, 0.2, 3.05e-5], rel=1e-2)
-    c = recipe.mocov3(300)
+    c = recipe.configs.with_length(recipe.mocov3(300), 1251)  # 1,281,167 pictures in batches of 1,024
     rate, half = optim.schedule(c.optim.main, c.train.steps), c.train.steps // 2
     assert float(rate(half - 1)) == pytest.approx(0.63, abs=0.01)
     assert float(rate(half + 1)) == pytest.approx(1.69, abs=0.02)
