@@ -208,22 +208,50 @@ def walk_folders(top: str | os.PathLike) -> Iterator[tuple[str, list[str], list[
         yield here, folders, sorted(files)
 
 
+class NamesOnDisk:
+    """Finds paths also where their names differ from those on disk in Unicode form alone (accents apart or not); each
+    folder is listed once."""
+
+    def __init__(self) -> None:
+        self._listed: dict[str, dict[str, list[str]]] = {}
+
+    def find(self, path: str) -> str | None:
+        """The path as it is on disk, None where there is nothing. Raises InputError where two names would do."""
+        if os.path.exists(path):
+            return path
+        parent, name = os.path.split(path)
+        if path.isascii() or not name:
+            return None
+        folder = self.find(parent or os.curdir)
+        names = self._composed(folder).get(unicodedata.normalize("NFC", name), []) if folder else []
+        if len(names) > 1:
+            raise InputError(f"{path}: {len(names)} names in {folder} differ from it in Unicode form alone; keep one")
+        return os.path.join(folder if parent else "", names[0]) if names else None
+
+    def _composed(self, folder: str) -> dict[str, list[str]]:
+        """Names in a folder by their composed form."""
+        if folder not in self._listed:
+            found = self._listed[folder] = {}
+            for name in os.listdir(folder) if os.path.isdir(folder) else ():
+                found.setdefault(unicodedata.normalize("NFC", name), []).append(name)
+        return self._listed[folder]
+
+
 def media_from_paths(videos: str | os.PathLike, paths: Mapping[str, str]) -> dict[str, str]:
     """The media that exist of `paths`, id -> path relative to the folder `videos` (or absolute).
 
     A file that was encoded anew counts under its new ending (`a/b.avi` -> `a/b.mp4`), a folder of frames under
-    the name without one. Raises InputError where the folder does not exist.
+    the name without one, and names may differ in Unicode form. Raises InputError where the folder does not exist.
     """
     top = os.fspath(videos)
     if not os.path.isdir(top):
         raise InputError(f"{top}: no such folder of videos{near(top, folders=True)}")
-    found = {}
+    found, names = {}, NamesOnDisk()
     for video_id, relative in paths.items():
         path = os.path.join(top, relative)
         stem = os.path.splitext(path)[0]
-        others = [stem + end for end in VIDEO_ENDINGS + ARRAY_ENDINGS] + [stem]
-        there = path if os.path.exists(path) else next((p for p in others if os.path.exists(p)), None)
-        if there is not None:
+        choices = [path, *(stem + end for end in VIDEO_ENDINGS + ARRAY_ENDINGS), stem]
+        if there := next((p for choice in choices if (p := names.find(choice))), None):
             found[video_id] = there
     return found
 

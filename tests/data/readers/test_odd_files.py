@@ -16,7 +16,7 @@ from jaxvl.core.errors import BadMedia, InputError
 from jaxvl.data import images
 from jaxvl.data.readers import common
 from jaxvl.data.readers.classification.image_folder import read_image_folder
-from jaxvl.data.readers.classification.image_list import parse_list
+from jaxvl.data.readers.classification.image_list import parse_list, read_image_list
 from jaxvl.data.readers.retrieval.msvd import load_plain_pickle
 
 
@@ -92,6 +92,34 @@ def test_names_that_differ_in_unicode_form_alone_are_the_same(tmp_path, forms):
     in_list, on_disk = (unicodedata.normalize(form, "café_ü") for form in forms)
     (tmp_path / f"{on_disk}.mp4").write_bytes(b"x")
     assert common.find_media(tmp_path, [in_list]) == {in_list: str(tmp_path / f"{on_disk}.mp4")}
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_paths_that_differ_in_unicode_form_alone_are_the_same(tmp_path, forms):
+    (folder, name), (folder_there, name_there) = (
+        [unicodedata.normalize(form, text) for text in ("élan", "café_ü")] for form in forms
+    )
+    (tmp_path / folder_there / "plain").mkdir(parents=True)
+    video = tmp_path / folder_there / f"{name_there}.mp4"
+    video.write_bytes(b"x")
+    (tmp_path / folder_there / "plain" / "a.mp4").write_bytes(b"x")
+    paths = {"v": f"{folder}/{name}.avi", "w": f"{folder}/plain/a.mp4", "gone": f"{folder}/é.mp4"}
+    found = common.media_from_paths(tmp_path, paths)
+    assert found == {"v": str(video), "w": str(tmp_path / folder_there / "plain" / "a.mp4")}
+    listed = tmp_path / "list.txt"
+    listed.write_text(f"{folder}/{name}.mp4 0\n{folder}/é.mp4 0\n", encoding="utf-8")
+    reading = read_image_list(listed, tmp_path)
+    assert [image.path for image in reading.images] == [str(video)]
+    assert reading.missing == (f"{folder}/é.mp4",)
+
+
+def test_two_names_that_both_match_are_refused(tmp_path):
+    for stem in ("a\u0323\u0307", "\u1ea1\u0307"):  # the same letter, apart and half composed
+        (tmp_path / f"{stem}.mp4").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"2 names in .* differ from it in Unicode form alone"):
+        common.media_from_paths(tmp_path, {"v": "a\u0307\u0323.mp4"})
+    exact = common.media_from_paths(tmp_path, {"v": "\u1ea1\u0307.mp4"})
+    assert exact == {"v": str(tmp_path / "\u1ea1\u0307.mp4")}
 
 
 def test_what_lies_beside_a_video_is_no_second_video(tmp_path):

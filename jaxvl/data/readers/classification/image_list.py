@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from jaxvl.core.errors import InputError
 from jaxvl.data.readers.classification.image_folder import ImageReading, LabelledImage
-from jaxvl.data.readers.common import first_few, read_text
+from jaxvl.data.readers.common import NamesOnDisk, first_few, read_text
 
 MAX_LABEL = 2**20
 """Above it a number is no class, and the names of all classes below it would take gigabytes."""
@@ -30,8 +30,9 @@ def read_image_list(
 
     classes: name of each label; by default the folder of each label's pictures where every label has one of its own,
         else the numbers. one_based: labels count from 1 (PACS). strict: a missing file is an error.
-    Files that are not there are reported, files of 0 bytes skipped. Raises InputError: a line without a label, a label
-    out of range (with the line's number), an empty list, no picture at all.
+    Names may differ in Unicode form from those on disk. Files that are not there are reported, files of 0 bytes
+    skipped. Raises InputError: a line without a label, a label out of range
+    (with the line's number), an empty list, no picture at all.
     """
     file, top = os.fspath(list_file), os.fspath(root)
     rows = parse_list(file, one_based)
@@ -41,9 +42,10 @@ def read_image_list(
         more = "" if one_based else "; lists that count from 1 need one_based"
         raise InputError(f"{file}: line {high[2]}: label {shown}, but there are {len(names)} classes{more}")
     images, missing, skipped = [], [], []
+    on_disk = NamesOnDisk()
     for relative, label, _ in rows:
-        path = os.path.join(top, relative)
-        if not os.path.isfile(path):
+        path = on_disk.find(os.path.join(top, relative))
+        if path is None or not os.path.isfile(path):
             missing.append(relative)
         elif os.path.getsize(path) == 0:
             skipped.append((relative, "file of 0 bytes"))
