@@ -3,7 +3,8 @@
     python -m benchmarks.faults [--only NAME ...] [--out FILE] [--before FILE ...] [--kept FILE ...]
 
 `--out` keeps the counts as JSON instead of the table; `--kept` makes the table of such files, measured part by
-part, and `--before` lays those of an older version beside it.
+part, and `--before` lays those of an older version beside it. `machine` mounts small disks, so it needs root; it takes
+some twelve minutes on two busy cores, most of them the compiler's.
 """
 
 from __future__ import annotations
