@@ -1,4 +1,4 @@
-"""Package metadata. Lower bounds: the suite passes on them, see tools/lowest_versions.py."""
+"""Package metadata. `python -m tools.lowest_versions` runs the suite on the lower bounds."""
 
 from pathlib import Path
 
