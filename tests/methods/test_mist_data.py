@@ -218,7 +218,8 @@ def test_towers_inside_the_step_and_a_vocabulary_of_texts_train_alike_on_one_dev
         rows = [json.loads(line) for line in (tmp_path / str(devices) / "metrics.jsonl").read_text().splitlines()]
         losses[devices] = [row["loss"] for row in rows if row["kind"] == "train"]
         weight[devices] = done.metrics["segment_weight_0"]
-    assert len(losses[1]) == 2 and losses[1][0] != losses[1][1]
+    assert len(losses[1]) == 2
+    assert losses[1][0] != losses[1][1]
     np.testing.assert_allclose(losses[8], losses[1], rtol=2e-5)
     assert weight[8] == pytest.approx(weight[1], rel=1e-4)
     (found,) = jaxvl.load(tmp_path / "8").answer(here / "world/videos/TE00001.mp4", ["where is the red shape?"])
