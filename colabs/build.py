@@ -70,7 +70,8 @@ def execute(book: nbformat.NotebookNode, timeout: int = 1200) -> None:
         client = NotebookClient(book, km=manager, timeout=timeout, resources={"metadata": {"path": str(ROOT)}})
         # as a reader runs it: on the devices that are there, not on simulated ones
         environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-        client.execute(env={**environment, "PYTHONPATH": str(ROOT)})
+        # cleanup_kc: a kernel of a manager that was given is left running otherwise, with all its memory
+        client.execute(cleanup_kc=True, env={**environment, "PYTHONPATH": str(ROOT)})
     for cell in book.cells:
         cell.metadata.pop("execution", None)  # times
         if cell.cell_type == "code":

@@ -23,7 +23,10 @@ def prepare(config: ConfigDict, out: str | Path | None, splits: Sequence[str] | 
     fields.check(config)
     module = registry.module(config.method, "data")
     if out is not None and not hasattr(module, "write_records"):
-        raise InputError(f"config.method: {config.method} has no record form; leave out --out to only check the data")
+        other = "--extract computes what it trains on, and " if hasattr(module, "extraction") else ""
+        raise InputError(
+            f"config.method: {config.method} has no record form; {other}without --out the data is only checked"
+        )
     with tempfile.TemporaryDirectory() as scratch:
         data = module.build_data(config, Path(scratch), print)
         for line in data.reports:
@@ -55,11 +58,7 @@ def shrink(
     module = registry.module(config.method, "data")
     if not hasattr(module, "media_files"):
         raise InputError(f"config.method: {config.method} reads no video files; --shrink is not for it")
-    with tempfile.TemporaryDirectory() as scratch:
-        data = module.build_data(config, Path(scratch), print)
-    for line in data.reports:
-        print(line)
-    folder, paths = module.media_files(config, data, tuple(splits or ()))
+    folder, paths = module.media_files(config, tuple(splits or ()), print)
     done = shrink_videos(folder, paths, out, short_side=short_side, fps=fps, processes=processes)
     for line in done.table():
         print(line)

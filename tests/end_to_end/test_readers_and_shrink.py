@@ -165,4 +165,4 @@ def test_unknown_reader_and_records_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"'vatex' is none of msrvtt, msvd, lsmdc, activitynet, didemo, records"):
         session.build_data(config_of("vatex", tmp_path), tmp_path, tiny.quiet)
     with pytest.raises(InputError, match="'records' are no videos"):
-        media_files(config_of("records", tmp_path), None)
+        media_files(config_of("records", tmp_path), (), tiny.quiet)

@@ -209,6 +209,41 @@ def ask(run, capsys, *flags):
     return code, capsys.readouterr()
 
 
+def test_towers_inside_the_step_and_a_vocabulary_of_texts_train_alike_on_one_device_and_on_eight(here, tmp_path):
+    """The vocabulary's ids are a constant of the state; it and the frozen tower are on every device."""
+    words = ["model.input=frames", "data.standardize=false", "model.answer_encoder=text", "eval.split=val"]
+    losses, weight = {}, {}
+    for devices in (1, 8):
+        done = jaxvl.train(load(here, *words, f"mesh.data={devices}"), tmp_path / str(devices))
+        rows = [json.loads(line) for line in (tmp_path / str(devices) / "metrics.jsonl").read_text().splitlines()]
+        losses[devices] = [row["loss"] for row in rows if row["kind"] == "train"]
+        weight[devices] = done.metrics["segment_weight_0"]
+    assert len(losses[1]) == 2
+    assert losses[1][0] != losses[1][1]
+    np.testing.assert_allclose(losses[8], losses[1], rtol=2e-5)
+    assert weight[8] == pytest.approx(weight[1], rel=1e-4)
+    (found,) = jaxvl.load(tmp_path / "8").answer(here / "world/videos/TE00001.mp4", ["where is the red shape?"])
+    assert set(found["answers"][0]) >= {"answer", "probability"}
+
+
+def test_a_dry_run_says_that_features_are_missing(here, tmp_path, capsys):
+    words = ["train", "--config", str(here / "tiny.py"), "--workdir", str(tmp_path / "w"), "--dry-run"]
+    assert cli.main(words) == 0
+    assert "missing: nothing" in capsys.readouterr().out
+    assert cli.main([*words, "--config.data.features=elsewhere"]) == 0
+    assert f"--config.data.features: {here / 'world/elsewhere'} is not there" in capsys.readouterr().out
+
+
+def test_long_videos_are_made_small_and_read_as_before(here, tmp_path, capsys):
+    words = ["prepare", "--config", str(here / "tiny.py")]
+    small = tmp_path / "small"
+    assert cli.main([*words, "--shrink", str(small), "--short-side", "32", "--fps", "1", "--split", "test"]) == 0
+    assert "6 encoded now" in capsys.readouterr().out
+    assert sorted(p.stem for p in small.glob("*.mp4")) == [f"TE0000{i}" for i in range(6)]
+    assert cli.main([*words, "--out", str(tmp_path / "records")]) == 2
+    assert "--extract computes what it trains on" in capsys.readouterr().err
+
+
 def test_several_questions_on_one_video_pay_for_its_features_once(here, run, capsys, monkeypatch):
     from jaxvl.nn.frozen_clip import FrozenCLIP
 

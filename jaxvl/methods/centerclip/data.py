@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -236,7 +237,7 @@ def write_records(config: ConfigDict, data: Data, out: Path, splits: Sequence[st
     say(f"train from it with --config.data.reader=records --config.data.root={out}")
 
 
-def media_files(config: ConfigDict, data: Data, splits: Sequence[str] = ()) -> tuple[Path, list[str]]:
+def media_files(config: ConfigDict, splits: Sequence[str], say) -> tuple[Path, list[str]]:
     """The folder of the media and every medium of `splits` (all, if empty), once, for `jaxvl prepare --shrink`.
 
     Raises InputError for records, which are no video files, and for a split that the data lacks.
@@ -246,6 +247,10 @@ def media_files(config: ConfigDict, data: Data, splits: Sequence[str] = ()) -> t
         raise InputError("config.data.reader: 'records' are no videos; name the reader of the original data")
     if not d.root:
         raise InputError("config.data.root: is empty; name the folder of the data set")
+    with tempfile.TemporaryDirectory() as scratch:
+        data = build_data(config, Path(scratch), say)
+    for line in data.reports:
+        say(line)
     for split in splits:
         if split not in data.splits:
             raise InputError(f"--split {split}: the data has {', '.join(data.splits) or 'none'}")

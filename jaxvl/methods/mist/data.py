@@ -189,7 +189,9 @@ def needs(config: ConfigDict) -> list[str]:
     """What the user has to give before this config can be trained, each as `field: what`."""
     d = config.data
     lacking = [] if d.root or d.world else [f"data.root: the folder of your annotations in the layout of {d.reader!r}"]
-    if config.model.input == "features" and not d.world:
+    if config.model.input == "features" and d.root and not (features := Path(d.root) / d.features).exists():
+        lacking.append(f"data.features: {features} is not there; `jaxvl prepare --extract {features}` computes it")
+    elif config.model.input == "features" and not d.root:
         lacking.append("data.features: what `jaxvl prepare --extract` wrote for them, or the released HDF5 file")
     return lacking
 
@@ -417,6 +419,24 @@ def videos_of(config: ConfigDict, root: Path, names: set[str], say) -> dict[str,
             f"{folder}: holds none of the {len(names):,} videos ({first_few(sorted(names))}); is it the right folder?"
         )
     return media
+
+
+def media_files(config: ConfigDict, splits: Sequence[str], say) -> tuple[Path, list[str]]:
+    """The folder of the videos and every video of `splits` (all, if empty), for `jaxvl prepare --shrink`.
+
+    Raises InputError where the data set has frames in place of videos.
+    """
+    d = config.data
+    if d.reader == "envqa":
+        raise InputError("config.data.reader: 'envqa' has frames, which --shrink does not take")
+    root = find_root(config, None)
+    if d.world:
+        render_world(config, root, say)
+    readings, notes = read_all(config, root, None, splits)
+    for line in [*(reading.report.line() for reading in readings.values()), *notes]:
+        say(line)
+    names = {name for reading in readings.values() for name in reading.questions.video_ids}
+    return root / d.videos, [str(path) for _, path in sorted(videos_of(config, root, names, say).items())]
 
 
 def extraction(config: ConfigDict, splits: Sequence[str], say) -> Extraction:
