@@ -19,8 +19,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import results
-from benchmarks.faults import machine, values, words, workdirs
-from benchmarks.faults.outcome import command, tally
+from benchmarks.faults import machine
+from benchmarks.fuzz import values, words, workdirs
+from benchmarks.fuzz.outcome import tally
+from benchmarks.fuzz.rooms import Place
 
 NOTE = (
     "Each case has outcomes that are right (one line and exit 2, or values that equal those saved); the rest counts as "
@@ -71,16 +73,14 @@ def measure(only: list[str]) -> dict[str, dict]:
         found["checksum list damaged"] = tally(workdirs.lists(toy, rng))
         found["list gone and data damaged"] = tally(workdirs.without_list(toy, rng))
     if asked("files") or asked("words") or asked("index"):
-        here, run = root / "small", root / "run"
-        machine.make(here)
-        config = ["--config", here / "small.py", f"--config.data.root={here / 'data'}", "--config.train.steps=2"]
-        outcome = command(["train", *config, "--workdir", run])
-        assert outcome == ("done", "0"), outcome
-        videos = here / "videos"
+        place = Place.make(root)
+        run, videos = place.run, place.videos
         if asked("words"):
-            found["wrong command lines"] = tally(words.cases(root, run, videos, here / "small.py"))
+            found["wrong command lines"] = tally(words.cases(root, run, videos, place.file))
         if asked("files"):
-            found["small files of a workdir damaged"] = tally(workdirs.small_files(root, run, videos, config, rng))
+            found["small files of a workdir damaged"] = tally(
+                workdirs.small_files(root, run, videos, place.config, rng)
+            )
         if asked("index"):
             found["search index by hand"] = tally(workdirs.indexes(root, run, videos, rng))
             found["odd lines of --ask"] = tally(workdirs.asked(root, run, videos))

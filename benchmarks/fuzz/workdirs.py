@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.faults.outcome import Case, command, judged
+from benchmarks.fuzz.outcome import Case, command, judged
 from jaxvl.core import checkpoint, session, sharding
 from tests import toys
 
@@ -50,6 +50,7 @@ class Toy:
 
     def __init__(self, root: Path):
         self.config, self.root = toys.toy_config(ema=0.9), root
+        shutil.rmtree(root, ignore_errors=True)
         self.compiled = session.compile_method(self.config, toys.contrastive())
         state, self.states = self.compiled.fresh_state(), []
         checkpoints = checkpoint.Checkpoints(root / "whole", self.config)
@@ -168,7 +169,8 @@ def indexes(root: Path, run: Path, videos: Path, rng: np.random.Generator) -> li
     """A search index written by hand or damaged: one line."""
     place = root / "index"
     words = ["predict", "--workdir", run, "--videos", videos, "--text", "a red circle", "--no-sheet", "--index", place]
-    assert command(words)[0] == "done"
+    outcome = command(words)
+    assert outcome[0] == "done", outcome
     file = place / "index.npz"
     content = file.read_bytes()
     with np.load(file) as arrays:
