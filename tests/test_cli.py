@@ -180,6 +180,14 @@ def test_workdirs_that_do_not_fit(run, trained, tmp_path):
     assert "--fresh" in line
     (tmp_path / "file").write_text("")
     assert "is a file; name a folder" in refused(run(*words(tmp_path / "file", world)))
+    # A start that failed while it read its data is no run: the corrected command needs no flag.
+    line = refused(run(*words(tmp_path / "run", f"data.root={tmp_path / 'nothing'}", "data.reader=records")))
+    assert f"{tmp_path / 'nothing'}" in line
+    code, out, _ = run(*words(tmp_path / "run", world, "train.steps=0"))
+    assert code == 0
+    assert re.search(r"^the failed start with another config \(.*\) that was in \S+ is now in \S+/previous/0$", out, re.M)
+    assert (tmp_path / "run" / "previous" / "0" / "config.json").is_file()
+    assert "holds a run of another config" in refused(run(*words(tmp_path / "run", world, "seed=7")))
     for verb in (["evaluate"], ["predict", "--videos", ".", "--text", "a"], ["report"]):
         assert "no run was made there" in refused(run(*verb, "--workdir", tmp_path))
 
