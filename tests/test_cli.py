@@ -185,7 +185,9 @@ def test_workdirs_that_do_not_fit(run, trained, tmp_path):
     assert f"{tmp_path / 'nothing'}" in line
     code, out, _ = run(*words(tmp_path / "run", world, "train.steps=0"))
     assert code == 0
-    assert re.search(r"^the failed start with another config \(.*\) that was in \S+ is now in \S+/previous/0$", out, re.M)
+    assert re.search(
+        r"^the failed start with another config \(.*\) that was in \S+ is now in \S+/previous/0$", out, re.M
+    )
     assert (tmp_path / "run" / "previous" / "0" / "config.json").is_file()
     assert "holds a run of another config" in refused(run(*words(tmp_path / "run", world, "seed=7")))
     for verb in (["evaluate"], ["predict", "--videos", ".", "--text", "a"], ["report"]):
