@@ -13,6 +13,8 @@ import argparse
 import json
 import os
 import re
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -84,9 +86,22 @@ def measure(only: list[str]) -> dict[str, dict]:
         if asked("index"):
             found["search index by hand"] = tally(workdirs.indexes(root, run, videos, rng))
             found["odd lines of --ask"] = tally(workdirs.asked(root, run, videos))
+    if asked("annotations"):
+        found["annotation files mutated"] = _annotations(root / "annotations.json")
     if asked("machine"):
         found |= {name: tally(cases) for name, cases in machine.cases(root).items()}
     return found
+
+
+def _annotations(file: Path) -> dict:
+    """Those that the fuzz command draws, by the command, since each runs in a process that has not loaded JAX."""
+    words = [sys.executable, "-m", "benchmarks.fuzz", "--only", "annotations", "--count", "200", "--out", str(file)]
+    path = os.pathsep.join(os.path.abspath(p) for p in sys.path if p)
+    subprocess.run(words, check=True, env={**os.environ, "PYTHONPATH": path})
+    content = json.loads(file.read_text(encoding="utf-8"))
+    counts = dict(zip(content["columns"][3:], content["rows"][0][3:]))
+    cases = content["rows"][0][2]
+    return {"cases": cases, "right": cases - len(content["wrong"]), "outcomes": counts, "wrong": content["wrong"]}
 
 
 if __name__ == "__main__":

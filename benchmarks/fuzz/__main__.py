@@ -30,6 +30,7 @@ from benchmarks.fuzz import HANG, MEMORY, OUTCOMES, SILENT, TRACEBACK, annotatio
 GENERATORS = {"media": media.run, "pictures": pictures.run, "annotations": annotations.run, "weights": weights.run}
 ROOMS = ("command lines", "workdirs")
 SECONDS, BYTES = 60, 3 * 2**30
+COLUMNS = ["seed", "input", "number", *OUTCOMES]
 WRONG = (SILENT, TRACEBACK, HANG, MEMORY)
 NOTE = (
     "Each file of media, pictures, annotations and weights is read in a process of its own with 60 seconds and 3 GiB "
@@ -92,6 +93,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1000, help="inputs of each seed, in all")
     parser.add_argument("--only", nargs="+", choices=[*GENERATORS, *ROOMS], default=[*GENERATORS, *ROOMS])
     parser.add_argument("--show", action="store_true", help="print what went wrong, write no table")
+    parser.add_argument("--out", type=Path, help="keep the rows as JSON here instead")
     args = parser.parse_args()
     share = -(-args.count // len(args.only))
     found = {(seed, kind): collections.Counter[str]() for seed in args.seed for kind in args.only}
@@ -116,13 +118,16 @@ def main() -> None:
     for seed in args.seed:
         mine = [row for row in rows if row[0] == seed]
         rows.append([seed, "all", *(sum(row[i] for row in mine) for i in range(2, len(rows[0])))])
+    if args.out:
+        args.out.write_text(json.dumps({"columns": COLUMNS, "rows": rows, "wrong": wrong}), encoding="utf-8")
+        return
     if args.show:
         for row in rows:
             print(*row)
         return
     from benchmarks import results
 
-    results.save("fuzz", "Inputs drawn at random", ["seed", "input", "number", *OUTCOMES], rows, NOTE, {"wrong": wrong})
+    results.save("fuzz", "Inputs drawn at random", COLUMNS, rows, NOTE, {"wrong": wrong})
 
 
 if __name__ == "__main__":

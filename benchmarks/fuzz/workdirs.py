@@ -168,6 +168,7 @@ def _with(content: bytes, key: str, value: Any) -> bytes:
 def indexes(root: Path, run: Path, videos: Path, rng: np.random.Generator) -> list[Case]:
     """A search index written by hand or damaged: one line."""
     place = root / "index"
+    shutil.rmtree(place, ignore_errors=True)
     words = ["predict", "--workdir", run, "--videos", videos, "--text", "a red circle", "--no-sheet", "--index", place]
     outcome = command(words)
     assert outcome[0] == "done", outcome
