@@ -241,8 +241,12 @@ def test_videos_that_begin_without_a_key_frame_are_said_once(run, trained, tmp_p
     assert code == 0
     assert out.count(f"1 {said}") == 1
     assert last in out
+    assert "config.json" not in out
+    config = tmp_path / "run" / "config.json"  # one digit is another: it is read, and said
+    config.write_text(config.read_text().replace('"eval_batch_size": 8', '"eval_batch_size": 9'))
     code, _, error = run("predict", "--workdir", tmp_path / "run", "--videos", videos, "--text", "red", "--no-sheet")
     assert code == 0
+    assert error.count(f"{config}: is not as it was when checkpoint 2 was saved") == 1
     assert error.count(f"2 {said}") == 1
     # A run renders its world anew where files of it are changed, so training is told that all of them begin late.
     known = video.index_video

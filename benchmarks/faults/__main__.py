@@ -88,8 +88,9 @@ def measure(only: list[str]) -> dict[str, dict]:
             found["odd lines of --ask"] = tally(workdirs.asked(root, run, videos))
     if asked("annotations"):
         found["annotation files mutated"] = _annotations(root / "annotations.json")
-    if asked("machine"):
-        found |= {name: tally(cases) for name, cases in machine.cases(root).items()}
+    for name, cases in machine.cases(root).items():
+        if asked("machine") or asked(name):
+            found[name] = tally(cases)
     return found
 
 

@@ -172,6 +172,12 @@ def load(
             f"{Path(workdir) / 'checkpoints'}: holds no checkpoint; train first: jaxvl train --workdir {workdir}"
         )
     items, meta = got
+    kept = Path(workdir) / "config.json"
+    if meta.get("config") not in (None, configs.text_digest(kept.read_bytes())):
+        say(
+            f"{kept}: is not as it was when checkpoint {meta['step']} was saved (trained on with --resume, changed by "
+            "hand, or damaged); it is read as it is now"
+        )
     variables = {"params": items[item], **items.get("mutables", {})}
     return Loaded(config, Path(workdir), compiled.method, compiled.mesh, variables, compiled.predict, int(meta["step"]))
 
