@@ -94,8 +94,13 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1000, help="inputs of each seed, in all")
     parser.add_argument("--only", nargs="+", choices=[*GENERATORS, *ROOMS], default=[*GENERATORS, *ROOMS])
     parser.add_argument("--show", action="store_true", help="print what went wrong, write no table")
-    parser.add_argument("--out", type=Path, help="keep the rows as JSON here instead")
+    parser.add_argument("--out", type=Path, help="keep the rows as JSON here instead, after each kind")
+    parser.add_argument("--kept", type=Path, nargs="+", help="write the table of such files; nothing is tried")
     args = parser.parse_args()
+    if args.kept:
+        parts = [json.loads(file.read_text(encoding="utf-8")) for file in args.kept]
+        _save([row for part in parts for row in part["rows"]], [row for part in parts for row in part["wrong"]])
+        return
     share = -(-args.count // len(args.only))
     found = {(seed, kind): collections.Counter[str]() for seed in args.seed for kind in args.only}
     wrong: list[list] = []
@@ -106,6 +111,11 @@ def main() -> None:
             if outcome in WRONG:
                 wrong.append([seed, kind, outcome, what])
                 print(seed, kind, outcome, ascii(what)[1:-1], file=sys.stderr)
+            if args.out and found[seed, kind].total() == share:
+                args.out.write_text(json.dumps({"columns": COLUMNS, "rows": rows(), "wrong": wrong}), encoding="utf-8")
+
+    def rows() -> list[list]:
+        return [[seed, kind, c.total(), *(c[o] for o in OUTCOMES)] for (seed, kind), c in found.items() if c.total()]
 
     for seed in args.seed:
         for kind in GENERATORS:
@@ -115,19 +125,19 @@ def main() -> None:
         from benchmarks.fuzz import rooms  # imports jax, whose threads must not be there when a process forks
 
         take(rooms.run(asked, args.seed, share))
-    rows = [[seed, kind, c.total(), *(c[o] for o in OUTCOMES)] for (seed, kind), c in found.items()]
-    for seed in args.seed:
-        mine = [row for row in rows if row[0] == seed]
-        rows.append([seed, "all", *(sum(row[i] for row in mine) for i in range(2, len(rows[0])))])
-    if args.out:
-        args.out.write_text(json.dumps({"columns": COLUMNS, "rows": rows, "wrong": wrong}), encoding="utf-8")
-        return
     if args.show:
-        for row in rows:
+        for row in rows():
             print(*row)
-        return
+    elif not args.out:
+        _save(rows(), wrong)
+
+
+def _save(rows: list[list], wrong: list[list]) -> None:
     from benchmarks import results
 
+    for seed in dict.fromkeys(row[0] for row in rows):
+        mine = [row for row in rows if row[0] == seed]
+        rows = [*rows, [seed, "all", *(sum(row[i] for row in mine) for i in range(2, len(COLUMNS)))]]
     results.save("fuzz", "Inputs drawn at random", COLUMNS, rows, NOTE, {"wrong": wrong})
 
 
