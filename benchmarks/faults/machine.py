@@ -50,7 +50,7 @@ def cases(root: Path) -> dict[str, list[Case]]:
         full = [Case(f"{kb} kB left", lambda kb=kb: _full(here, kb), ("resumed",)) for kb in (40, 300, 800, 1400, 2000)]
         found["disk full while training"] = full
         found["read-only data"] = [
-            Case(" ".join(v), lambda v=v: _read_only_data(here, v), (expected,)) for v, expected in READS
+            Case(" ".join(map(str, v)), lambda v=v: _read_only_data(here, v), (expected,)) for v, expected in READS
         ]
         verbs = (["evaluate"], ["evaluate", "--json"], ["report"], ["report", "--out", "page.html"], ["train"], PREDICT)
         found["read-only workdir"] = [
@@ -73,7 +73,6 @@ READS = (  # `locked_data` is the data on a read-only disk: reading it is enough
     (["prepare", *DATA], "done"),
     (["predict", "--workdir", "kept", "--videos", "locked_data/films", "--text", "clip"], "done"),
     (["prepare", *DATA, "--out", "locked_data/records"], "refused"),
-    (["prepare", *DATA, "--shrink", "locked_data/small"], "refused"),
     (["train", "--config", QUICKSTART, "--config.data.root=locked_data/world", "--workdir", "world"], "refused"),
 )
 
