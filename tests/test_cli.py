@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import pytest
 
 from jaxvl import cli
 from jaxvl.core import registry
+from jaxvl.data import video
 from jaxvl.verbs import doctor
 from tests import tiny
 from tests.data import media_files as mf
@@ -178,6 +180,16 @@ def test_workdirs_that_do_not_fit(run, trained, tmp_path):
     assert "--fresh" in line
     (tmp_path / "file").write_text("")
     assert "is a file; name a folder" in refused(run(*words(tmp_path / "file", world)))
+    # A start that failed while it read its data is no run: the corrected command needs no flag.
+    line = refused(run(*words(tmp_path / "run", f"data.root={tmp_path / 'nothing'}", "data.reader=records")))
+    assert f"{tmp_path / 'nothing'}" in line
+    code, out, _ = run(*words(tmp_path / "run", world, "train.steps=0"))
+    assert code == 0
+    assert re.search(
+        r"^the failed start with another config \(.*\) that was in \S+ is now in \S+/previous/0$", out, re.M
+    )
+    assert (tmp_path / "run" / "previous" / "0" / "config.json").is_file()
+    assert "holds a run of another config" in refused(run(*words(tmp_path / "run", world, "seed=7")))
     for verb in (["evaluate"], ["predict", "--videos", ".", "--text", "a"], ["report"]):
         assert "no run was made there" in refused(run(*verb, "--workdir", tmp_path))
 
@@ -212,6 +224,37 @@ def test_evaluate_prints_a_table_or_json(run, trained):
     assert kept["metrics"] == metrics
     code, out, _ = run("evaluate", "--workdir", trained / "run", "--split", "val", "--checkpoint", 1, "--json")
     assert json.loads((trained / "run" / "eval" / "val.json").read_text())["step"] == 1
+
+
+def test_videos_that_begin_without_a_key_frame_are_said_once(run, trained, tmp_path, monkeypatch):
+    shutil.copytree(trained / "world", tmp_path / "world")
+    shutil.copytree(trained / "run", tmp_path / "run")
+    videos = tmp_path / "world" / "videos"
+    whole = mf.write_video(tmp_path / "whole.ts", 16, gop=8, bframes=0)
+    last = f"video{len(list(videos.iterdir())) - 1}.mp4"  # the last one is of the test split
+    for name in ("video0.mp4", last):
+        (videos / name).unlink()
+        mf.copy_packets(whole, videos / name, lambda k, packet: k >= 3)
+    said = "of the videos that were read begin without a key frame"
+    root = f"data.root={tmp_path / 'world'}"
+    code, out, _ = run("evaluate", "--workdir", tmp_path / "run", f"--config.{root}")
+    assert code == 0
+    assert out.count(f"1 {said}") == 1
+    assert last in out
+    assert "config.json" not in out
+    config = tmp_path / "run" / "config.json"  # one digit is another: it is read, and said
+    config.write_text(config.read_text().replace('"eval_batch_size": 8', '"eval_batch_size": 9'))
+    code, _, error = run("predict", "--workdir", tmp_path / "run", "--videos", videos, "--text", "red", "--no-sheet")
+    assert code == 0
+    assert error.count(f"{config}: is not as it was when checkpoint 2 was saved") == 1
+    assert error.count(f"2 {said}") == 1
+    # A run renders its world anew where files of it are changed, so training is told that all of them begin late.
+    known = video.index_video
+    monkeypatch.setattr(video, "index_video", lambda path: dataclasses.replace(known(path), left_out=3))
+    code, out, _ = run(*words(tmp_path / "run", f"data.root={trained / 'world'}", "train.steps=3"), "--resume")
+    assert code == 0
+    assert re.search(rf"^\d+ {said}", out, re.MULTILINE)
+    assert out.count(said) == 1
 
 
 def test_predict_on_folders_that_do_not_fit(run, trained, tmp_path):

@@ -1,10 +1,12 @@
-"""Faults that need processes of their own: two runs at once, Ctrl-C, a disk that is full or read-only."""
+"""Faults that need processes of their own: two runs at once, Ctrl-C, a disk that is full or read-only, a clock
+that jumps."""
 
 from __future__ import annotations
 
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,32 +14,34 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from benchmarks.faults.outcome import Case
+from benchmarks.fuzz import small
+from benchmarks.fuzz.outcome import Case
 
 TRIALS = 20
-CONFIG = """
-from jaxvl.core import config as configs
-from jaxvl.methods.centerclip import recipe
-def get_config():
-    c = recipe.base()
-    c.train.update({"steps": 20, "log_every": 1, "checkpoint_every": 5})
-    c.model.update({"preset": "tiny", "image_size": 32, "patch_size": 16, "vision_width": 32, "vision_layers": 2})
-    c.model.update({"text_width": 32, "vocab_size": 256, "schedule": "", "freeze_layer_num": -1})
-    c.data.world = {}
-    c.data.update({"root": "data", "tokenizer": "words", "max_words": 24, "fps": 0.0, "sampling": "stratified"})
-    c.data.update({"batch_size": 4, "eval_batch_size": 4})
-    return c
+JUMPS = """
+import time
+begun, real, real_ns, weeks = time.monotonic(), time.time, time.time_ns, 7 * 86400
+def off():
+    return (0, {jumps})[int(time.monotonic() - begun) % {count}] * weeks
+time.time = lambda: real() + off()
+time.time_ns = lambda: real_ns() + off() * 10**9
 """
+"""A `sitecustomize` whose wall clock jumps every second, there and back."""
+CLOCKS = {"forward": "6,", "backward": "-6,", "both ways": "6, -6, 300, -300"}
 
 
 def cases(root: Path) -> dict[str, list[Case]]:
     """By kind. Disks are tmpfs mounts, so a full or read-only disk needs root; without it that kind is left out."""
     here = root / "machine"
-    make(here)
+    small.make(here)
     found = {
-        "two trainings in one workdir": [Case("the second", lambda: _second(here))],
+        "two trainings in one workdir": [
+            Case("the second", lambda: _second(here)),
+            Case("the second, clocks jump", lambda: _second(here, _clock(here, "both ways"))),
+        ],
+        "clock jumps while training": [
+            Case(f"{name}", lambda name=name: _jumping(here, name), ("same",)) for name in CLOCKS
+        ],
         "Ctrl-C before the loop": [
             Case(f"after {t:.2f} s", lambda t=t: _interrupted(here, t), ("130",)) for t in _times()
         ],
@@ -45,6 +49,9 @@ def cases(root: Path) -> dict[str, list[Case]]:
     if os.geteuid() == 0:
         full = [Case(f"{kb} kB left", lambda kb=kb: _full(here, kb), ("resumed",)) for kb in (40, 300, 800, 1400, 2000)]
         found["disk full while training"] = full
+        found["read-only data"] = [
+            Case(" ".join(map(str, v)), lambda v=v: _read_only_data(here, v), (expected,)) for v, expected in READS
+        ]
         verbs = (["evaluate"], ["evaluate", "--json"], ["report"], ["report", "--out", "page.html"], ["train"], PREDICT)
         found["read-only workdir"] = [
             Case(
@@ -58,6 +65,16 @@ def cases(root: Path) -> dict[str, list[Case]]:
 
 
 PREDICT = ["predict", "--videos", "videos", "--text", "clip"]
+DATA = ["--config", "small.py", "--config.data.root=locked_data"]
+QUICKSTART = Path(__file__).parents[2] / "configs" / "centerclip" / "quickstart.py"
+READS = (  # `locked_data` is the data on a read-only disk: reading it is enough, writing is one line
+    (["train", *DATA, "--workdir", "of_locked", "--fresh"], "done"),
+    (["evaluate", "--workdir", "kept", "--config.data.root=locked_data"], "done"),
+    (["prepare", *DATA], "done"),
+    (["predict", "--workdir", "kept", "--videos", "locked_data/films", "--text", "clip"], "done"),
+    (["prepare", *DATA, "--out", "locked_data/records"], "refused"),
+    (["train", "--config", QUICKSTART, "--config.data.root=locked_data/world", "--workdir", "world"], "refused"),
+)
 
 
 def _times() -> list[float]:
@@ -65,42 +82,16 @@ def _times() -> list[float]:
     return [draw.uniform(0.15, 5) for _ in range(TRIALS)]
 
 
-def make(here: Path) -> None:
-    """A small config, twelve videos as arrays in MSR-VTT's layout, and a folder of video files."""
-    (here / "data" / "videos").mkdir(parents=True)
-    (here / "videos").mkdir()
-    (here / "small.py").write_text(CONFIG, encoding="utf-8")
-    names = [f"video{i}" for i in range(12)]
-    for i, name in enumerate(names):
-        np.save(here / "data" / "videos" / f"{name}.npy", np.full((12, 32, 32, 3), 20 * i, np.uint8))
-    sentences = [{"video_id": n, "caption": f"clip {i}"} for i, n in enumerate(names)]
-    text = json.dumps({"videos": [{"video_id": n} for n in names], "sentences": sentences})
-    (here / "data" / "MSRVTT_data.json").write_text(text, encoding="utf-8")
-    (here / "data" / "MSRVTT_train.9k.csv").write_text("video_id\n" + "\n".join(names[:8]) + "\n", encoding="utf-8")
-    rows = "".join(f"k,v,{n},clip {i}\n" for i, n in enumerate(names) if i > 7)
-    file = here / "data" / "MSRVTT_JSFUSION_test.csv"
-    file.write_text("key,vid_key,video_id,sentence\n" + rows, encoding="utf-8")
-    import av
-
-    for number in range(3):
-        with av.open(str(here / "videos" / f"{number}.mp4"), "w") as container:
-            stream = container.add_stream("mpeg4", rate=8)
-            stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
-            for i in range(16):
-                frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 10 * i + number, np.uint8), format="rgb24")
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode())
-
-
-def _start(here: Path, *words: str, **options) -> subprocess.Popen:
-    words = [sys.executable, "-m", "jaxvl.cli", *words]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(p) for p in sys.path if p)}
+def _start(here: Path, *words: str, clock: Path | None = None, **options) -> subprocess.Popen:
+    words = [sys.executable, "-m", "jaxvl.cli", *map(str, words)]
+    path = [*([clock] if clock else []), *(os.path.abspath(p) for p in sys.path if p)]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path))}
     return subprocess.Popen(
         words, cwd=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, **options
     )
 
 
-def _ended(process: subprocess.Popen, seconds: float = 180) -> tuple[int | None, str]:
+def _ended(process: subprocess.Popen, seconds: float = 300) -> tuple[int | None, str]:
     try:
         _, error = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -121,20 +112,50 @@ def _judged(code: int | None, error: str) -> tuple[str, str]:
     return ("done" if code == 0 else str(code)), ""
 
 
-def _train(here: Path, workdir: Path | str, *words: str) -> subprocess.Popen:
-    return _start(here, "train", "--config", "small.py", "--workdir", str(workdir), *words)
+def _train(here: Path, workdir: Path | str, *words: str, clock: Path | None = None) -> subprocess.Popen:
+    return _start(here, "train", "--config", "small.py", "--workdir", str(workdir), *words, clock=clock)
 
 
-def _second(here: Path) -> tuple[str, str]:
+def _clock(here: Path, name: str) -> Path:
+    """The folder of a `sitecustomize` with that clock."""
+    folder = here / "clocks" / name.replace(" ", "_")
+    folder.mkdir(parents=True, exist_ok=True)
+    text = JUMPS.format(jumps=CLOCKS[name], count=1 + len(CLOCKS[name].strip(",").split(",")))
+    (folder / "sitecustomize.py").write_text(text, encoding="utf-8")
+    return folder
+
+
+def _jumping(here: Path, name: str) -> tuple[str, str]:
+    """A run under that clock: the losses of one under a steady clock, and every step in the events of TensorBoard."""
+    clean, run = _clean(here), here / f"clock {name}"
+    outcome = _judged(*_ended(_train(here, run, clock=_clock(here, name))))
+    if outcome[0] != "done":
+        return outcome
+    events = b"".join(file.read_bytes() for file in (run / "tensorboard").iterdir())
+    if _losses(run) != _losses(clean):
+        return "other losses", ""
+    return ("same", "") if events.count(b"train/loss") == len(_losses(run)) else ("events are missing", "")
+
+
+def _clean(here: Path) -> Path:
+    """A run that nothing happened to."""
+    clean = here / "clean"
+    if not clean.is_dir():
+        assert _ended(_train(here, clean))[0] == 0
+    return clean
+
+
+def _second(here: Path, clock: Path | None = None) -> tuple[str, str]:
     """The first is stopped for a moment, with its lock, while the second tries."""
-    first = _train(here, "two", "--config.train.steps=2000")
-    while first.poll() is None and not (here / "two" / "checkpoints").is_dir():
+    two = "two" if clock is None else "two_clocks"
+    first = _train(here, two, "--config.train.steps=2000", clock=clock)
+    while first.poll() is None and not (here / two / "checkpoints").is_dir():
         time.sleep(0.1)
     first.send_signal(signal.SIGSTOP)
-    outcome = _judged(*_ended(_train(here, "two", "--config.train.steps=2000")))
+    outcome = _judged(*_ended(_train(here, two, "--config.train.steps=2000", clock=clock)))
     first.kill()
     first.communicate()
-    after = _judged(*_ended(_train(here, "two", "--config.train.steps=2000", "--config.train.steps=2", "--resume")))
+    after = _judged(*_ended(_train(here, two, "--config.train.steps=2", "--resume", clock=clock)))
     return outcome if after[0] == "done" else after
 
 
@@ -153,9 +174,7 @@ def _losses(workdir: Path) -> dict[int, float]:
 
 def _full(here: Path, left: int) -> tuple[str, str]:
     """Trains on a small disk, makes room, trains on: the losses of a run that never saw a full disk."""
-    clean = here / "clean"
-    if not clean.is_dir():
-        assert _ended(_train(here, clean))[0] == 0
+    clean = _clean(here)
     disk = here / "disk"
     disk.mkdir(exist_ok=True)
     _mount(disk, "size=4m")
@@ -185,6 +204,21 @@ def _read_only(here: Path, words: Sequence[str]) -> tuple[str, str]:
     more = ["--config", "small.py", "--config.train.steps=30", "--resume"] if verb == "train" else []
     try:
         return _judged(*_ended(_start(here, verb, "--workdir", str(place), *more, *rest)))
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+def _read_only_data(here: Path, words: Sequence[str]) -> tuple[str, str]:
+    if not (here / "kept").is_dir():
+        assert _ended(_train(here, here / "kept"))[0] == 0
+    place, films = here / "locked_data", here / "data" / "films"
+    if not films.is_dir():
+        shutil.copytree(here / "videos", films)
+    place.mkdir(exist_ok=True)
+    subprocess.run(["mount", "--bind", here / "data", place], check=True)
+    subprocess.run(["mount", "-o", "remount,ro,bind", place], check=True)
+    try:
+        return _judged(*_ended(_start(here, *words)))
     finally:
         subprocess.run(["umount", place], check=True)
 

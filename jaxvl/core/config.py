@@ -367,7 +367,12 @@ def _empty_groups(cfg: ConfigDict, prefix: str = "") -> Iterator[str]:
 
 def digest(cfg: ConfigDict) -> str:
     """Short hash of the resolved config: what tells one experiment from another."""
-    return hashlib.sha256(to_json(cfg).encode()).hexdigest()[:16]
+    return text_digest(to_json(cfg).encode())
+
+
+def text_digest(content: bytes) -> str:
+    """`digest` of the config that `content` is the file of."""
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def differences(a: ConfigDict, b: ConfigDict) -> list[str]:

@@ -172,6 +172,12 @@ def load(
             f"{Path(workdir) / 'checkpoints'}: holds no checkpoint; train first: jaxvl train --workdir {workdir}"
         )
     items, meta = got
+    kept = Path(workdir) / "config.json"
+    if meta.get("config") not in (None, configs.text_digest(kept.read_bytes())):
+        say(
+            f"{kept}: is not as it was when checkpoint {meta['step']} was saved (trained on with --resume, changed by "
+            "hand, or damaged); it is read as it is now"
+        )
     variables = {"params": items[item], **items.get("mutables", {})}
     return Loaded(config, Path(workdir), compiled.method, compiled.mesh, variables, compiled.predict, int(meta["step"]))
 
@@ -265,33 +271,43 @@ def check_constants(mutables: Mapping[str, Any], data: Data, source: str | Path)
 def claim_workdir(workdir: str | Path, config: ConfigDict, resume: bool, fresh: bool, say: Say) -> None:
     """Makes the workdir this run's own: writes config.json and env.json, or refuses one of another config.
 
-    `fresh` moves what is there to `WORKDIR/previous/N`; `resume` goes on with the new config.
+    `fresh` moves what is there to `WORKDIR/previous/N`, and so is what a start left that failed while it read its data;
+    `resume` goes on with the new config.
     """
     check_place(workdir)
     path = Path(workdir)
     file = path / "config.json"
-    if fresh and file.exists():
-        if jax.process_index() == 0:
+    aside = f"--fresh: the run that was in {workdir}" if fresh and file.exists() else ""
+    if not fresh and not resume and file.exists():
+        rows = configs.differences(declared.resolved(read_config(workdir)), config)
+        more = f" and {len(rows) - 3} more" if len(rows) > 3 else ""
+        other = f"{'; '.join(rows[:3])}{more}"
+        if rows and trained_anything(path):
+            raise InputError(
+                f"--workdir {workdir}: holds a run of another config ({other}); "
+                "choose another folder, or --resume to go on with the new values, or --fresh to start over"
+            )
+        aside = f"the failed start with another config ({other}) that was in {workdir}" if rows else ""
+    processes.barrier()  # nobody writes before everybody has compared, nobody goes on before it is written
+    if jax.process_index() == 0:
+        if aside:
             place = path / "previous" / str(len(list((path / "previous").glob("*"))))
             place.mkdir(parents=True)
             for name in RUN_FILES:
                 if (path / name).exists():
                     (path / name).rename(place / name)
-            say(f"--fresh: the run that was in {workdir} is now in {place}")
-    elif file.exists() and not resume:
-        rows = configs.differences(declared.resolved(read_config(workdir)), config)
-        if rows:
-            more = f" and {len(rows) - 3} more" if len(rows) > 3 else ""
-            raise InputError(
-                f"--workdir {workdir}: holds a run of another config ({'; '.join(rows[:3])}{more}); "
-                "choose another folder, or --resume to go on with the new values, or --fresh to start over"
-            )
-    processes.barrier()  # nobody writes before everybody has compared, nobody goes on before it is written
-    if jax.process_index() == 0:
+            say(f"{aside} is now in {place}")
         path.mkdir(parents=True, exist_ok=True)
         write_text(file, configs.to_json(config))
         write_text(path / "env.json", json.dumps(environment(), indent=1) + "\n")
     check_shared(path)
+
+
+def trained_anything(workdir: Path) -> bool:
+    """Whether a run got past reading its data: there is a checkpoint, also a damaged one, or a row of metrics."""
+    kept = any(next(iter((workdir / name).glob("*")), None) for name in ("checkpoints", "damaged"))
+    metrics = workdir / "metrics.jsonl"
+    return kept or (metrics.exists() and metrics.stat().st_size > 0)
 
 
 def check_shared(workdir: Path) -> None:

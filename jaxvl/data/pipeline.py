@@ -7,7 +7,8 @@ workers or threads. Position `i` belongs to epoch `i // N`; each epoch is shuffl
 batch has fixed rows for each part of the source, and each part its own order and epochs.
 
 A batch is `{field: array [len(rows), ...]}`. Fields whose name starts with `_` are lists, one item a row. The
-pipeline adds `_id` and, in training, `_replaced`; in evaluation, `_valid` and `_bad`, one flag a row.
+pipeline adds `_id` and, in training, `_replaced`; in evaluation, `_valid` and `_bad`, one flag a row; where videos lack
+their beginning `_left_out` (`jaxvl.data.left_out`).
 
 `examples` is a `jaxvl.core.method.Examples` or anything with its first four attributes. grain, which imports
 jax, is imported when a stream is opened; nothing else here needs it.
@@ -24,10 +25,11 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from jaxvl.core.errors import BadMedia, InputError
+from jaxvl.data import left_out
 from jaxvl.data.bad_media import check_policy, log_bad
 
 MAX_TRIES = 16  # records tried in place of a bad one before the run stops
-RESERVED = ("_id", "_replaced", "_valid", "_bad")
+RESERVED = ("_id", "_replaced", "_valid", "_bad", left_out.FIELD)
 _TRAIN, _EVAL, _REPLACE = range(3)  # keep the random streams of the three uses apart
 
 Row = dict[str, Any]
@@ -185,12 +187,13 @@ def _iterate(batches, num_workers: int, num_threads: int, prefetch: int) -> Iter
 
 @dataclasses.dataclass(frozen=True)
 class _Made:
-    """One row. fields: None where its media is bad (evaluation) or it is padding."""
+    """One row. fields: None where its media is bad (evaluation) or it is padding. left_out: packets by file."""
 
     fields: Row | None
     example_id: str
     replaced: bool = False
     bad: bool = False
+    left_out: Row = dataclasses.field(default_factory=dict)
 
 
 class _Maker:
@@ -207,7 +210,8 @@ class _Maker:
         try:
             record = self.source[index]
             name = str(self.id_of(record))
-            fields = self.make(record, rng)
+            with left_out.of_thread() as cut:
+                fields = self.make(record, rng)
         except BadMedia as bad:
             if self.on_error == "raise":
                 mend = "mend or remove the file, or set config.pipeline.on_error = 'skip'"
@@ -225,7 +229,7 @@ class _Maker:
             raise
         if clash := [field for field in RESERVED if field in fields]:
             raise ValueError(f"example {name}: the field {clash[0]} is the pipeline's own")
-        return _Made(fields, name)
+        return _Made(fields, name, left_out=cut)
 
 
 class _NamedBad(Exception):
@@ -360,6 +364,8 @@ def _collate(rows: Sequence[_Made]) -> dict[str, Any]:
                     f"{kinds[0]} and {kinds[1]}; pad or resize it to one shape"
                 )
         batch[name] = np.stack(arrays)
+    if any(made.left_out for made in rows):
+        batch[left_out.FIELD] = [made.left_out for made in rows]
     return batch
 
 

@@ -28,6 +28,7 @@ from av.video.reformatter import VideoReformatter
 from jaxvl.core.errors import BadMedia, InputError
 from jaxvl.data import images, lmdb_source
 from jaxvl.data.frames import ARRAY_ENDINGS
+from jaxvl.data.left_out import LeftOut
 from jaxvl.data.readers.common import first_few, read_json
 from jaxvl.data.video import index_video, pts_at, visit_frames
 
@@ -111,13 +112,16 @@ def shrink_videos(
     _claim(folder, {"version": VERSION, "short_side": short_side, "fps": float(fps), "crf": CRF})
     jobs = [Job(p, str(folder / targets[p]), short_side, float(fps)) for p in originals]
     todo = [job for job in jobs if not _finished(job)]
-    bad, step = [], max(1, len(todo) // 20)
-    for number, (job, failure) in enumerate(_run(todo, processes or os.cpu_count() or 1), 1):
-        if failure is not None:
-            bad.append((job.source, failure.reason))
-            say(f"left out {failure}")
+    bad, step, late = [], max(1, len(todo) // 20), LeftOut()
+    for number, (job, outcome) in enumerate(_run(todo, processes or os.cpu_count() or 1), 1):
+        if isinstance(outcome, BadMedia):
+            bad.append((job.source, outcome.reason))
+            say(f"left out {outcome}")
+        elif outcome:
+            late.files[job.source] = outcome
         if number % step == 0:
             say(f"shrinking: {number:,} of {len(todo):,}")
+    late.tell(say)
     failed = {path for path, _ in bad}
     done = [job for job in jobs if job.source not in failed]
     if not done:
@@ -126,8 +130,9 @@ def shrink_videos(
     return Shrunk(len(todo) - len(bad), len(jobs) - len(todo), before, after, tuple(bad), tuple(other))
 
 
-def shrink_one(job: Job) -> BadMedia | None:
-    """Encodes one video; runs in a worker. Returns what is wrong with the file instead of raising it.
+def shrink_one(job: Job) -> BadMedia | int:
+    """Encodes one video; runs in a worker. Returns how many of its packets no player can show, or what is wrong with
+    the file instead of raising it.
 
     Raises InputError where the new file cannot be written (the disk is full)."""
     target = Path(job.target)
@@ -150,7 +155,7 @@ def shrink_one(job: Job) -> BadMedia | None:
         unfinished.unlink(missing_ok=True)
         raise InputError(f"{target}: cannot be written: {error.strerror or error}") from error
     os.replace(unfinished, target)
-    return None
+    return index.left_out
 
 
 def even_window(width: int, height: int, square: int) -> tuple[slice, slice]:
@@ -209,8 +214,8 @@ def _size(source: str) -> int:
     return os.path.getsize(source) if inside is None else len(lmdb_source.read_video(source).data)
 
 
-def _run(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, BadMedia | None]]:
-    """Every job with what was wrong with its file, in the order in which they end."""
+def _run(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, BadMedia | int]]:
+    """Every job with what `shrink_one` gives, in the order in which they end."""
     if min(processes, len(jobs)) <= 1:
         yield from ((job, shrink_one(job)) for job in jobs)
         return

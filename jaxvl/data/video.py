@@ -21,7 +21,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from jaxvl.core.errors import BadMedia, InputError
-from jaxvl.data import lmdb_source, video_decode
+from jaxvl.data import left_out, lmdb_source, video_decode
 from jaxvl.data.frames import ARRAY_ENDINGS, ArrayFrames, FrameFolder, FrameSource
 from jaxvl.data.lmdb_source import EncodedVideo
 from jaxvl.data.sampling import get_sampler, valid_mask
@@ -111,6 +111,8 @@ class VideoFile:
         self.times = self.index.times
         self.duration = self.index.duration
         self.left_out = self.index.left_out
+        if self.left_out:
+            left_out.note(self.path, self.left_out)
 
     def read(self, indices: Sequence[int], short_side: int | None, crop: bool = True) -> np.ndarray:
         """See `frames.FrameSource.read`."""

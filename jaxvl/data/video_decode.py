@@ -33,6 +33,8 @@ EXACT_SKIP = frozenset({"h264", "hevc", "mpeg4"})
 # Decoders that make up, in grey, what came before the first packet; the others show nothing up to the first key frame.
 MAKE_UP = frozenset(("mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4", "wmv1", "wmv2", "wmv3", "vc1", "flv", "h261"))
 MAKE_UP |= {"h263", "h263p", "rv10", "rv20", "rv30", "rv40", "theora", "vp3", "vp6", "vp6f", "snow", "cavs"}
+# Decoders that conceal damage without a mark unless told to hold the stream to its rules.
+CONCEAL = frozenset(("msmpeg4v1", "msmpeg4v2", "msmpeg4", "wmv1", "wmv2"))
 # What may be opened under a video's name: one file that holds the pictures itself. Lists of other files (concat, hls,
 # dash), devices, scripts, subtitles and still pictures are no videos, whatever they are called.
 DEMUXERS = (
@@ -72,6 +74,8 @@ def opened(media: Media) -> Iterator[tuple]:
             if stream.codec_context is None:
                 raise BadMedia(name, "no decoder for its video")
             stream.thread_type = "NONE"
+            if stream.codec_context.name in CONCEAL:
+                stream.codec_context.options = {"err_detect": "bitstream+buffer"}
             stream.codec_context.thread_count = 1
             yield container, stream
     except av.error.InvalidDataError as error:

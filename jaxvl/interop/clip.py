@@ -21,7 +21,9 @@ from jaxvl.nn.clip_resnet import STRIDE
 from jaxvl.nn.positional import resize_positions
 
 Arrays = Mapping[str, np.ndarray]
-HEAD_WIDTH = 64  # of every released CLIP
+HEAD_WIDTH = 64
+WIDER_HEADS = {1280: 80, 1408: 88, 1664: 104}
+"""Widths of the image towers H, g and bigG (open_clip, DFN, MetaCLIP), whose heads are wider than 64."""
 FIELDS = tuple(
     f.name for f in dataclasses.fields(CLIPConfig) if f.name not in ("dtype", "remat", "attention", "logit_scale_init")
 )
@@ -171,8 +173,9 @@ def to_openai(variables: Mapping[str, Any], config: CLIPConfig) -> tuple[dict[st
 def infer_config(arrays: Arrays, given: Mapping[str, Any] | None = None, prefix: str = "") -> CLIPConfig:
     """The config that the shapes of OpenAI-layout arrays imply; `given` fields are taken as they are.
 
-    Heads are width/64, as in every released model; other models need `vision_heads` and `text_heads` in `given`, as
-    shapes do not tell. Nor do they tell `activation` and `ln_eps`. Raises InputError for another layout.
+    Heads are 64 wide, those of H, g and bigG wider, as in every released model; other models need `vision_heads`
+    and `text_heads` in `given`, as shapes do not tell. Nor do they tell `activation` and `ln_eps`. Raises
+    InputError for another layout.
     """
 
     def shape(key: str, axes: int = 1) -> tuple[int, ...]:
@@ -207,7 +210,7 @@ def infer_config(arrays: Arrays, given: Mapping[str, Any] | None = None, prefix:
         side = _side(shape("visual.positional_embedding")[0] - 1)
         fields |= {"vision_width": width, "patch_size": patch, "image_size": patch * side}
         fields["vision_layers"] = blocks(r"visual\.transformer\.resblocks\.(\d+)\.")
-        fields["vision_heads"] = _heads(width)
+        fields["vision_heads"] = _heads(width, WIDER_HEADS.get(width, HEAD_WIDTH))
         if f"{prefix}visual.conv2.weight" in arrays:
             fields["linear_patch"] = "3d"
     fields["text_heads"] = _heads(fields["text_width"])
@@ -218,8 +221,8 @@ def infer_config(arrays: Arrays, given: Mapping[str, Any] | None = None, prefix:
     return CLIPConfig(**fields)
 
 
-def _heads(width: int) -> int | None:
-    return None if width % HEAD_WIDTH else width // HEAD_WIDTH
+def _heads(width: int, each: int = HEAD_WIDTH) -> int | None:
+    return None if width % each else width // each
 
 
 def layout_hint(arrays: Arrays) -> str:

@@ -93,20 +93,37 @@ def to_hf(variables: Mapping[str, Any], config: CLIPConfig) -> tuple[dict[str, n
 
 
 SIBLINGS = {
+    "align": "its towers are an EfficientNet and a BERT",
+    "altclip": "its text tower is an XLM-R",
+    "blip": "its text tower is a BERT that attends to pictures",
+    "blip-2": "it describes pictures",
+    "bridgetower": "its towers attend to each other",
+    "chinese_clip": "its text tower is a BERT",
+    "clap": "it is of sounds",
+    "clip_text_model": "it is the text tower alone",
+    "clip_vision_model": "it is the image tower alone",
+    "clipseg": "it has a decoder",
+    "clvp": "it is of speech",
+    "flava": "its towers attend to each other",
+    "groupvit": "its image tower groups patches",
+    "jina_clip": "its towers are an EVA and a BERT",
+    "metaclip_2": "its texts end with another token and it has another vocabulary",
+    "metaclip_2_text_model": "it is the text tower alone, of another vocabulary",
+    "metaclip_2_vision_model": "it is the image tower alone",
+    "mlcd_vision_model": "it is an image tower with rotary positions",
+    "mobileclip": "its image tower is a FastViT",
+    "owlv2": "it detects objects",
+    "owlvit": "it detects objects",
     "siglip": "its towers pool and are trained otherwise",
     "siglip2": "its towers pool and are trained otherwise",
-    "metaclip_2": "its texts end with another token and it has another vocabulary",
-    "chinese_clip": "its text tower is a BERT",
-    "altclip": "its text tower is an XLM-R",
-    "align": "its towers are an EfficientNet and a BERT",
-    "clipseg": "it has a decoder",
-    "xclip": "its image tower attends across frames",
-    "owlvit": "it detects objects",
-    "clip_vision_model": "it is the image tower alone",
-    "clip_text_model": "it is the text tower alone",
+    "siglip2_vision_model": "it is the image tower alone",
+    "siglip_text_model": "it is the text tower alone",
+    "siglip_vision_model": "it is the image tower alone",
     "vision-text-dual-encoder": "its towers are of any kind",
+    "xclip": "its image tower attends across frames",
 }
 """`model_type` of relatives whose tensors have CLIP's names in part, and why they are another model."""
+MEND = "give the whole model of one that is a CLIP (OpenAI, LAION, DataComp, DFN, MetaCLIP 1)"
 
 
 def read_hf_config(path: str | Path) -> CLIPConfig:
@@ -124,7 +141,10 @@ def read_hf_config(path: str | Path) -> CLIPConfig:
         kind = content.get("model_type", "clip")
         if kind != "clip":
             why = f": {SIBLINGS[kind]}" if kind in SIBLINGS else ""
-            raise InputError(f"{path}: model_type is {kind!r}, another model than CLIP{why}; only 'clip' is read")
+            raise InputError(f"{path}: model_type is {kind!r}, another model than CLIP{why}; {MEND}")
+        made = content.get("architectures") or ["CLIPModel"]
+        if "CLIPModel" not in made:  # also where no model_type says so
+            raise InputError(f"{path}: architectures is {made}, another model than CLIP; {MEND}")
         vision, text = (_tower(content, name) for name in ("vision", "text"))
         fields = {
             "image_size": vision.get("image_size", 224),
@@ -149,6 +169,9 @@ def read_hf_config(path: str | Path) -> CLIPConfig:
             fields[ours] = values.pop()
         # 2, in all conversions of OpenAI's weights, stands for pooling at argmax; so does the highest id itself
         end = text.get("eos_token_id", 2)
+        for tower, ours in ((vision, "vision_width"), (text, "text_width")):
+            if (inside := tower.get("intermediate_size")) not in (None, 4 * fields[ours]):
+                raise ValueError(f"intermediate_size {inside}, where blocks are 4 * {fields[ours]} wide inside")
         return CLIPConfig(**fields, eos_token_id=None if end in (2, fields["vocab_size"] - 1) else end)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: not a config of a CLIPModel ({error})") from None

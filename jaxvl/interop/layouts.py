@@ -16,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxvl.core.errors import InputError
-from jaxvl.interop import bert, clip, clip4clip, clip_hf, keys, resnet
+from jaxvl.interop import bert, clip, clip4clip, clip_hf, keys, open_clip, resnet
 from jaxvl.interop.keys import KeyReport
 from jaxvl.interop.resnet import ResNetConfig
 from jaxvl.interop.safetensors_file import read_safetensors
@@ -231,7 +231,9 @@ _RESNET = Layout(  # timm has torchvision's names; its variants with another ste
 LAYOUTS: dict[str, Layout] = {
     "openai_clip": Layout(
         CLIP,
-        lambda source, given: clip.infer_config(source.arrays, {**source.stated, **given}),
+        lambda source, given: clip.infer_config(
+            source.arrays, {**open_clip.stated_beside(source.path), **source.stated, **given}
+        ),
         clip.from_openai,
         clip.to_openai,
     ),

@@ -25,7 +25,7 @@ import jax
 import numpy as np
 
 from jaxvl.core.errors import InputError
-from jaxvl.data.readers.common import VIDEO_ENDINGS, walk_folders
+from jaxvl.data.readers.common import VIDEO_ENDINGS, walk_folders, without_companions
 
 VERSION = 2
 INDEX_FILE = "index.npz"
@@ -144,14 +144,16 @@ def weights_digest(variables: Any) -> str:
 def list_videos(folder: Path) -> dict[str, list[int]]:
     """Video files under `folder` by name below it, each `[size, mtime_ns]`, sorted.
 
-    Hidden files and folders are left out; links to folders are followed, each folder once.
+    Hidden files and folders are left out; links to folders are followed, each folder once. A GIF beside a
+    video of its name is its preview.
     """
     found: dict[str, list[int]] = {}
     for here, folders, files in walk_folders(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
+        videos = [n for n in files if not n.startswith(".") and n.lower().endswith(VIDEO_ENDINGS)]
+        for name in without_companions(videos):
             path = os.path.join(here, name)
-            if name.startswith(".") or not name.lower().endswith(VIDEO_ENDINGS) or not os.path.isfile(path):
+            if not os.path.isfile(path):
                 continue
             state = os.stat(path)
             found[Path(path).relative_to(folder).as_posix()] = [state.st_size, state.st_mtime_ns]

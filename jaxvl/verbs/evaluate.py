@@ -11,6 +11,7 @@ import jax
 from jaxvl.core import memory, session
 from jaxvl.core.errors import InputError
 from jaxvl.core.evaluation import evaluate as run_evaluators
+from jaxvl.data.left_out import LeftOut
 from jaxvl.verbs.train import eval_streams, save_evaluation
 
 
@@ -43,9 +44,11 @@ def evaluate_fully(
     data = session.build_data(loaded.config, workdir, say)
     session.check_constants(loaded.variables, data, workdir)
     split = split or loaded.config.eval.split
-    streams = eval_streams(loaded.config, data, split, Path(workdir))
+    left_out = LeftOut()
+    streams = eval_streams(loaded.config, data, split, Path(workdir), left_out)
     with memory.told(f"evaluating split {split!r}", loaded.config):
         metrics, arrays = run_evaluators(loaded.method, loaded.predict, loaded.variables, streams, loaded.mesh, split)
+    left_out.tell(say)
     if jax.process_index() == 0:
         try:
             place = Path(out) if out is not None else Path(workdir) / "eval"

@@ -9,6 +9,7 @@ from jaxvl.arguments import Parser
 from jaxvl.core import memory, registry, session
 from jaxvl.core.errors import InputError
 from jaxvl.core.files import printable
+from jaxvl.data import left_out
 
 
 def predict(args: argparse.Namespace) -> int:
@@ -22,5 +23,5 @@ def predict(args: argparse.Namespace) -> int:
     own = parser.parse_args(args.rest)
     say = lambda line: print(printable(line), file=sys.stderr)  # noqa: E731
     loaded = session.load(args.workdir, args.checkpoint, args.best, say, args.overrides)
-    with memory.told("predicting", loaded.config):
+    with memory.told("predicting", loaded.config), left_out.told(say):
         return files.run(loaded, own, as_json=args.json)

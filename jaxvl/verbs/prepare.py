@@ -82,6 +82,7 @@ def extract(
 
     from jaxvl.core.writers import Progress
     from jaxvl.data.extract import extract_features
+    from jaxvl.data.left_out import told
 
     module = registry.module(config.method, "data")
     if not hasattr(module, "extraction"):
@@ -93,16 +94,17 @@ def extract(
     what = module.extraction(config, tuple(splits or ()), print)
     progress = Progress(len(what.items), what="extract", unit="video", every=10.0)
     try:
-        done = extract_features(
-            out,
-            what,
-            process=process,
-            processes=processes,
-            threads=max(1, config.pipeline.threads),
-            per_file=config.data.extract.per_file,
-            max_bad_fraction=config.pipeline.max_bad_fraction,
-            progress=progress,
-        )
+        with told(print):
+            done = extract_features(
+                out,
+                what,
+                process=process,
+                processes=processes,
+                threads=max(1, config.pipeline.threads),
+                per_file=config.data.extract.per_file,
+                max_bad_fraction=config.pipeline.max_bad_fraction,
+                progress=progress,
+            )
     finally:
         progress.close()
     for name, reason in done.skipped:

@@ -26,6 +26,7 @@ from jaxvl.core.method import Data, Examples, Method
 from jaxvl.core.writers import Progress, Writer
 from jaxvl.data import pipeline
 from jaxvl.data.bad_media import BadBudget
+from jaxvl.data.left_out import LeftOut
 from jaxvl.data.spec import check_batch
 from jaxvl.interop import keys, weights
 from jaxvl.verbs import report
@@ -112,7 +113,8 @@ def _train(
         session.check_constants(state.mutables, data, workdir)
         checkpoints.set_aside_after(start)
         tell(f"resuming at step {start} of {config.train.steps}")
-    streams, consumed = _open_streams(config, compiled, data, positions, workdir)
+    left_out = LeftOut()
+    streams, consumed = _open_streams(config, compiled, data, positions, workdir, left_out)
     writer = Writer(workdir, active=main, say=tell)
     if restored is not None:
         writer.event(start, "resumed")
@@ -132,7 +134,7 @@ def _train(
         explain=lambda state, name, where: diagnose.explain(
             compiled.method.objectives[name], streams, state, where, compiled.mesh
         ),
-        evaluate=_evaluation(config, compiled, data, workdir),
+        evaluate=_evaluation(config, compiled, data, workdir, left_out),
         checkpoints=checkpoints,
         writer=writer,
         progress=progress,
@@ -163,6 +165,7 @@ def _train(
         report.write(workdir)
     if budget.bad:
         tell(f"{budget.bad} of {budget.seen} training examples could not be read; see {workdir / 'bad_inputs.jsonl'}")
+    left_out.tell(tell)
     return Result(outcome.metrics, outcome.stopped, int(outcome.state.step), outcome.recompilations, workdir)
 
 
@@ -251,7 +254,7 @@ def pipeline_options(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     }
 
 
-def _open_streams(config, compiled, data: Data, positions: Mapping[str, int], workdir: Path):
+def _open_streams(config, compiled, data: Data, positions: Mapping[str, int], workdir: Path, left_out: LeftOut):
     openers, consumed = {}, {}
     for name in compiled.method.batch_spec:
         if name not in data.train:
@@ -265,24 +268,26 @@ def _open_streams(config, compiled, data: Data, positions: Mapping[str, int], wo
                 f"{examples.batch_size} does not divide; resume with the batch size it was trained with"
             )
         consumed[name] = position // examples.batch_size
-        openers[name] = _opener(config, compiled.mesh, name, examples, workdir)
+        openers[name] = _opener(config, compiled.mesh, name, examples, workdir, left_out)
     return openers, consumed
 
 
-def _opener(config: ConfigDict, mesh: sharding.Mesh, name: str, examples: Examples, workdir: Path):
+def _opener(config: ConfigDict, mesh: sharding.Mesh, name: str, examples: Examples, workdir: Path, left_out: LeftOut):
     options = pipeline_options(config, workdir)
     options["rows"] = sharding.rows_of_process(mesh, examples.batch_size, jax.process_index())
-    return lambda start: pipeline.train_batches(examples, seed=stream_seed(config.seed, name), start=start, **options)
+    seed = stream_seed(config.seed, name)
+    return lambda start: left_out.watch(pipeline.train_batches(examples, seed=seed, start=start, **options))
 
 
-def eval_streams(config: ConfigDict, data: Data, split: str, workdir: Path):
-    """The streams of a split as the evaluation reads them."""
+def eval_streams(config: ConfigDict, data: Data, split: str, workdir: Path, left_out: LeftOut | None = None):
+    """The streams of a split as the evaluation reads them. left_out: counts the videos that lack a beginning."""
+    left_out = left_out or LeftOut()
     if split not in data.splits:
         raise InputError(f"split {split!r}: the data has {', '.join(sorted(data.splits)) or 'none'}")
     options = pipeline_options(config, workdir)
     return {
         name: (
-            lambda rows, e=e: pipeline.eval_batches(e, seed=config.seed, rows=rows, **options),
+            lambda rows, e=e: left_out.watch(pipeline.eval_batches(e, seed=config.seed, rows=rows, **options)),
             len(e.source),
             e.batch_size,
         )
@@ -302,7 +307,7 @@ def save_evaluation(
             np.savez(file, **arrays)
 
 
-def _evaluation(config: ConfigDict, compiled, data: Data, workdir: Path):
+def _evaluation(config: ConfigDict, compiled, data: Data, workdir: Path, left_out: LeftOut):
     if not compiled.method.evaluators or not data.splits:
         return None
     asked = {"eval.split": config.eval.split}
@@ -315,7 +320,7 @@ def _evaluation(config: ConfigDict, compiled, data: Data, workdir: Path):
         final = int(state.step) == config.train.steps
         split = config.eval.split if final else config.train.eval_split
         variables = state.variables(config.eval.use_ema)
-        streams = eval_streams(config, data, split, workdir)
+        streams = eval_streams(config, data, split, workdir, left_out)
         metrics, arrays = evaluate(compiled.method, compiled.predict, variables, streams, compiled.mesh, split)
         if jax.process_index() == 0:
             save_evaluation(workdir / "eval", split, int(state.step), metrics, arrays)

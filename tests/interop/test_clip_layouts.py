@@ -237,15 +237,109 @@ def test_the_older_dicts_of_a_hugging_face_config_win_with_their_defaults(tmp_pa
     assert clip_hf.read_hf_config(path).vocab_size == 49408
 
 
-@pytest.mark.parametrize("kind", ["siglip", "metaclip_2", "chinese_clip", "clip_vision_model", "bert"])
+@pytest.mark.parametrize("kind", [*clip_hf.SIBLINGS, "bert"])
 def test_relatives_of_clip_are_refused_by_name(tmp_path, kind):
     path = tmp_path / "config.json"
     path.write_text(json.dumps({**clip_hf.hf_config(TINY), "model_type": kind}))
-    with pytest.raises(InputError, match=f"model_type is '{kind}', another model than CLIP"):
+    with pytest.raises(InputError, match=f"model_type is '{kind}', another model than CLIP.*; give the whole model"):
+        clip_hf.read_hf_config(path)
+    content = clip_hf.hf_config(TINY) | {"architectures": ["SiglipModel"]}
+    del content["model_type"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(
+        InputError, match=r"architectures is \['SiglipModel'\], another model than CLIP; give the whole"
+    ):
         clip_hf.read_hf_config(path)
     path.write_text(json.dumps({**clip_hf.hf_config(TINY), "text_config": {"model_type": "xlm-roberta"}}))
     with pytest.raises(InputError, match="its text tower is a 'xlm-roberta'"):
         clip_hf.read_hf_config(path)
+
+
+H14 = {"vision_width": 1280, "vision_layers": 32, "vision_heads": 16, "patch_size": 14, "embed_dim": 1024}
+H14 |= {"text_width": 1024, "text_layers": 24, "text_heads": 16}
+
+
+@pytest.mark.parametrize(
+    ("published", "expected"),
+    [
+        (  # MetaCLIP 1, B/32: OpenAI's sizes, the end token's own id
+            {"projection_dim": 512, "text_config": {"eos_token_id": 49407}, "vision_config": {"patch_size": 32}},
+            {},
+        ),
+        (  # MetaCLIP 1 and DFN, H/14
+            {
+                "projection_dim": 1024,
+                "text_config": {
+                    **{"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16},
+                    **{"num_hidden_layers": 24, "eos_token_id": 2},
+                },
+                "vision_config": {
+                    **{"hidden_size": 1280, "intermediate_size": 5120, "num_attention_heads": 16},
+                    **{"num_hidden_layers": 32, "patch_size": 14},
+                },
+            },
+            H14,
+        ),
+        (  # LAION's B/32: the exact GELU
+            {"text_config": {"hidden_act": "gelu"}, "vision_config": {"hidden_act": "gelu", "patch_size": 32}},
+            {"activation": "gelu"},
+        ),
+    ],
+)
+def test_models_of_others_that_are_clips_are_mapped(tmp_path, published, expected):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"model_type": "clip", "architectures": ["CLIPModel"], **published}))
+    assert clip_hf.read_hf_config(path) == dataclasses.replace(CLIP_PRESETS["ViT-B/32"], **expected)
+    published["vision_config"] = {**published["vision_config"], "intermediate_size": 8192}  # as bigG's 8192 of 1664
+    path.write_text(json.dumps({"model_type": "clip", **published}))
+    with pytest.raises(InputError, match="intermediate_size 8192, where blocks are 4"):
+        clip_hf.read_hf_config(path)
+
+
+def test_heads_of_the_large_towers_need_no_help():
+    """1,280 channels are 16 heads of 80 in H/14 (20 of 64 in no released model)."""
+    config = dataclasses.replace(CLIP_PRESETS["ViT-B/32"], **H14)
+    assert clip.infer_config({r.key: Shape(*r.shape) for r in clip.openai_rules(config)}) == config
+
+
+def test_the_config_beside_weights_of_open_clip_is_read(tmp_path):
+    config = dataclasses.replace(TINY, activation="gelu")
+    model = {
+        "embed_dim": config.embed_dim,
+        "vision_cfg": {
+            **{"image_size": config.image_size, "layers": config.vision_layers, "width": config.vision_width},
+            **{"head_width": config.vision_width // config.vision_heads, "patch_size": config.patch_size},
+        },
+        "text_cfg": {
+            **{"context_length": config.context_length, "vocab_size": config.vocab_size},
+            **{"width": config.text_width, "heads": config.text_heads, "layers": config.text_layers},
+        },
+    }
+    write_safetensors(tmp_path / "open_clip_model.safetensors", random_arrays(config, extras=False))
+    layout = layouts.LAYOUTS["openai_clip"]
+
+    def read(pictures=None, **changed):
+        content = {"model_cfg": {**model, **changed}, "preprocess_cfg": pictures or {}}
+        (tmp_path / "open_clip_config.json").write_text(json.dumps(content))
+        return layout.configure(layouts.read_source(tmp_path / "open_clip_model.safetensors", layout.family), {})
+
+    assert read() == config
+    assert read(quick_gelu=True) == dataclasses.replace(config, activation="quick_gelu")
+    assert read({"mean": [0.48145466, 0.4578275, 0.40821073], "interpolation": "bicubic"}, custom_text=False) == config
+    vision, text = model["vision_cfg"], model["text_cfg"]
+    for changed, name in (
+        ({"init_logit_bias": -10}, "init_logit_bias is '-10', another model than CLIP: it is a SigLIP"),
+        ({"multimodal_cfg": {"layers": 12}}, "another model than CLIP: it is a CoCa"),
+        ({"text_cfg": {**text, "hf_model_name": "roberta-base"}}, "its text tower is Hugging Face's"),
+        ({"text_cfg": {**text, "pool_type": "last"}}, "pool_type is 'last'"),
+        ({"vision_cfg": {**vision, "timm_model_name": "vit_so400m"}}, "its image tower is timm's"),
+        ({"vision_cfg": {**vision, "mlp_ratio": 4.9231}}, "mlp_ratio is '4.9231'"),
+        ({"vision_cfg": {**vision, "head_width": 0}}, "not a config of open_clip"),
+        ({"vision_cfg": None}, "not a config of open_clip"),
+        ({"pictures": {"mean": [0.5, 0.5, 0.5]}}, "the mean of its pictures is"),
+    ):
+        with pytest.raises(InputError, match=name):
+            read(**changed)
 
 
 def test_weights_in_several_files(tmp_path):

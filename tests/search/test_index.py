@@ -142,6 +142,12 @@ def test_linked_folders_are_followed_once(tmp_path, folder):
     assert list(indexing.list_videos(folder)) == ["b.mp4", "bad.mkv", "more/far.mp4", "sub/a.é.avi"]
 
 
+def test_previews_beside_a_video_are_no_second_video(tmp_path):
+    for name in ("a.mp4", "a.gif", "a.jpg", "a.txt", "a", "alone.gif"):
+        (tmp_path / name).write_bytes(b"x")
+    assert list(indexing.list_videos(tmp_path)) == ["a.mp4", "alone.gif"]
+
+
 def test_other_provenance_is_refused_by_name(tmp_path, folder):
     refresh(tmp_path, folder)
     for change, message in (({"weights": "w2"}, r"\(weights\)"), ({"fps": 2.0}, r"\(fps 3\.0 instead of 2\.0\)")):

@@ -146,8 +146,20 @@ def make_reading(
             "is this the right folder?"
         )
     ids = tuple(dict.fromkeys(pair.video_id for pair in pairs))
+    if twins := _same_media(pairs):
+        notes = [*notes, f"{len(twins):,} are the file of another id ({first_few(twins)})"]
     report = Report(dataset, split, len(ids), tuple(missing), tuple(skipped), len(pairs), tuple(notes))
     return Reading(pairs, report, ids)
+
+
+def _same_media(pairs: Sequence[VideoText]) -> list[str]:
+    """Ids whose medium and part of it another id before them has, as `X` and `X.mp4`: one video counted twice."""
+    first: dict[tuple, str] = {}
+    return list(
+        dict.fromkeys(
+            p.video_id for p in pairs if first.setdefault((p.path, p.start_s, p.end_s), p.video_id) != p.video_id
+        )
+    )
 
 
 def find_media(folder: str | os.PathLike, ids: Collection[str]) -> dict[str, str]:
@@ -187,12 +199,18 @@ def walk_media(folder: str | os.PathLike) -> Iterator[tuple[str, str]]:
     for here, _, files in walk_folders(top):
         names = [(name, *os.path.splitext(name)) for name in files]
         media = [(stem, name) for name, stem, end in names if end.lower() in VIDEO_ENDINGS + ARRAY_ENDINGS]
-        # A GIF or a sound beside a video of its name shows or accompanies it; pictures beside media are thumbnails.
-        real = {stem for stem, name in media if not name.lower().endswith(BESIDE)}
-        media = [(stem, name) for stem, name in media if stem not in real or not name.lower().endswith(BESIDE)]
+        own = set(without_companions([name for _, name in media]))
+        media = [(stem, name) for stem, name in media if name in own]  # pictures beside media are thumbnails
         if here != top and not media and any(end.lower() in PICTURE_ENDINGS for _, _, end in names):
             media.append((os.path.basename(here), ""))
         yield from ((stem, os.path.join(here, name) if name else here) for stem, name in media)
+
+
+def without_companions(names: Sequence[str]) -> list[str]:
+    """Of the media of a folder those that stand for themselves: a GIF or a sound beside a video of its name shows or
+    accompanies it."""
+    real = {os.path.splitext(name)[0] for name in names if not name.lower().endswith(BESIDE)}
+    return [name for name in names if os.path.splitext(name)[0] not in real or not name.lower().endswith(BESIDE)]
 
 
 def walk_folders(top: str | os.PathLike) -> Iterator[tuple[str, list[str], list[str]]]:

@@ -110,3 +110,27 @@ def test_names_of_labels_only_where_folders_tell_them(folder):
     assert read_image_list(file, folder).classes == ("0",)
     file.write_text("art/apple/x.JPEG 2\n")
     assert read_image_list(file, folder).classes == ("0", "1", "2")
+
+
+COMPOSED, APART = "caf\u00e9", "cafe\u0301"
+
+
+def test_class_folders_match_in_any_unicode_form(tmp_path):
+    for domain, name in (("art", COMPOSED), ("mac", APART)):
+        for folder in (name, "car", "desk"):
+            picture(tmp_path / domain / folder / "a.png")
+    readings = {domain: read_image_folder(tmp_path / domain) for domain in ("art", "mac")}
+    # Taken apart it would come behind "car": the same labels only where composed names are sorted.
+    assert require_same_classes(readings) == (COMPOSED, "car", "desk") == tuple(sorted((COMPOSED, "car", "desk")))
+    assert [i.label for i in readings["mac"].images] == [0, 1, 2]
+    assert readings["mac"].images[0].path == str(tmp_path / "mac" / APART / "a.png")
+    assert read_image_folder(tmp_path / "mac", classes=["desk", APART]).images[1].label == 1
+    (tmp_path / "list.txt").write_text(f"{APART}/a.png 0\ncar/a.png 1\n", encoding="utf-8")
+    assert read_image_list(tmp_path / "list.txt", tmp_path / "art").classes == (COMPOSED, "car")
+
+
+def test_two_class_folders_of_one_name_are_named(tmp_path):
+    for name in (COMPOSED, APART):
+        picture(tmp_path / name / "a.png")
+    with pytest.raises(InputError, match=r"two class folders are called 'café' .*cafe\\u0301.*caf\\xe9.* move the pic"):
+        read_image_folder(tmp_path)

@@ -180,3 +180,16 @@ def test_readers_are_found_under_their_former_names():
     from jaxvl.data.readers.retrieval import msrvtt
 
     assert read_msrvtt is msrvtt.read_msrvtt
+
+
+def test_two_ids_of_one_file_are_said(tmp_path):
+    (tmp_path / "X.mp4").write_bytes(b"x")
+    (tmp_path / "Y.mp4").write_bytes(b"x")
+    captions = {"X": ["a"], "X.mp4": ["b"], "Y": ["c"]}
+    media = common.media_from_paths(tmp_path, {name: name for name in captions})
+    reading = common.make_reading("clips", "test", captions, tmp_path, media=media)
+    assert len(reading.pairs) == 3
+    assert "1 are the file of another id (X.mp4)" in reading.report.line()
+    parts = {"X": (0.0, 1.0), "X.mp4": (1.0, 2.0), "Y": (0.0, 1.0)}  # two parts of a file are two videos
+    reading = common.make_reading("clips", "test", captions, tmp_path, media=media, spans=parts)
+    assert "another id" not in reading.report.line()

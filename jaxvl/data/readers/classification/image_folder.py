@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import unicodedata
 from collections.abc import Mapping, Sequence
 
 from jaxvl.core.errors import InputError
@@ -62,7 +63,8 @@ def read_image_folder(
         exists is taken (Office-31 has `images` in some copies).
     Files of 0 bytes and class folders without a picture are skipped with a reason; files that are no pictures are
     ignored. Raises InputError: no such folder, no class folders (pictures lying in `root` itself are named as the
-    reason), a missing class, no picture.
+    reason), a missing class, two class folders
+    whose names differ in Unicode form alone, no picture.
     """
     top = os.fspath(root)
     if not os.path.isdir(top):
@@ -73,12 +75,13 @@ def read_image_folder(
         loose = [n for n in sorted(os.listdir(top)) if is_image(n)]
         why = f"; pictures lie in it directly ({first_few(loose)})" if loose else ""
         raise InputError(f"{top}: holds no class folders{why}; the layout is FOLDER/<class>/<picture>")
-    if classes is not None and (lost := [c for c in classes if c not in found]):
+    composed = None if classes is None else [unicodedata.normalize("NFC", c) for c in classes]
+    if composed is not None and (lost := [c for c in composed if c not in found]):
         raise InputError(f"{top}: lacks the class folders {first_few(lost)}; it has {first_few(found)}")
-    wanted = tuple(found if classes is None else classes)
+    wanted = tuple(found if composed is None else composed)
     images, skipped = [], []
     for label, folder in enumerate(wanted):
-        files = image_files(os.path.join(top, folder))
+        files = image_files(os.path.join(top, found[folder]))
         if not files:
             skipped.append((folder, "class folder without a picture"))
         for path in files:
@@ -103,10 +106,24 @@ def read_unlabelled(root: str | os.PathLike) -> list[LabelledImage]:
     return images
 
 
-def class_folders(root: str | os.PathLike) -> list[str]:
-    """Names of the folders in `root`, sorted, hidden ones left out."""
+def class_folders(root: str | os.PathLike) -> dict[str, str]:
+    """Names of the folders in `root`, sorted, hidden ones left out: composed (NFC) -> as on disk.
+
+    So a copy from a disk that takes accents apart has the same classes. Raises InputError where two folders differ in
+    nothing but that.
+    """
     with os.scandir(root) as entries:
-        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith((".", "__MACOSX")))
+        names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith((".", "__MACOSX")))
+    found: dict[str, str] = {}
+    for name in names:
+        composed = unicodedata.normalize("NFC", name)
+        if composed in found:
+            raise InputError(
+                f"{os.fspath(root)}: two class folders are called {composed!r} ({found[composed]!a} and "
+                f"{name!a}): they differ in Unicode form alone; move the pictures of one into the other"
+            )
+        found[composed] = name
+    return dict(sorted(found.items()))
 
 
 def image_files(folder: str | os.PathLike) -> list[str]:

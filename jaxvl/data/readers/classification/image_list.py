@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Sequence
 
 from jaxvl.core.errors import InputError
@@ -89,7 +90,8 @@ def names_of_labels(rows: Sequence[tuple[str, int, int]]) -> tuple[str, ...]:
     """Folder names as class names where each label up to the highest has exactly one folder, else the numbers."""
     folders: dict[int, set[str]] = {}
     for path, label, _ in rows:
-        folders.setdefault(label, set()).add(os.path.basename(os.path.dirname(path)))
+        folder = os.path.basename(os.path.dirname(path))
+        folders.setdefault(label, set()).add(unicodedata.normalize("NFC", folder))  # as `class_folders` has them
     count = max(folders) + 1
     own = [next(iter(folders[k])) for k in range(count) if len(folders.get(k, ())) == 1]
     if len(own) == count == len(set(own)) and all(own):

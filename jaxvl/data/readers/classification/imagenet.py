@@ -38,7 +38,7 @@ def read_imagenet(root: str | os.PathLike, split: str) -> ImageReading:
     if base is None:
         raise InputError(f"{top}: holds no train/ (nor ILSVRC/Data/CLS-LOC/train/)")
     base = os.path.dirname(base)
-    classes = class_folders(os.path.join(base, "train"))
+    classes = list(class_folders(os.path.join(base, "train")))
     tars = [n for n in sorted(os.listdir(os.path.join(base, "train"))) if n.endswith(".tar")]
     if tars and len(classes) < len(tars):
         raise InputError(f"{base}/train: {len(tars)} archives ({tars[0]}, ...) are not unpacked, each into its folder")

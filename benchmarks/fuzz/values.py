@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.faults.outcome import Case, Reached, command
+from benchmarks.fuzz.outcome import Case, Reached, command
 from jaxvl.core import config as configs
 
 METHODS = ("centerclip", "slimclr", "drdr")
@@ -31,7 +31,7 @@ def cases(root: Path) -> list[Case]:
         file.write_text(f"from jaxvl.methods.{method} import recipe\nget_config = recipe.base\n", encoding="utf-8")
         for name, value in configs.dotted(base):
             for wrong in _wrong(name, value):
-                words = ["train", "--config", file, "--workdir", root / "run", f"--config.{name}={wrong}"]
+                words = ["train", "--config", file, "--workdir", root / "values", f"--config.{name}={wrong}"]
                 found.append(Case(f"{method} {name}={wrong}", lambda w=words: _stubbed(w)))
         if method == "centerclip":
             continue

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.faults.outcome import Case, command, judged
+from benchmarks.fuzz.outcome import Case, command, judged
 from jaxvl.core import checkpoint, session, sharding
 from tests import toys
 
@@ -50,6 +50,7 @@ class Toy:
 
     def __init__(self, root: Path):
         self.config, self.root = toys.toy_config(ema=0.9), root
+        shutil.rmtree(root, ignore_errors=True)
         self.compiled = session.compile_method(self.config, toys.contrastive())
         state, self.states = self.compiled.fresh_state(), []
         checkpoints = checkpoint.Checkpoints(root / "whole", self.config)
@@ -133,9 +134,15 @@ SMALL = {  # file -> the verbs that read it
 
 
 def small_files(root: Path, run: Path, videos: Path, config: list, rng: np.random.Generator) -> list[Case]:
-    """Every small file of a trained workdir damaged, read by the verbs that need it: done, or one line."""
+    """Every small file of a trained workdir damaged, read by the verbs that need it: done, or one line.
+
+    What evaluate and predict print must be what they print of the whole workdir, unless they say which file is not as
+    it was.
+    """
     found = []
-    rest = {"predict": ["--videos", videos, "--text", "a red circle", "--no-sheet"], "train": config}
+    rest = {"predict": ["--videos", videos, "--text", "clip", "--no-sheet", "--json"], "train": config}
+    rest["evaluate"] = ["--json"]
+    right: dict[str, str] = {}
     for file, verbs in SMALL.items():
         content = (run / file).read_bytes()
         ways = [*_bytes(content, rng), *(_shapes() if file.endswith(".json") else ())]
@@ -146,14 +153,30 @@ def small_files(root: Path, run: Path, videos: Path, config: list, rng: np.rando
             for verb in verbs if label in ("cut", "list", "nothing") or file == "config.json" else verbs[:1]:
 
                 def go(file=file, new=new, verb=verb) -> tuple[str, str]:
-                    place = root / "damaged"
-                    shutil.rmtree(place, ignore_errors=True)
-                    shutil.copytree(run, place)
-                    (place / file).write_bytes(new)
-                    return command([verb, "--workdir", place, *rest.get(verb, [])])
+                    words = [verb, "--workdir", root / "damaged", *rest.get(verb, [])]
+                    if verb in ("evaluate", "predict") and verb not in right:
+                        _copy(run, root / "damaged")
+                        command(words, printed := [])
+                        right[verb] = _answer(printed[0])
+                    (_copy(run, root / "damaged") / file).write_bytes(new)
+                    outcome = command(words, printed := [])
+                    if outcome[0] != "done" or verb not in right or _answer(printed[0]) == right[verb]:
+                        return outcome
+                    return ("told" if str(root / "damaged" / file) in printed[1] else "other answer"), printed[0][:200]
 
-                found.append(Case(f"{verb} with {file} {label}", go, ("refused", "done")))
+                found.append(Case(f"{verb} with {file} {label}", go, ("refused", "done", "told")))
     return found
+
+
+def _copy(run: Path, place: Path) -> Path:
+    shutil.rmtree(place, ignore_errors=True)
+    return Path(shutil.copytree(run, place))
+
+
+def _answer(printed: str) -> str:
+    """The part of `--json` that depends on the model and the data alone."""
+    content = json.loads(printed)
+    return json.dumps(content.get("queries", content))
 
 
 def _without(content: bytes, key: str) -> bytes:
@@ -167,8 +190,10 @@ def _with(content: bytes, key: str, value: Any) -> bytes:
 def indexes(root: Path, run: Path, videos: Path, rng: np.random.Generator) -> list[Case]:
     """A search index written by hand or damaged: one line."""
     place = root / "index"
+    shutil.rmtree(place, ignore_errors=True)
     words = ["predict", "--workdir", run, "--videos", videos, "--text", "a red circle", "--no-sheet", "--index", place]
-    assert command(words)[0] == "done"
+    outcome = command(words)
+    assert outcome[0] == "done", outcome
     file = place / "index.npz"
     content = file.read_bytes()
     with np.load(file) as arrays:

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 from jaxvl import cli
 
-HANG_S = 120
+HANG_S = 300
+"""Of a machine that may be busy with other things: compiling alone takes ten quiet ones."""
 
 
 class Case(NamedTuple):
@@ -28,11 +29,14 @@ class Reached(Exception):
     """Raised by a stub: the command got to where it would begin to work."""
 
 
-def command(words: Sequence[Any]) -> tuple[str, str]:
-    """`(outcome, last line of the errors)` of a `jaxvl` command, run in this process."""
+def command(words: Sequence[Any], printed: list[str] | None = None) -> tuple[str, str]:
+    """`(outcome, last line of the errors)` of a `jaxvl` command, run in this process. printed: takes what it wrote to
+    standard output and errors."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         outcome, detail = judged(lambda: cli.main([str(w) for w in words]))
+    if printed is not None:
+        printed[:] = [out.getvalue(), err.getvalue()]
     lines = [line for line in err.getvalue().splitlines() if line.startswith("jaxvl: ")]
     if outcome == "done" and detail == "2":
         raw = " ".join(lines)

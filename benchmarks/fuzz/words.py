@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
-from benchmarks.faults.outcome import Case, command
+import numpy as np
+
+from benchmarks.fuzz.outcome import Case, command
 
 FLAGS = {  # verb -> what it needs, and the flags that take a value
     "train": (["--config", "CONFIG", "--workdir", "NEW"], ["--config", "--workdir"]),
@@ -91,3 +93,63 @@ OVERRIDES = (
     *("--config.data.frames=" + "(" * 5000, "--config.data.root=a\0b", "--config.optim.main.lr=1e999"),
     *("--config.optim.main.groups=((1,2),)", "--config.optim.main.groups=(('(',1),)", "--config.optim.other.lr=1"),
 )
+
+LINES = (  # right ones; paths are relative, so that a changed letter cannot lead out of the folder of the benchmark
+    "evaluate --workdir run",
+    "evaluate --workdir run --json --split test",
+    "evaluate --workdir run --checkpoint 2",
+    "predict --workdir run --videos small/videos --text circle --no-sheet --top 2",
+    "report --workdir run",
+    "prepare --config small/small.py --config.data.root=small/data",
+    "train --config small/small.py --workdir new --config.data.root=small/data --config.train.steps=0 --dry-run",
+    "convert small/small.py --from hf_clip --to new_weights",
+    "configs centerclip",
+    "methods",
+    "doctor --workdir run",
+)
+LETTERS = (
+    "",
+    "-",
+    "=",
+    "0",
+    "9" * 30,
+    "e",
+    ",",
+    "(",
+    "[",
+    "'",
+    '"',
+    "\0",
+    "\n",
+    "\x1b[2J",
+    "\ud800",
+    "é",
+    "\u202e",
+    "%s",
+    "{}",
+)
+
+
+def scrambled(root: Path, rng: np.random.Generator, count: int) -> list[Case]:
+    """Right command lines with words lost, doubled or swapped, and letters lost or put in: done, or one line."""
+    found = []
+    for _ in range(count):
+        words = str(rng.choice(LINES)).split()
+        for _ in range(int(rng.integers(1, 4))):
+            at = int(rng.integers(len(words)))
+            how = int(rng.integers(6))
+            if how == 0 and len(words) > 1:
+                del words[at]
+            elif how == 1:
+                words.insert(at, words[int(rng.integers(len(words)))])
+            elif how == 2:
+                other = int(rng.integers(len(words)))
+                words[at], words[other] = words[other], words[at]
+            else:
+                letter = int(rng.integers(len(words[at]) + 1))
+                words[at] = words[at][:letter] + LETTERS[rng.integers(len(LETTERS))] + words[at][letter + how - 3 :]
+        if "--ask" in words or words == ["train"]:
+            continue
+        name = " ".join(words)
+        found.append(Case(ascii(name)[1:-1], lambda w=words: command(w), ("refused", "done")))
+    return found
