@@ -16,7 +16,9 @@ import re
 import shutil
 import sys
 import threading
+import time
 import traceback
+import types
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +27,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
+from orbax.checkpoint._src.futures import future, signaling_client
 
 from jaxvl.core import processes
 from jaxvl.core.errors import InputError
@@ -81,6 +84,7 @@ class Checkpoints:
         if self._best_mode not in ("max", "min"):
             raise InputError(f"config.checkpoint.best_mode: {self._best_mode!r} is neither max nor min")
         _hush_orbax()
+        _keep_time()
         self._manager = self._open(policies)
 
     def _open(self, policies: Sequence[Any]) -> ocp.CheckpointManager:
@@ -348,6 +352,13 @@ def _try_to_read(read: Callable[[int], Any], step: int) -> tuple[Any, str | None
 
 
 @functools.cache
+def _keep_time() -> None:
+    """Orbax counts the seconds that a save may take by the wall clock and gives it up when somebody sets the clock; by
+    this it counts them by one that never jumps."""
+    for module in (future, signaling_client):
+        module.time = types.SimpleNamespace(**{**vars(time), "time": time.monotonic})
+
+
 def _hush_orbax() -> None:
     """Keeps Orbax's own reports out of the output: what it raises is said in one line here, while its tasks and threads
     print a traceback for every array, some of them long afterwards."""

@@ -1,3 +1,6 @@
+import itertools
+import time
+
 import jax
 import numpy as np
 import pytest
@@ -47,6 +50,16 @@ def test_round_trip_is_exact_and_keeps_the_last(trained, tmp_path):
     assert meta["positions"] == {"train": 48}
     assert sorted(p.stem for p in (tmp_path / "integrity").glob("*.json")) == ["2", "3"]
     assert not checkpoints.save(state, {}, {})  # this step is on disk already
+    checkpoints.close()
+
+
+def test_a_clock_that_jumps_by_weeks_does_not_end_a_save(trained, tmp_path, monkeypatch):
+    config, compiled, states = trained
+    now, weeks = time.time, itertools.count()
+    monkeypatch.setattr(time, "time", lambda: now() + next(weeks) * 7 * 24 * 3600)
+    save_all(tmp_path, config, states[:1])
+    checkpoints = checkpoint.Checkpoints(tmp_path, config)
+    equal(checkpoints.restore(compiled.target)[0], states[0])
     checkpoints.close()
 
 
