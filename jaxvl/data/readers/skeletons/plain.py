@@ -27,7 +27,7 @@ from jaxvl.data.readers.skeletons.ntu_file import read_clip
 from jaxvl.data.readers.skeletons.prepared import trimmed
 from jaxvl.data.readers.skeletons.protocols import SPLITS
 from jaxvl.data.readers.skeletons.utkinect import read_joints
-from jaxvl.data.skeletons import Skeleton
+from jaxvl.data.skeletons import Skeleton, present_frames
 
 BODIES = 2
 PLAIN = (".csv", ".json", ".npy")
@@ -51,10 +51,11 @@ def read_sequence(path: str | os.PathLike, skeleton: Skeleton, track_gaps: str =
 
 
 def as_bodies(values: Any, skeleton: Skeleton, name: str) -> np.ndarray:
-    """`[M, F, J, 3]`, or `[F, J, 3]` of one body, as float32 without padding; NaN: absent. Raises BadMedia."""
+    """`[M, F, J, 3]`, or `[F, J, 3]` of one body, as float32, without frames that nobody is in; NaN: absent. Raises
+    BadMedia."""
     try:
         bodies = np.asarray(values, np.float64)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise BadMedia(name, "its joints are no array of numbers [bodies][frames][joints][3]") from error
     bodies = bodies[None] if bodies.ndim == 3 else bodies
     if bodies.ndim != 4 or bodies.shape[2:] != (len(skeleton), 3):
@@ -66,7 +67,7 @@ def as_bodies(values: Any, skeleton: Skeleton, name: str) -> np.ndarray:
         bodies = trimmed(bodies.astype(np.float32))
     if not len(bodies):
         raise BadMedia(name, "no frame has a body")
-    return bodies
+    return bodies[:, present_frames(bodies).any(axis=0)]
 
 
 def read_files(root: str | os.PathLike, skeleton: Skeleton, track_gaps: str = "official") -> dict[str, SkeletonReading]:
