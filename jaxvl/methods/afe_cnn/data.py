@@ -24,6 +24,7 @@ from jaxvl.data.readers.skeletons import ntu, plain, prepared, utkinect
 from jaxvl.data.readers.skeletons.clips import ClipStore, SkeletonClip, SkeletonReading, clip_name
 from jaxvl.data.readers.skeletons.protocols import NTU_PROTOCOLS, UTKINECT_PROTOCOLS
 from jaxvl.data.skeletons import SKELETONS, Skeleton
+from jaxvl.data.synthetic import actions
 
 STREAM = "clips"
 BODIES = 2
@@ -148,7 +149,23 @@ def read_all(config: ConfigDict, workdir: Path, say: Callable[[str], None]) -> d
         raise InputError(f"config.data.reader: {d.reader!r} is none of {', '.join(READERS)}")
     if not d.root and not d.world:
         raise InputError(f"config.data.root: is empty; name {LAYOUTS[d.reader]}")
+    if d.world:
+        config = write_world(config, workdir, say)
     return READERS[d.reader](config, workdir, say)
+
+
+def write_world(config: ConfigDict, workdir: Path, say: Callable[[str], None]) -> ConfigDict:
+    """Writes the world of `config.data.world` into the root (by default `WORKDIR/data`) unless it stands there; the
+    config with that root. InputError where another reader is to read it than that of plain files."""
+    d = config.data
+    if d.reader == "records":  # records of a world hold its sequences
+        return config
+    if d.reader != "files":
+        raise InputError(f"config.data.reader: {d.reader!r}, but the world is written as plain files; set 'files'")
+    config = ConfigDict(config.copy_and_resolve_references())
+    config.data.root = d.root or str(workdir / "data")
+    actions.ensure_world(actions.ActionWorld(**d.world.to_dict()), Path(config.data.root), say)
+    return config
 
 
 class _Bar:

@@ -1,4 +1,4 @@
-"""Names of the 120 actions of NTU RGB+D 120, of which the first 60 are NTU RGB+D, and what is known of them."""
+"""Names of the 120 actions of NTU RGB+D 120, of which the first 60 are NTU RGB+D."""
 
 from __future__ import annotations
 
@@ -25,13 +25,6 @@ NAMES = tuple(
     """.replace("\n", " ").split("|")
 )
 """Label -> action; the action number A is the label + 1."""
-TWO_PERSONS = (*range(49, 60), *range(105, 120))
-"""Labels of what two people do. All other actions have one actor, although a second body was tracked in some clips."""
-CHALLENGING = (
-    *((11, 12), (29, 30), (16, 17), (18, 19), (20, 21), (14, 15), (10, 39), (37, 44)),
-    *((61, 62), (69, 70), (71, 72), (73, 76), (85, 86)),
-)
-"""Pairs of action numbers A, from 1, that differ in little: the challenging actions of a report."""
 
 
 def class_names(classes: int) -> tuple[str, ...]:

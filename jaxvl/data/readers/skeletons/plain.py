@@ -11,6 +11,7 @@ data set they lie in class folders, ROOT/SPLIT/CLASS/NAME.csv, SPLIT of train an
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import os
@@ -23,15 +24,17 @@ import numpy as np
 from jaxvl.core.errors import BadMedia, InputError
 from jaxvl.data.readers.common import Report, near, walk_folders
 from jaxvl.data.readers.skeletons.clips import UNKNOWN, SkeletonClip, SkeletonReading
+from jaxvl.data.readers.skeletons.ntu_classes import NAMES
 from jaxvl.data.readers.skeletons.ntu_file import read_clip
-from jaxvl.data.readers.skeletons.prepared import trimmed
+from jaxvl.data.readers.skeletons.prepared import array_clips, load_annotations, pickle_clips, trimmed
 from jaxvl.data.readers.skeletons.protocols import SPLITS
 from jaxvl.data.readers.skeletons.utkinect import read_joints
-from jaxvl.data.skeletons import Skeleton, present_frames
+from jaxvl.data.skeletons import NTU25, Skeleton, present_frames
 
 BODIES = 2
 PLAIN = (".csv", ".json", ".npy")
 ENDINGS = (*PLAIN, ".skeleton", ".txt")
+PREPARED = (".npz", ".pkl")
 
 
 def read_sequence(path: str | os.PathLike, skeleton: Skeleton, track_gaps: str = "official") -> np.ndarray:
@@ -48,6 +51,23 @@ def read_sequence(path: str | os.PathLike, skeleton: Skeleton, track_gaps: str =
     else:
         raise BadMedia(name, f"its ending is none of {', '.join(ENDINGS)}")
     return as_bodies(bodies, skeleton, name)
+
+
+def read_clips(path: str | os.PathLike, skeleton: Skeleton, track_gaps: str = "official") -> list[SkeletonClip]:
+    """All sequences of a file: the one of `read_sequence`; or the test split of prepared arrays (`.npz`), or whatever a
+    pickle of annotations (`.pkl`) holds. Raises BadMedia, and InputError for the latter two."""
+    name = os.fspath(path)
+    ending = os.path.splitext(name)[1].lower()
+    if ending not in PREPARED:
+        return [SkeletonClip(name, UNKNOWN, read_sequence(name, skeleton, track_gaps))]
+    if skeleton.name != NTU25.name:
+        raise BadMedia(name, f"holds sequences of the skeleton {NTU25.name}, not {skeleton.name}")
+    about: dict[str, Any] = {"skipped": [], "missing": []}
+    if ending == ".npz":
+        found = array_clips(name, "test", 0, about)
+    else:
+        found = pickle_clips(name, load_annotations(name), "", len(NAMES), about)
+    return [dataclasses.replace(clip, name=f"{name}/{clip.name}") for clip in found]
 
 
 def as_bodies(values: Any, skeleton: Skeleton, name: str) -> np.ndarray:
@@ -110,15 +130,15 @@ def find_sequences(place: str | os.PathLike) -> list[str]:
         raise InputError(f"{os.fspath(place)}: no such file or folder{near(os.fspath(place))}")
     if not os.path.isdir(place):
         return [os.fspath(place)]
-    found = _sequences(place)
+    found = _sequences(place, (*ENDINGS, *PREPARED))
     if not found:
-        raise InputError(f"{os.fspath(place)}: holds no file that ends in one of {', '.join(ENDINGS)}")
+        raise InputError(f"{os.fspath(place)}: holds no file that ends in one of {', '.join((*ENDINGS, *PREPARED))}")
     return found
 
 
-def _sequences(folder: str | os.PathLike) -> list[str]:
+def _sequences(folder: str | os.PathLike, endings: Sequence[str] = ENDINGS) -> list[str]:
     files = [os.path.join(here, name) for here, _, names in walk_folders(folder) for name in names]
-    return [path for path in files if os.path.splitext(path)[1].lower() in ENDINGS]
+    return [path for path in files if os.path.splitext(path)[1].lower() in endings]
 
 
 def _content(name: str) -> str:

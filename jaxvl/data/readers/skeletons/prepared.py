@@ -61,7 +61,7 @@ def read_arrays(
 def array_clips(
     path: str, split: str, classes: int, about: dict[str, Any], progress: Progress | None = None
 ) -> Iterator[SkeletonClip]:
-    """The sequences of `x_SPLIT`, read row by row. about: its `skipped` grows."""
+    """The sequences of `x_SPLIT`, read row by row. classes: 0, whatever the labels are. about: its `skipped` grows."""
     try:
         with zipfile.ZipFile(path) as archive:
             labels = _labels(path, archive, split, classes)
@@ -94,6 +94,8 @@ def _labels(path: str, archive: zipfile.ZipFile, split: str, classes: int) -> np
     """Of each row, -1 where it is no one-hot."""
     with archive.open(f"y_{split}.npy") as file:
         y = np.lib.format.read_array(file, allow_pickle=False)
+    if not classes:
+        return np.zeros(len(y), np.int64)
     if y.ndim == 1 and y.dtype.kind in "iu":
         return np.where((y >= 0) & (y < classes), y, -1)
     if y.ndim != 2 or y.shape[1] != classes or y.dtype.kind not in "biuf":
@@ -196,10 +198,12 @@ def pickle_clips(
     about: dict[str, Any],
     progress: Progress | None = None,
 ) -> Iterator[SkeletonClip]:
-    """The annotations that `split[part]` names, in the order of the list. about: its `skipped` grows."""
-    if part not in content["split"]:
+    """The annotations that `split[part]` names, all where that is '', in the order of the list. about: its `skipped`
+    grows."""
+    if part and part not in content["split"]:
         raise InputError(f"{path}: has no split {part!r}; it has {', '.join(map(str, content['split']))}")
-    wanted = {str(name) for name in content["split"][part]}
+    names = content["split"][part] if part else [i["frame_dir"] for i in content["annotations"] if "frame_dir" in i]
+    wanted = {str(name) for name in names}
     count = len(content["annotations"])
     for number, item in enumerate(content["annotations"], 1):
         if progress:
