@@ -1,0 +1,117 @@
+"""A tiny AFE-CNN is trained once; `jaxvl predict`, `recognise`, records, report pictures and folds stand on it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image, ImageSequence
+
+from jaxvl import api, cli
+from jaxvl.core import config as configs
+from jaxvl.core.errors import BadMedia, InputError
+from jaxvl.data import mocap
+from jaxvl.data.skeletons import HUMANOID16
+from jaxvl.methods.afe_cnn import data as sources
+from jaxvl.verbs import prepare
+from tests.data.readers import skeleton_files as files
+
+WALK = mocap.clips()["walk"].joints.astype(np.float32)
+SMALL = (
+    "model.width=4", "model.kje_hidden=4", "model.kfe_hidden=4", "model.kfe_size=3", "data.frames=8",
+    "data.least_frames=8", "train.steps=2", "train.checkpoint_every=2", "train.log_every=1", "data.batch_size=8",
+    "data.eval_batch_size=8", "mesh.data=1",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Workdir of a run on twenty clips of the motion world."""
+    workdir = tmp_path_factory.mktemp("afe")
+    world = ("data.world.num_train=20", "data.world.num_test=20")
+    config = configs.load("configs/afe_cnn/quickstart.py", [*SMALL, *world])
+    api.train(config, workdir)
+    return workdir
+
+
+def test_predict_names_actions_joints_and_times(run, tmp_path, capsys):
+    files.write_csv(tmp_path / "walk.csv", WALK[None], HUMANOID16)
+    (tmp_path / "broken.json").write_text("{")
+    gif, sheet = tmp_path / "out.gif", tmp_path / "out.png"
+    assert cli.main(["predict", "--workdir", str(run), "--json", "--sequences", str(tmp_path), "--out", str(gif)]) == 0
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert "broken.json: no JSON that can be read" in err
+    (row,) = found["sequences"]
+    assert len(row["actions"]) == 5
+    assert sum(hit["probability"] for hit in row["actions"]) < 1
+    assert [len(b["joints"]) for b in row["bodies"]] == [4]
+    assert found["skipped"][0]["path"].endswith("broken.json")
+    with Image.open(gif) as image:
+        assert sum(1 for _ in ImageSequence.Iterator(image)) == 8
+    one = str(tmp_path / "walk.csv")
+    args = ["predict", "--workdir", str(run), "--sequences", one, "--top", "2", "--out", str(sheet)]
+    assert cli.main(args) == 0
+    text = capsys.readouterr().out
+    assert text.count(" %\n") == 2
+    assert "body 1: joints" in text
+    with Image.open(sheet) as image:
+        assert np.asarray(image).std() > 10
+    assert cli.main([*args[:5], "--top", "21"]) == 2
+    assert cli.main(["predict", "--workdir", str(run), "--sequences", str(tmp_path / "broken.json")]) == 2
+    assert "none of its 1 files can be read" in capsys.readouterr().err
+
+
+def test_recognise_takes_paths_and_arrays(run, tmp_path):
+    model = api.load(run)
+    assert model.verbs == ("recognise",)
+    files.write_csv(tmp_path / "walk.csv", WALK[None], HUMANOID16)
+    with_holes = np.stack([WALK, np.full_like(WALK, np.nan)])
+    found = model.recognise([str(tmp_path / "walk.csv"), WALK, WALK[None], with_holes, 2 * WALK[::-1]])
+    assert found.probability.shape == (5, 20)
+    np.testing.assert_allclose(found.probability.sum(1), 1, rtol=1e-5)
+    np.testing.assert_allclose(found.probability[1:4], found.probability[[0]].repeat(3, 0), atol=1e-6)
+    assert np.abs(found.probability[4] - found.probability[0]).max() > 1e-6
+    assert set(found.best) <= set(model.recogniser.classes)
+    turned = WALK @ np.array([[0, 0, 1], [0, 1, 0], [-1, 0, 0]], np.float32) * 3 + 1
+    np.testing.assert_allclose(model.recognise([turned]).probability[0], found.probability[0], atol=1e-4)
+    with pytest.raises(InputError, match="sequences: needs a list, got str"):
+        model.recognise("walk.csv")
+    with pytest.raises(BadMedia, match=r"sequence 0: joints of shape \[1, 4, 25, 3\]"):
+        model.recognise([np.ones((4, 25, 3))])
+    files.write_ntu(tmp_path, ["S001C001P001R001A001"])
+    with pytest.raises(BadMedia, match=r"not .* of the skeleton humanoid16"):
+        model.recognise([tmp_path / "nturgb+d_skeletons" / "S001C001P001R001A001.skeleton"])
+
+
+def test_the_report_shows_sequences_gates_and_confusions(run):
+    index = json.loads((run / "pictures" / "index.json").read_text())
+    titles = [item["title"] for item in index]
+    assert sum(title.startswith("Sequence ") for title in titles) == 4
+    assert sum(title.startswith("Action picture of ") for title in titles) == 4
+    assert titles[-2:] == ["Gates over time", "Confusion matrix"]
+    for item in index:
+        with Image.open(run / "pictures" / item["file"]) as image:
+            assert np.asarray(image).std() > 3, item["title"]
+    page = (run / "report.html").read_text()
+    assert "Actions of 20 sequences" in page
+
+
+def test_records_give_the_same_examples(run, tmp_path, capsys):
+    small = [*SMALL, "data.world.num_train=20", "data.world.num_test=20", f"data.root={run / 'data'}"]
+    config = configs.load("configs/afe_cnn/quickstart.py", small)
+    prepare.prepare(config, tmp_path / "out")
+    assert "test: 20 sequences in" in capsys.readouterr().out
+    records = configs.load(
+        "configs/afe_cnn/quickstart.py", [*small, "data.reader=records", f"data.root={tmp_path / 'out'}"]
+    )
+    one, other = (sources.build_data(c, tmp_path / "w", print) for c in (config, records))
+    for a, b in ((one.train, other.train), (one.splits["test"], other.splits["test"])):
+        a, b = a["clips"], b["clips"]
+        assert [a.id_of(r) for r in a.source] == [b.id_of(r) for r in b.source]
+        rows = [e.make(e.source[7], np.random.default_rng(0)) for e in (a, b)]
+        np.testing.assert_array_equal(rows[0]["x"], rows[1]["x"])
+        assert rows[0]["label"] == rows[1]["label"]
+    with pytest.raises(InputError, match="is there already; choose another folder"):
+        prepare.prepare(config, tmp_path / "out")
