@@ -59,8 +59,10 @@ class MakeClip:
             window = skeletons.centre_window(x.shape[1], self.centre)
         else:
             window = skeletons.random_window(x.shape[1], rng, self.share, self.least)
-        cut = x[:, window]
-        x = skeletons.resample(cut if cut.any() else x, self.frames)  # a window of a hole shows nothing
+        cut = skeletons.resample(x[:, window], self.frames)
+        if not cut.any():  # a hole: nobody is seen in it, and somebody has to be
+            cut = skeletons.resample(x[:, skeletons.present_frames(x).any(axis=0)], self.frames)
+        x = cut
         if self.rotation:
             x = skeletons.rotate(x, skeletons.random_rotation(rng, self.rotation))
         label = np.int32(clip.label)

@@ -62,6 +62,8 @@ def read_ntu(
     cache: folder of the parsed sequences. missing: lists of samples to leave out; by default those found under `root`.
     processes, progress: of `parse_ntu`. Raises InputError where nothing is left of a split.
     """
+    if classes not in (60, 120):
+        raise InputError(f"config.model.classes: {classes}, but NTU RGB+D has 60 actions, NTU RGB+D 120 has 120")
     found = parse_ntu(root, cache, track_gaps=track_gaps, processes=processes, progress=progress)
     lists = [os.fspath(path) for path in missing] or find_missing_lists(root)
     gone = set().union(*(read_missing(path) for path in lists))

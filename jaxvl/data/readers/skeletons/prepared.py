@@ -10,7 +10,7 @@ import hashlib
 import os
 import pickle
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,7 +31,7 @@ WIDTH = BODIES * len(NTU25) * 3
 FILES = {(60, "xsub"): "NTU60_CS.npz", (60, "xview"): "NTU60_CV.npz", (120, "xsub"): "NTU120_CSub.npz"}
 FILES[120, "xset"] = "NTU120_CSet.npz"
 """`(classes, protocol)` -> the file of prepared arrays."""
-PICKLES = {60: ("ntu60_3danno.pkl",), 120: ("ntu120_3danno.pkl",)}
+PICKLES = {60: "ntu60_3danno.pkl", 120: "ntu120_3danno.pkl"}
 PARTS = {"train": "train", "test": "val"}
 """Split -> how the pickle calls it, behind the protocol."""
 Progress = Callable[[int, int], None]
@@ -49,7 +49,7 @@ def read_arrays(
         raise InputError(
             f"config.data.protocol: {protocol!r} of {classes} classes has no prepared arrays; {known} have"
         )
-    path = _file(root, (FILES[classes, protocol],), "prepared arrays")
+    path = _file(root, FILES[classes, protocol], "prepared arrays")
     readings = {}
     for split in ("train", "test"):
         make = lambda about, split=split: array_clips(path, split, classes, about, progress)  # noqa: E731
@@ -142,6 +142,8 @@ def read_pickle(
 
     Raises InputError: no such file, no such pickle, classes of objects in it that are none of numbers and arrays.
     """
+    if classes not in PICKLES:
+        raise InputError(f"config.model.classes: {classes}, but NTU RGB+D has 60 actions, NTU RGB+D 120 has 120")
     path = _file(root, PICKLES[classes], "annotations of skeletons")
     loaded: list[dict] = []
     readings = {}
@@ -241,10 +243,10 @@ def _annotation(item: Mapping[str, Any], classes: int) -> tuple[int, np.ndarray]
     return (int(label), bodies) if len(bodies) else "no frame has a body"
 
 
-def _file(root: str | os.PathLike, names: Sequence[str], what: str) -> str:
-    """`root` itself where it is a file, else the file of one of these names in it."""
+def _file(root: str | os.PathLike, name: str, what: str) -> str:
+    """`root` itself where it is a file, else the file of this name in it."""
     path = os.fspath(root)
-    return path if os.path.isfile(path) else require_file(os.path.join(path, names[0]), what)
+    return path if os.path.isfile(path) else require_file(os.path.join(path, name), what)
 
 
 def _copied(
