@@ -115,3 +115,28 @@ def test_records_give_the_same_examples(run, tmp_path, capsys):
         assert rows[0]["label"] == rows[1]["label"]
     with pytest.raises(InputError, match="is there already; choose another folder"):
         prepare.prepare(config, tmp_path / "out")
+
+
+def test_folds_are_trained_pooled_and_go_on(tmp_path, capsys):
+    files.write_utkinect(tmp_path / "ut", ["s01_e01", "s02_e01"], nan=("s02_e01", "carry"))
+    work = tmp_path / "work"
+    given = [*SMALL, f"data.root={tmp_path / 'ut'}", "data.repeats=1"]
+    command = ["train", "--config", "configs/afe_cnn/utkinect.py:loso", "--workdir", str(work), "--folds"]
+    command += [f"--config.{field}" for field in given]
+    assert cli.main(command) == 0
+    first = json.loads((work / "folds.json").read_text())
+    counts = [fold["metrics"]["clips"] for fold in first["folds"]]
+    assert counts == [10, 9]
+    right = sum(fold["metrics"]["top1"] * fold["metrics"]["clips"] for fold in first["folds"])
+    assert first["pooled"]["top1"] == pytest.approx(right / 19)
+    assert [fold["fields"] for fold in first["folds"]] == [{"data.fold": n} for n in range(2)]
+    out = capsys.readouterr().out
+    assert "2 folds" in out
+    assert "fold-01 of 2: data.fold=1" in out
+    (work / "fold-00" / "eval" / "test.json").unlink()  # killed before it was evaluated
+    steps = [p.stat().st_mtime_ns for p in sorted(work.glob("fold-*/checkpoints/2"))]
+    assert cli.main(command) == 0
+    assert steps == [p.stat().st_mtime_ns for p in sorted(work.glob("fold-*/checkpoints/2"))]
+    assert json.loads((work / "folds.json").read_text()) == first
+    assert cli.main([*command[:2], "configs/afe_cnn/quickstart.py", "--workdir", str(work / "q"), "--folds"]) == 2
+    assert "--folds: this config has no folds" in capsys.readouterr().err

@@ -275,6 +275,13 @@ def pictures(loaded: Loaded, data: Any) -> Iterator[tuple[str, Image.Image, str]
         )
 
 
+def pooled(folds: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Of the metrics of all folds those over all of their sequences together (not the mean of the folds)."""
+    total = sum(m["clips"] for m in folds)
+    names = [name for name in ("top1", "top5") if all(name in m for m in folds)]
+    return {"clips": total} | {name: sum(m[name] * m["clips"] for m in folds) / total for name in names}
+
+
 def results_tables(metrics: dict[str, float]) -> list[tuple[str, list[str], list[list[Any]], str]]:
     """Accuracy in total, of the challenging pairs, and of every class, the worst first."""
     total = int(metrics["clips"])
