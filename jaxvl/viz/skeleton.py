@@ -62,15 +62,18 @@ def pose(
             continue
         at = stage(points)
         pale = body < len(paler) and paler[body]
+        for joint, (x, y) in enumerate(at):
+            over = 0.0 if gates is None else float(np.clip((gates[body, joint] - 1) / 0.5, 0, 1))
+            if over > 0.02:
+                radius = 3 + over * stage.size / 26
+                draw.ellipse(
+                    (x - radius, y - radius, x + radius, y + radius), _towards(images.WHITE, HOT, 0.3 + over / 2)
+                )
         for joint, parent in skeleton.bones:
             colour = _towards(colours[joint], images.WHITE, 0.55) if pale else colours[joint]
             draw.line((*at[parent], *at[joint]), colour, 3)
         for joint, (x, y) in enumerate(at):
-            over = 0.0 if gates is None else float(np.clip((gates[body, joint] - 1) / 0.5, 0, 1))
-            radius = 2 + over * stage.size / 24
-            draw.ellipse(
-                (x - radius, y - radius, x + radius, y + radius), _towards(colours[joint], HOT, min(1, 3 * over))
-            )
+            draw.ellipse((x - 2, y - 2, x + 2, y + 2), colours[joint])
     return sheet
 
 
