@@ -23,9 +23,26 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.fuzz import HANG, MEMORY, OUTCOMES, SILENT, TRACEBACK, annotations, media, pictures, weights
+from benchmarks.fuzz import (
+    HANG,
+    MEMORY,
+    OUTCOMES,
+    SILENT,
+    TRACEBACK,
+    annotations,
+    media,
+    pictures,
+    skeletons,
+    weights,
+)
 
-GENERATORS = {"media": media.run, "pictures": pictures.run, "annotations": annotations.run, "weights": weights.run}
+GENERATORS = {
+    "media": media.run,
+    "pictures": pictures.run,
+    "annotations": annotations.run,
+    "weights": weights.run,
+    "skeletons": skeletons.run,
+}
 SECONDS, BYTES = 60, 3 * 2**30
 NOTE = (
     "Each input runs in a process of its own with 60 seconds and 3 GiB of addresses. Right: the answer is the one that "

@@ -87,6 +87,9 @@ class _Lines:
         """The whole file."""
         if not self.lines:
             raise BadMedia(self.path, "is empty")
+        if any(b"_" in line for line in self.lines):  # Python's numbers may hold one
+            at = next(i for i, line in enumerate(self.lines) if b"_" in line)
+            raise BadMedia(self.path, f"line {self.number_of(at)}: a value that is no number")
         promised = self.number("the number of frames")
         names: list[list[bytes]] = []
         values: list[float] = []
@@ -161,5 +164,8 @@ class _Lines:
         """With the number of the line in the file; the last line is one that was cut."""
         if at and at == len(self.lines) - 1:
             return _Cut()
-        there = [number for number, line in enumerate(self.all, 1) if line.strip()]
-        return BadMedia(self.path, f"line {there[at]}: {reason}")
+        return BadMedia(self.path, f"line {self.number_of(at)}: {reason}")
+
+    def number_of(self, at: int) -> int:
+        """Of a line that is not blank, in the file, from 1."""
+        return [number for number, line in enumerate(self.all, 1) if line.strip()][at]
