@@ -179,6 +179,8 @@ def test_a_file_that_was_cut_keeps_its_whole_frames(tmp_path):
         (lambda t: t.replace(str(ID), "body", 1), "line 3: no body id"),
         (lambda t: t.replace(" 0.5 0.5 0.5 0.5 2", "", 1), "line 5: 7 values of a joint, not 12"),
         (lambda t: t.replace("\n25\n", "\n25\nx ", 1), "line 5: 13 values"),
+        (lambda t: t + t.rstrip("\n").rsplit("\n", 1)[1], "line 86: a line that belongs to no frame"),
+        (lambda t: t.replace("0 1 0 1 1", "0 1_0 1 1"), "line 3: a value that is no number"),
         (lambda t: "0\n", "no frames"),
         (lambda t: "2\n0\n0\n", "no frame has a body"),
     ],

@@ -104,6 +104,8 @@ class _Lines:
             values += numbers
         else:
             if self.at < len(self.lines):
+                if not self.lines[self.at].strip().isdigit():  # a line too many in the last frame, not another frame
+                    raise BadMedia(self.path, f"line {self.number_of(self.at)}: a line that belongs to no frame")
                 notes.append(SURPLUS)
         with np.errstate(over="ignore"):
             joints = np.array(values, np.float64).astype(np.float32).reshape(-1, JOINTS, 3)
