@@ -114,6 +114,11 @@ class ClipStore(Sequence):
         """A field of all selected records: name, num_bodies, or one of `NUMBERS`."""
         return self.columns[field] if self.rows is None else self.columns[field][self.rows]
 
+    def frames(self) -> np.ndarray:
+        """Frames of all selected records, int64."""
+        counts = np.concatenate([np.diff(offset) for offset in self._offsets])
+        return counts if self.rows is None else counts[self.rows]
+
     def select(self, rows: np.ndarray) -> ClipStore:
         """The sequences of these rows."""
         rows = np.asarray(rows, np.int64)

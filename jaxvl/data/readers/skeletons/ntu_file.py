@@ -82,12 +82,13 @@ class _Lines:
     def __init__(self, data: bytes, path: str):
         self.all, self.path, self.at = data.split(b"\n"), path, 0
         self.lines = [line for line in self.all if line.strip()]
+        self.underscore = b"_" in data
 
     def parse(self) -> Parsed:
         """The whole file."""
         if not self.lines:
             raise BadMedia(self.path, "is empty")
-        if any(b"_" in line for line in self.lines):  # Python's numbers may hold one
+        if self.underscore:  # Python's numbers may hold one
             at = next(i for i, line in enumerate(self.lines) if b"_" in line)
             raise BadMedia(self.path, f"line {self.number_of(at)}: a value that is no number")
         promised = self.number("the number of frames")
