@@ -99,9 +99,9 @@ def main() -> None:
         frames = int(again.clips.frames().sum())
     note = (
         f"{args.files:,} made-up files in the published layout, {size:.0f} KiB and {frames / args.files:.0f} frames on "
-        "average, every fifth of two bodies, all in the page cache. CPU time is that of this process; other programs ran "
-        f"on the machine (load {os.getloadavg()[0]:.1f}), so it says more than the rate. The last column is the rate "
-        f"for the {SET:,} files of NTU RGB+D."
+        "average, every fifth of two bodies, all in the page cache. CPU time is that of this process; other programs "
+        f"ran on the machine (load {os.getloadavg()[0]:.1f}), so it says more than the rate. The last column is the "
+        f"rate for the {SET:,} files of NTU RGB+D."
     )
     raw |= {"files": args.files, "mean_kib": size, "skipped": len(found.skipped)}
     columns = ["", "sequences/s", "CPU ms each", "s for NTU RGB+D"]
