@@ -134,25 +134,33 @@ def normalize_some(
 
 
 def _some_forward(x, weight, scale, bias, epsilon):
-    wide, each = x.astype(jnp.float32), weight[:, None, None]
+    wide = x.astype(jnp.float32)
     count = jnp.maximum(weight.sum() * x.shape[1], 1.0)
-    mean = (wide * each).sum((0, 1)) / count
+    mean = _weighted_sum(wide, weight) / count
     centred = wide - mean
-    var = (jnp.square(centred) * each).sum((0, 1)) / count
+    var = _weighted_sum(jnp.square(centred), weight) / count
     inverse = jax.lax.rsqrt(var + epsilon)
     y = (centred * (inverse * scale) + bias).astype(x.dtype)
-    return (y, mean, var), (x, each, count, scale, mean, inverse)
+    return (y, mean, var), (x, weight, count, scale, mean, inverse)
 
 
 def _some_backward(epsilon, saved, cotangents):
     del epsilon
-    x, each, count, scale, mean, inverse = saved
+    x, weight, count, scale, mean, inverse = saved
     dy = cotangents[0].astype(jnp.float32)
     unit = (x.astype(jnp.float32) - mean) * inverse
-    zero = jnp.zeros((), jnp.float32)
-    sum_dy, sum_dy_unit = jax.lax.reduce((dy, dy * unit), (zero, zero), lambda a, b: (a[0] + b[0], a[1] + b[1]), (0, 1))
-    dx = (inverse * scale) * (dy - each * (sum_dy + unit * sum_dy_unit) / count)
+    ones = jnp.ones_like(weight)
+    sum_dy, sum_dy_unit = _weighted_sum(dy, ones), _weighted_sum(dy * unit, ones)
+    dx = (inverse * scale) * (dy - weight[:, None, None] * ((sum_dy + unit * sum_dy_unit) / count))
     return dx.astype(x.dtype), None, sum_dy_unit, sum_dy
+
+
+def _weighted_sum(x: jax.Array, weight: jax.Array) -> jax.Array:
+    """`[N, P, C]`, `[N] -> [C]`. A sum over all but the last axis is several times as fast in XLA's CPU backend as a
+    product of matrices."""
+    by_product = lambda x, w: jnp.repeat(w, x.shape[1])[None] @ x.reshape(-1, x.shape[-1])  # noqa: E731
+    by_sum = lambda x, w: (x * w[:, None, None]).sum((0, 1))[None]  # noqa: E731
+    return jax.lax.platform_dependent(x, weight, cpu=by_product, default=by_sum)[0]
 
 
 normalize_some.defvjp(_some_forward, _some_backward)

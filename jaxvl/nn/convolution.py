@@ -90,7 +90,8 @@ def _depthwise_shifted(x: jax.Array, kernel: jax.Array, stride: tuple[int, int])
 
 
 def _padded(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return jnp.pad(x, ((0, 0), *((k // 2, k // 2) for k in kernel.shape[:2]), (0, 0)))
+    """With its border of zeros, laid down in memory: fused into the shifted sums, x would be computed anew for each."""
+    return jax.lax.optimization_barrier(jnp.pad(x, ((0, 0), *((k // 2, k // 2) for k in kernel.shape[:2]), (0, 0))))
 
 
 def _shifted_products(x: jax.Array, kernel: jax.Array, stride: tuple[int, int], size: list[int]) -> jax.Array:
@@ -113,11 +114,12 @@ def _depthwise_forward(x, kernel, stride):
 
 def _depthwise_backward(stride, saved, dy):
     x, kernel = saved
+    dy = jax.lax.optimization_barrier(dy)
     size, reach = dy.shape[1:3], kernel.shape[:2]
     # outputs back on the grid of the inputs, zeros between them, under the kernel turned round
     rest = [n - s * (m - 1) - 1 for n, s, m in zip(x.shape[1:3], stride, size)]
     middle = [(k // 2, k // 2 + r, s - 1) for k, r, s in zip(reach, rest, stride)]
-    spread = jax.lax.pad(dy, jnp.zeros((), dy.dtype), ((0, 0, 0), *middle, (0, 0, 0)))
+    spread = jax.lax.optimization_barrier(jax.lax.pad(dy, jnp.zeros((), dy.dtype), ((0, 0, 0), *middle, (0, 0, 0))))
     dx = _shifted_products(spread, kernel[::-1, ::-1], (1, 1), x.shape[1:3])
     # A sum over all but the last axis is slow in XLA's CPU backend: blocks of rows are added element by element, and
     # the rest is a product with ones.

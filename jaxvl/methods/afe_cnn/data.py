@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxvl.core.errors import InputError
+from jaxvl.core.errors import BadMedia, InputError
 from jaxvl.core.files import read_json, write_text
 from jaxvl.core.method import Data, Examples
 from jaxvl.core.writers import Progress
@@ -38,7 +38,8 @@ class MakeClip:
     """`SkeletonClip -> one row of stream 'clips'`.
 
     view, size: of `normalise`. frames: T. share, least: of the random window; centre: share of the window in the
-    middle, 0: a random one. rotation: largest angle about each axis, radians. classes: names of the labels.
+    middle, 0: a random one. rotation: largest angle about each axis, radians. classes: names of the labels. bodies: M
+    of the row, 1 or 2.
     """
 
     skeleton: Skeleton
@@ -50,10 +51,13 @@ class MakeClip:
     centre: float = 0.0
     rotation: float = 0.0
     classes: tuple[str, ...] = ()
+    bodies: int = BODIES
 
     def __call__(self, clip: SkeletonClip, rng: np.random.Generator) -> dict[str, Any]:
-        """Draws the window, then the rotation."""
-        x = skeletons.normalise(whole(clip.bodies), self.skeleton, self.view, self.size)
+        """Draws the window, then the rotation. Raises BadMedia for more bodies than the row has."""
+        if len(clip.bodies) > self.bodies:
+            raise BadMedia(clip.name, f"shows {len(clip.bodies)} bodies, but config.data.bodies is {self.bodies}")
+        x = skeletons.normalise(whole(clip.bodies, self.bodies), self.skeleton, self.view, self.size)
         x = x[:, : skeletons.valid_length(x)]
         if self.centre:
             window = skeletons.centre_window(x.shape[1], self.centre)
@@ -69,11 +73,11 @@ class MakeClip:
         return {"x": x, "present": x.any(axis=(1, 2, 3)), "label": label, "_label": int(label)}
 
 
-def whole(bodies: np.ndarray) -> np.ndarray:
-    """`[M, F, J, 3]` with zeros for the second body where there is one only."""
-    if len(bodies) == BODIES:
+def whole(bodies: np.ndarray, count: int = BODIES) -> np.ndarray:
+    """`[count, F, J, 3]` of one or more bodies `[M, F, J, 3]`, zeros for those that are not there."""
+    if len(bodies) == count:
         return bodies
-    return np.concatenate([bodies, np.zeros_like(bodies)])
+    return np.concatenate([bodies, np.zeros((count - len(bodies), *bodies.shape[1:]), bodies.dtype)])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -93,7 +97,7 @@ class Repeated(Sequence):
 def training_maker(config: ConfigDict, classes: tuple[str, ...] = ()) -> MakeClip:
     """Random windows, turned."""
     d = config.data
-    cut = {"share": tuple(d.train_crop), "least": d.least_frames, "classes": classes}
+    cut = {"share": tuple(d.train_crop), "least": d.least_frames, "classes": classes, "bodies": d.bodies}
     return MakeClip(SKELETONS[config.model.skeleton], d.frames, d.view, d.size, **cut, rotation=d.rotation)
 
 
@@ -101,7 +105,7 @@ def evaluation_maker(config: ConfigDict) -> MakeClip:
     """The centre of each sequence; random windows where `config.data.test_crops` is above 1."""
     d = config.data
     cut = {"centre": d.test_crop} if d.test_crops == 1 else {"share": tuple(d.train_crop), "least": d.least_frames}
-    return MakeClip(SKELETONS[config.model.skeleton], d.frames, d.view, d.size, **cut)
+    return MakeClip(SKELETONS[config.model.skeleton], d.frames, d.view, d.size, **cut, bodies=d.bodies)
 
 
 def needs(config: ConfigDict) -> list[str]:

@@ -18,7 +18,6 @@ from jaxvl.methods.afe_cnn.losses import classification_loss
 from jaxvl.methods.afe_cnn.model import AFECNN, AFEConfig
 
 STREAM = "clips"
-BODIES = 2
 SAME = (
     *("classes", "width", "kje", "bve", "kfe", "te", "te_span", "gates", "gate_range", "kje_hidden", "kfe_hidden"),
     *("kfe_size", "dropout", "bn_momentum", "bn_epsilon"),
@@ -87,10 +86,11 @@ def build(config: ConfigDict) -> Method:
 
 def batch_spec(config: ConfigDict) -> Mapping[str, jax.ShapeDtypeStruct]:
     """Fields of the stream, as listed in `recipe`."""
-    b, t, j = config.data.batch_size, config.data.frames, len(SKELETONS[config.model.skeleton])
+    b, m, t = config.data.batch_size, config.data.bodies, config.data.frames
+    j = len(SKELETONS[config.model.skeleton])
     return {
-        "x": jax.ShapeDtypeStruct((b, BODIES, t, j, 3), jnp.float32),
-        "present": jax.ShapeDtypeStruct((b, BODIES), jnp.bool_),
+        "x": jax.ShapeDtypeStruct((b, m, t, j, 3), jnp.float32),
+        "present": jax.ShapeDtypeStruct((b, m), jnp.bool_),
         "label": jax.ShapeDtypeStruct((b,), jnp.int32),
     }
 

@@ -2,14 +2,14 @@
 
 One stream, `clips`, the same in training and in every split. Arrays without their batch axis:
 
-- `x` float32 `[2, T, J, 3]`: joints of up to two bodies, normalised, resampled to T = `data.frames`, augmented; an
-  absent body or frame is zeros
-- `present` bool `[2]`: the body has a value that is not 0; at least one has
+- `x` float32 `[M, T, J, 3]`: joints of up to M = `data.bodies` bodies, normalised, resampled to T = `data.frames`,
+  augmented; an absent body or frame is zeros
+- `present` bool `[M]`: the body has a value that is not 0; at least one has
 - `label` int32 `[]`
 
 On the host, for evaluators: `_id` (the clip's name; the same for all test crops of a clip) and `_label`.
 
-`Method.predict` gives `logits [B, K]`, `joint_gates [B, 2, J]` and `frame_gates [B, 2, T]`, float32; gates are 1 where
+`Method.predict` gives `logits [B, K]`, `joint_gates [B, M, J]` and `frame_gates [B, M, T]`, float32; gates are 1 where
 their module is switched off.
 
 Nobody could read the method section of the paper for this: only its abstract. What the abstract says is kept, all
@@ -60,6 +60,7 @@ def base() -> ConfigDict:
         "track_gaps": "official",  # a body that vanishes and returns is glued together; or 'true_index'
         "processes": 0,  # that parse files; 0: one a core
         "frames": 64,  # T
+        "bodies": 2,  # M; 1 where nobody is ever joined by a second person: half the work, the same result
         "view": True,  # turn each clip into the body's own axes
         "size": True,  # divide by the length of the torso
         "train_crop": (0.5, 1.0),  # share of the frames of a training window
@@ -99,6 +100,7 @@ FIELDS = {
     "data.track_gaps": choice(of="jaxvl.data.readers.skeletons.ntu_bodies:TRACKING"),
     "data.processes": whole(0, 1024),
     "data.frames": whole(1, 2**16),
+    "data.bodies": whole(1, 2),
     "data.view": flag(),
     "data.size": flag(),
     "data.train_crop": interval(1e-6, 1.0),
@@ -157,9 +159,9 @@ def utkinect(protocol: str) -> ConfigDict:
 
 
 def small(c: ConfigDict, skeleton: str, classes: int, width: int = 32) -> ConfigDict:
-    """The network of small data: 32 frames."""
+    """The network of small data: 32 frames, one body."""
     c.model.update({"skeleton": skeleton, "classes": classes, "width": width})
-    c.data.update({"frames": 32, "least_frames": 32})
+    c.data.update({"frames": 32, "least_frames": 32, "bodies": 1})
     return c
 
 
@@ -186,7 +188,6 @@ def mocap(kind: str, steps: int) -> ConfigDict:
     return c
 
 
-PLAIN = {"kje": False, "bve": False, "kfe": False, "te": False}
 MODULES: dict[str, dict[str, Any]] = {
     "full": {},
     "no_kje": {"kje": False},
@@ -194,7 +195,7 @@ MODULES: dict[str, dict[str, Any]] = {
     "no_kfe": {"kfe": False},
     "no_te": {"te": False},
     "no_gates": {"kje": False, "kfe": False},
-    "no_modules": PLAIN,
+    "no_modules": {"kje": False, "bve": False, "kfe": False, "te": False},
     "absolute_gates": {"gates": "absolute"},
 }
 """What a row changes in `config.model`."""
@@ -204,18 +205,21 @@ INPUTS: dict[str, dict[str, Any]] = {
     "no_normalisation": {"view": False, "size": False},
 }
 """What a row changes in `config.data`."""
-ROWS = (*MODULES, *INPUTS, "coordinates")
+BOTH = {
+    "coordinates": ("no_modules", "no_normalisation"),
+    "no_modules_no_size": ("no_modules", "no_size"),
+}
+"""Rows that are two of the others at once."""
+ROWS = (*MODULES, *INPUTS, *BOTH)
 """The design, each enhancer left out, gates or all enhancers left out, the rejected gates, each normalisation left out,
-and 'coordinates': neither enhancers nor normalisation."""
+neither enhancers nor normalisation ('coordinates'), and no enhancers but the view."""
 
 
 def with_row(c: ConfigDict, row: str) -> ConfigDict:
     """The config with the fields of one of `ROWS` replaced."""
-    if row == "coordinates":
-        c.model.update(PLAIN)
-        c.data.update(INPUTS["no_normalisation"])
-    c.model.update(MODULES.get(row, {}))
-    c.data.update(INPUTS.get(row, {}))
+    for part in BOTH.get(row, (row,)):
+        c.model.update(MODULES.get(part, {}))
+        c.data.update(INPUTS.get(part, {}))
     return c
 
 
