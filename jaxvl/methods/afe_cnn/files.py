@@ -34,7 +34,7 @@ TOP = 5
 NAMED = 4  # joints and frames of the text output
 SHOWN = 4  # sequences in a report
 SHEET = 12  # sequences on a contact sheet
-PARTS = ("coordinates", "bone directions", "step to the next frame", "step over several frames")
+PARTS = ("coordinates", "bone directions", "steps", "long steps")
 GIF = ".gif"
 
 

@@ -214,7 +214,7 @@ SETUPS = {
 }  # fmt: skip
 """Setup of NTU RGB+D -> its performers."""
 MISSING = {"xsub": (229, 73), "xview": (274, 28)}
-"""How many of the 302 published names with missing skeletons belong to train and test."""
+"""How many of the 302 published names with missing skeletons belong to train and test: counted in that list."""
 SIZES = {"xsub": (40_091, 16_487), "xview": (37_646, 18_932)}
 
 
@@ -233,14 +233,30 @@ def test_every_name_of_ntu60_falls_on_the_published_side(protocol):
     assert (counts[0] - MISSING[protocol][0], counts[1] - MISSING[protocol][1]) == SIZES[protocol]
 
 
+SIZES_120 = {"xsub": (63_026, 50_919), "xset": (54_468, 59_477)}
+
+
 def test_published_name_lists_give_the_published_sizes():
-    """Where `JAXVL_NTU_LISTS` is a folder of the two lists of missing skeletons and `skes_available_name.txt`."""
+    """Where `JAXVL_NTU_LISTS` is a folder of the two lists of missing skeletons and of `skes_available_name.txt` (NTU
+    RGB+D 120, of CTR-GCN)."""
     folder = os.environ.get("JAXVL_NTU_LISTS")
     if not folder:
         pytest.skip("JAXVL_NTU_LISTS names no folder of the published lists")
     lists = sorted((protocols.read_missing(path) for path in protocols.find_missing_lists(folder)), key=len)
     assert [len(names) for names in lists] == [302, 535]
     assert lists[0] < lists[1]
+    available = protocols.read_missing(os.path.join(folder, "skes_available_name.txt"))
+    assert len(available) == 113_945
+    assert not available & lists[1]
+    for classes, sizes in ((60, SIZES), (120, SIZES_120)):
+        rows = [s for s in map(ntu_file.parse_name, available) if s.action <= classes]
+        columns = {
+            field: np.array([getattr(row, name) for row in rows])
+            for field, name in (("subject", "performer"), ("camera", "camera"), ("setup", "setup"))
+        }
+        for protocol, size in sizes.items():
+            trained = protocols.ntu_training(protocol, columns)
+            assert (trained.sum(), (~trained).sum()) == size
 
 
 def test_lists_of_missing_skeletons_with_and_without_a_header(tmp_path):

@@ -137,9 +137,10 @@ class _Lines:
             if (count := self.number("the number of joints")) != JOINTS:
                 raise self.broken(f"{count} joints, not {JOINTS}", self.at - 1)
             for line in self.lines[self.at : self.at + JOINTS]:
-                numbers = line.split()
-                if len(numbers) != VALUES:
-                    raise self.broken(f"{len(numbers)} values of a joint, not {VALUES}", self.at)
+                numbers = line.split(None, 3)
+                if len(numbers) < 4 or numbers[3].count(b" ") != VALUES - 4:  # the quick way to count
+                    if len(line.split()) != VALUES:
+                        raise self.broken(f"{len(line.split())} values of a joint, not {VALUES}", self.at)
                 try:
                     values += map(float, numbers[:3])
                 except ValueError:
