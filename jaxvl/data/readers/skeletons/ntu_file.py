@@ -138,9 +138,9 @@ class _Lines:
                 raise self.broken(f"{count} joints, not {JOINTS}", self.at - 1)
             for line in self.lines[self.at : self.at + JOINTS]:
                 numbers = line.split(None, 3)
-                if len(numbers) < 4 or numbers[3].count(b" ") != VALUES - 4:  # the quick way to count
-                    if len(line.split()) != VALUES:
-                        raise self.broken(f"{len(line.split())} values of a joint, not {VALUES}", self.at)
+                quick = len(numbers) == 4 and numbers[3].count(b" ") == VALUES - 4
+                if not quick and len(line.split()) != VALUES:
+                    raise self.broken(f"{len(line.split())} values of a joint, not {VALUES}", self.at)
                 try:
                     values += map(float, numbers[:3])
                 except ValueError:
