@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from jaxvl.core import class_names
 from jaxvl.core import config as configs
 from jaxvl.core.errors import InputError
 from jaxvl.data import pipeline, skeletons
@@ -89,7 +90,7 @@ def test_published_layouts_give_what_the_model_reads(name, tmp_path):
     tested = list(pipeline.eval_batches(data.splits["test"]["clips"], seed=0))
     assert tested[0]["x"].shape[1:] == batch["x"].shape[1:]
     assert sum(b["_valid"].sum() for b in tested) == len(data.splits["test"]["clips"].source)
-    assert len(sources.class_names(tmp_path / "work", config.model.classes)) == config.model.classes
+    assert len(class_names.read(tmp_path / "work", config.model.classes)) == config.model.classes
 
 
 def test_every_data_config_names_what_is_needed():

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxvl.core import class_names
 from jaxvl.core.errors import BadMedia, InputError
-from jaxvl.core.files import read_json, write_text
 from jaxvl.core.method import Data, Examples
 from jaxvl.core.writers import Progress
 from jaxvl.data import skeletons
@@ -28,7 +27,6 @@ from jaxvl.data.synthetic import actions
 
 STREAM = "clips"
 BODIES = 2
-CLASSES = "classes.json"  # in the workdir: names of the labels
 FOLDS = "loso"
 """The protocol that has a fold for each recording."""
 
@@ -125,7 +123,7 @@ def build_data(config: ConfigDict, workdir: Path, say) -> Data:
             raise InputError(
                 f"config.model.classes: {config.model.classes}, but the data has {len(reading.classes)}; set it to that"
             )
-    write_classes(workdir, readings["train"].classes)
+    class_names.write(workdir, readings["train"].classes)
     train = readings["train"].clips
     if len(train) * d.repeats < d.batch_size:
         raise InputError(f"config.data.batch_size: {d.batch_size} is more than the {len(train)} training sequences")
@@ -261,20 +259,6 @@ def folds(config: ConfigDict) -> list[dict[str, Any]]:
     clips, _, _ = utkinect.read_all(d.root)
     recordings = {(clip.subject, clip.take) for clip in clips}
     return [{"data.fold": fold} for fold in range(len(recordings))]
-
-
-def write_classes(workdir: Path, names: Sequence[str]) -> None:
-    """Keeps the names of the labels in the workdir."""
-    write_text(workdir / CLASSES, json.dumps(list(names), ensure_ascii=False) + "\n")
-
-
-def class_names(workdir: Path, count: int) -> tuple[str, ...]:
-    """The `count` names that `write_classes` kept. Raises InputError."""
-    path, mend = workdir / CLASSES, "train in this workdir again, which writes it"
-    names = read_json(path, list, mend)
-    if len(names) != count or not all(isinstance(name, str) for name in names):
-        raise InputError(f"{path}: holds no list of the {count} classes of this model; {mend}")
-    return tuple(names)
 
 
 def write_records(config: ConfigDict, data: Data, out: Path, splits: Sequence[str], say) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from jaxvl.arguments import PICTURES, place, whole
-from jaxvl.core import model
+from jaxvl.core import class_names, model
 from jaxvl.core.errors import BadMedia, InputError
 from jaxvl.core.files import keep, printable
 from jaxvl.core.session import Loaded
@@ -140,7 +140,7 @@ class Recogniser:
     def __init__(self, loaded: Loaded):
         self.loaded, self.config = loaded, loaded.config
         self.skeleton = SKELETONS[self.config.model.skeleton]
-        self.classes = sources.class_names(Path(loaded.workdir), self.config.model.classes)
+        self.classes = tuple(class_names.read(Path(loaded.workdir), self.config.model.classes))
         self.make = sources.evaluation_maker(self.config)
 
     def clips(self, given: Any, name: str) -> list[SkeletonClip]:
