@@ -11,6 +11,7 @@ from jaxvl.core.errors import InputError
 from jaxvl.data import pipeline, skeletons
 from jaxvl.data.readers.skeletons.clips import SkeletonClip
 from jaxvl.methods.afe_cnn import data as sources
+from jaxvl.verbs import prepare
 from tests.data.readers import skeleton_files as files
 
 
@@ -91,6 +92,22 @@ def test_published_layouts_give_what_the_model_reads(name, tmp_path):
     assert tested[0]["x"].shape[1:] == batch["x"].shape[1:]
     assert sum(b["_valid"].sum() for b in tested) == len(data.splits["test"]["clips"].source)
     assert len(class_names.read(tmp_path / "work", config.model.classes)) == config.model.classes
+
+
+def test_all_that_was_left_out_is_listed(tmp_path, capsys):
+    published("ntu60", tmp_path)
+    folder = tmp_path / "nturgb+d_skeletons"
+    for action in range(2, 7):
+        (folder / f"S001C001P001R001A{action:03d}.skeleton").write_text("nothing\n")
+    config = configs.load("configs/afe_cnn/ntu60.py:xsub", [*SMALL, f"data.root={tmp_path}"])
+    data = sources.build_data(config, tmp_path / "work", print)
+    assert data.reports[-1] == "all that was left out, each with its reason: left_out.txt"
+    lines = (tmp_path / "work" / "left_out.txt").read_text().splitlines()
+    assert lines == [
+        f"train\tS001C001P001R001A{action:03d}\tline 1: the number of frames is missing" for action in range(2, 7)
+    ]
+    prepare.prepare(config, None)
+    assert lines[4] in capsys.readouterr().out
 
 
 def test_every_data_config_names_what_is_needed():

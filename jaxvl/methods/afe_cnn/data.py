@@ -14,9 +14,11 @@ from ml_collections import ConfigDict
 
 from jaxvl.core import class_names
 from jaxvl.core.errors import BadMedia, InputError
+from jaxvl.core.files import printable, write_text
 from jaxvl.core.method import Data, Examples
 from jaxvl.core.writers import Progress
 from jaxvl.data import skeletons
+from jaxvl.data.bad_media import LEFT_OUT
 from jaxvl.data.readers.common import Report
 from jaxvl.data.readers.skeletons import clips as store
 from jaxvl.data.readers.skeletons import ntu, plain, prepared, utkinect
@@ -142,8 +144,21 @@ def build_data(config: ConfigDict, workdir: Path, say) -> Data:
         if split != "train"
     }
     reports = [reading.report.line() for reading in readings.values()]
+    if left_out(workdir, readings):
+        reports.append(f"all that was left out, each with its reason: {LEFT_OUT}")
     make = training_maker(config, tuple(readings["train"].classes))
     return Data({STREAM: Examples(source, make, clip_name, d.batch_size)}, splits, reports)
+
+
+def left_out(workdir: Path, readings: Mapping[str, SkeletonReading]) -> int:
+    """Writes `WORKDIR/left_out.txt`, a line `split, name, reason` for each sequence that was left out; how many."""
+    rows = []
+    for split, reading in readings.items():
+        rows += [(split, name, reason) for name, reason in reading.report.skipped]
+        rows += [(split, name, "is not there") for name in reading.report.missing]
+    if rows or (workdir / LEFT_OUT).is_file():
+        write_text(workdir / LEFT_OUT, "".join("\t".join(map(printable, row)) + "\n" for row in rows))
+    return len(rows)
 
 
 def read_all(config: ConfigDict, workdir: Path, say: Callable[[str], None]) -> dict[str, SkeletonReading]:

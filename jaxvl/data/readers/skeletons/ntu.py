@@ -86,7 +86,8 @@ def read_ntu(
         skipped = ()
         if split == "train":  # once, not for each split
             skipped = tuple(broken)
-            parts += [f"{len(names):,} {reason} ({first_few(names)})" for reason, names in found.notes.items()]
+            odd = {reason: [name for name in names if name not in gone] for reason, names in found.notes.items()}
+            parts += [f"{len(names):,} {reason} ({first_few(names)})" for reason, names in odd.items() if names]
         report = Report(data, split, len(rows), (), skipped, 0, tuple(parts), "", "sequences")
         readings[split] = SkeletonReading(clips.select(rows), NTU25, class_names(classes), report)
     return readings
