@@ -2,8 +2,8 @@
 
     jaxvl train --config configs/afe_cnn/ntu120.py:NAME --workdir runs/NAME --config.data.root=DIR
 
-NAME is PROTOCOL or PROTOCOL_ROW: xsub (half of 106 performers tested) or xset (setups of odd number tested), and a row
-of `jaxvl/methods/afe_cnn/recipe.py: ROWS`, such as xset_no_te. DIR is that of `ntu60.py`, with all 32 setups.
+NAME is xsub (half of 106 performers tested), xset (setups of odd number tested), or xsub with a row of
+`jaxvl/methods/afe_cnn/recipe.py: ROWS`, such as xsub_no_te. DIR is that of `ntu60.py`, with all 32 setups.
 
 The tables of the paper could not be read, so there is no published number to compare with here.
 """

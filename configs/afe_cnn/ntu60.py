@@ -2,8 +2,8 @@
 
     jaxvl train --config configs/afe_cnn/ntu60.py:NAME --workdir runs/NAME --config.data.root=DIR
 
-NAME is PROTOCOL or PROTOCOL_ROW: xsub (40 performers, half of them tested) or xview (one of three cameras tested), and
-a row of `jaxvl/methods/afe_cnn/recipe.py: ROWS`, such as xsub_no_kje. DIR holds the .skeleton files, with the list of
+NAME is xsub (40 performers, half of them tested), xview (one of three cameras tested), or xsub with a row of
+`jaxvl/methods/afe_cnn/recipe.py: ROWS`, such as xsub_no_kje. DIR holds the .skeleton files, with the list of
 samples with missing skeletons somewhere below. Prepared arrays and pickles: --config.data.reader=npz or pkl.
 
 The tables of the paper could not be read, so there is no published number to compare with here.

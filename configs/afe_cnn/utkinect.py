@@ -2,9 +2,9 @@
 
     jaxvl train --config configs/afe_cnn/utkinect.py:NAME --workdir runs/NAME --config.data.root=DIR
 
-NAME is PROTOCOL or PROTOCOL_ROW: loso (recording number `config.data.fold` is tested, the others are trained on) or
-xsub_odd (odd subjects trained, even ones tested), and a row of `jaxvl/methods/afe_cnn/recipe.py: ROWS`. Which of the
-two the paper used is not known. DIR holds actionLabel.txt and joints/.
+NAME is loso (recording number `config.data.fold` is tested, the others are trained on), xsub_odd (odd subjects trained,
+even ones tested), or loso with a row of `jaxvl/methods/afe_cnn/recipe.py: ROWS`. Which of the two the paper used is not
+known. DIR holds actionLabel.txt and joints/.
 """
 
 from jaxvl.core import config as configs

@@ -223,9 +223,10 @@ def with_row(c: ConfigDict, row: str) -> ConfigDict:
     return c
 
 
-def names(*protocols: str) -> tuple[str, ...]:
-    """The experiments of a config file: each protocol by itself (the full design), then with each other row."""
-    return tuple(p if row == "full" else f"{p}_{row}" for p in protocols for row in ROWS)
+def names(first: str, *others: str) -> tuple[str, ...]:
+    """The experiments of a config file: the first protocol in the full design and in every other of `ROWS`, further
+    protocols in the full design."""
+    return (first, *(f"{first}_{row}" for row in ROWS if row != "full"), *others)
 
 
 def split_name(name: str) -> tuple[str, str]:
