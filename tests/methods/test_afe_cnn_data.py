@@ -110,6 +110,26 @@ def test_all_that_was_left_out_is_listed(tmp_path, capsys):
     assert lines[4] in capsys.readouterr().out
 
 
+def test_a_world_is_never_written_among_other_files(tmp_path):
+    world = ("data.batch_size=8", "data.world.num_train=20", "data.world.num_test=20", f"data.root={tmp_path / 'data'}")
+    config = configs.load("configs/afe_cnn/quickstart.py", world)
+    (tmp_path / "data" / "train" / "mine").mkdir(parents=True)
+    with pytest.raises(InputError, match="holds other files, among which no world of actions is written"):
+        sources.build_data(config, tmp_path, print)
+    assert [p.name for p in (tmp_path / "data").iterdir()] == ["train"]
+    config.data.root = str(tmp_path / "new")
+    said = []
+    sources.build_data(config, tmp_path, said.append)
+    assert len(said) == 2
+    (tmp_path / "new" / "actions.json").rename(tmp_path / "new" / ".actions.json")  # killed before the end
+    sources.build_data(config, tmp_path, said.append)
+    sources.build_data(config, tmp_path, said.append)
+    assert len(said) == 4
+    config.data.world.num_test = 40
+    with pytest.raises(InputError, match="holds another world of actions"):
+        sources.build_data(config, tmp_path, said.append)
+
+
 def test_every_data_config_names_what_is_needed():
     for spec, what in (
         ("ntu60.py:xsub", "data.root: the folder of the .skeleton files of NTU RGB+D"),

@@ -150,12 +150,20 @@ class ActionWorld:
 
 def ensure_world(world: ActionWorld, root: Path, say: Callable[[str], None] = print) -> None:
     """Writes `root/{train,test}/CLASS/00000.csv` ..., the layout of anybody's own sequences, unless the very same world
-    stands there. InputError for another."""
-    file, wanted = root / WORLD_FILE, dataclasses.asdict(world)
-    if file.is_file():
-        if json.loads(file.read_text(encoding="utf-8")) != wanted:
+    stands there; one that was begun is written again. InputError for another one, and for a folder of anything else."""
+    file, begun, wanted = root / WORLD_FILE, root / f".{WORLD_FILE}", dataclasses.asdict(world)
+    for there in (file, begun):
+        if there.is_file() and json.loads(there.read_text(encoding="utf-8")) != wanted:
             raise InputError(f"{root}: holds another world of actions; name another config.data.root or remove it")
+    if file.is_file():
         return
+    if root.is_dir() and any(root.iterdir()) and not begun.is_file():
+        raise InputError(
+            f"{root}: holds other files, among which no world of actions is written; name an empty folder, or, to read "
+            "what is there, a config without a world"
+        )
+    root.mkdir(parents=True, exist_ok=True)
+    begun.write_text(json.dumps(wanted), encoding="utf-8")
     classes = KINDS[world.kind][0]
     splits = (("train", world.num_train, FRONT, 0), ("test", world.num_test, CONDITIONS[world.seen], 1))
     for split, count, seen, number in splits:
@@ -164,7 +172,7 @@ def ensure_world(world: ActionWorld, root: Path, say: Callable[[str], None] = pr
             os.makedirs(root / split / name, exist_ok=True)
         for i, (label, joints) in enumerate(samples(world.kind, count, seen, 2 * world.seed + number)):
             (root / split / classes[label] / f"{i:05d}.csv").write_text(to_csv(joints), encoding="utf-8")
-    file.write_text(json.dumps(wanted), encoding="utf-8")
+    os.replace(begun, file)
 
 
 def to_csv(joints: np.ndarray) -> str:
