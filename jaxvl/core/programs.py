@@ -96,7 +96,7 @@ def keep_for_all(workdir: str | Path) -> None:
     """As `keep`, and runs in other workdirs of this process use this one's programs, too."""
     global _kept
     keep(workdir)
-    if jax.config.jax_compilation_cache_dir == _kept:
+    if _kept is not None and jax.config.jax_compilation_cache_dir == _kept:
         _kept = ""  # no folder has this name, so nobody moves it
 
 

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from jaxvl.core import config as configs
 from jaxvl.core import fields, processes, programs, registry, session
 from jaxvl.core.errors import InputError
-from jaxvl.core.files import write_text
+from jaxvl.core.files import cannot_write, write_text
 from jaxvl.verbs.evaluate import evaluate
 from jaxvl.verbs.report import read_result
 from jaxvl.verbs.train import train
@@ -50,6 +50,12 @@ def train_folds(
     fields.check(config)
     each = folds_of(config)
     tell = say or session_say()
+    if (workdir / "config.json").is_file():
+        raise InputError(f"--workdir {workdir}: holds a run of its own; name another folder for the folds")
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(workdir, error) from None
     programs.keep_for_all(workdir)  # folds differ in their data alone
     rows: list[dict[str, Any]] = []
     for number, changes in enumerate(each):

@@ -178,3 +178,6 @@ def test_folds_are_trained_pooled_and_go_on(tmp_path, capsys, monkeypatch):
     assert json.loads((work / "folds.json").read_text()) == first
     assert cli.main([*command[:2], "configs/afe_cnn/quickstart.py", "--workdir", str(work / "q"), "--folds"]) == 2
     assert "--folds: this config has no folds" in capsys.readouterr().err
+    (work / "config.json").write_text("{}")
+    assert cli.main(command) == 2
+    assert "holds a run of its own" in capsys.readouterr().err
