@@ -5,8 +5,8 @@
 
 Needs PyTorch, which jaxvl itself does not. Width 64, 64 frames of 25 joints, 60 classes, one clip in five with a
 second body. A training step has dropout, smoothed cross-entropy and Adam with coupled decay. Both sides run in one
-process in turns, on the same weights and inputs, in float32; logits, and the loss and gradients without dropout, are
-compared before anything is timed. jaxvl's shapes are static, so it computes the absent second bodies, too; PyTorch's
+process in turns, on the same weights and inputs, in float32; logits, and all gradients of a small network, are compared
+before anything is timed. jaxvl's shapes are static, so it computes the absent second bodies, too; PyTorch's
 side leaves them out of its batch. `single` is the same with one body a clip on both sides. --cpu-seconds counts what
 all threads work, which other processes hardly change; PyTorch then has one thread, as its idle threads spin.
 """
@@ -14,7 +14,6 @@ all threads work, which other processes hardly change; PyTorch then has one thre
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 import time
 
@@ -28,17 +27,43 @@ from benchmarks.speed import torch_afe_cnn
 from benchmarks.speed.centerclip import MAX_LOAD, MAX_OTHERS, Contest, busy_cores, usage
 from jaxvl.core import config as configs
 from jaxvl.core import session, sharding
+from jaxvl.data.skeletons import HUMANOID16
 from jaxvl.interop import keys
 from jaxvl.methods.afe_cnn import method, published, recipe
 from jaxvl.methods.afe_cnn.losses import classification_loss
-from jaxvl.methods.afe_cnn.model import AFECNN, cost
+from jaxvl.methods.afe_cnn.model import AFECNN, AFEConfig, cost
 
-COMPARED = {
-    "stem/conv/kernel": "stem.weight",
-    "block1/dw/kernel": "blocks.1.dw.weight",
-    "block4/pw/kernel": "blocks.4.pw.weight",
-    "kje/fc2/kernel": "kje_fc2.weight",
-}
+SMALL = AFEConfig(HUMANOID16.parents, HUMANOID16.columns, frames=16, classes=10, width=8, dropout=0.0)
+
+
+def check_gradients() -> None:
+    """The gradient of every parameter of a small network in training mode, both sides. At the size of NTU RGB+D it can
+    only be compared roughly: there a rounding error moves some of a million units over the kink of their ReLU."""
+    net, draws = AFECNN(SMALL), np.random.default_rng(0)
+    present = np.ones((6, 2), bool)
+    present[2:, 1] = False
+    x = draws.normal(size=(6, 2, 16, 16, 3)).cumsum(2).astype(np.float32) / 8
+    x, label = np.where(present[:, :, None, None, None], x, 0), draws.integers(0, 10, 6)
+    host = jax.device_get(jax.jit(net.init)(jax.random.key(0), x, present))
+    host["params"]["kje"]["fc2"]["kernel"] = draws.normal(size=(32, 16)).astype(np.float32) / 8  # they start at zero
+    host["params"]["kfe"]["conv2"]["kernel"] = draws.normal(size=(5, 16, 1)).astype(np.float32) / 8
+
+    def loss(p):
+        out, _ = net.apply({**host, "params": p}, x, present, train=True, mutable=["batch_stats"])
+        return classification_loss(out["logits"], label)[0]
+
+    gradient = keys.to_flat({"params": jax.jit(jax.grad(loss))(host["params"])})
+    weights = published.config_of_params(keys.to_flat(host))
+    model = torch_afe_cnn.AFECNN(SMALL)
+    arrays, _ = published.to_published(host, weights)
+    model.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in arrays.items()})
+    model.train()
+    logits = model(torch.from_numpy(x), torch.from_numpy(present))
+    F.cross_entropy(logits, torch.from_numpy(label), label_smoothing=0.1).backward()
+    theirs = published.from_published({k: p.grad.numpy() for k, p in model.named_parameters()}, weights)[0]
+    for path, value in keys.to_flat(theirs).items():
+        scale = max(np.abs(value).max(), 1e-2)
+        np.testing.assert_allclose(gradient[path], value, atol=1e-3 * scale, err_msg=path)
 
 
 def contests(batch: int, bodies: int) -> list[Contest]:
@@ -73,24 +98,6 @@ def contests(batch: int, bodies: int) -> list[Contest]:
         return model(tx, tp)
 
     np.testing.assert_allclose(infer(), their_inference().numpy(), atol=2e-4)
-    net = AFECNN(dataclasses.replace(cfg, dropout=0.0))
-
-    def loss(p):
-        out, _ = net.apply({**variables, "params": p}, b["x"], b["present"], train=True, mutable=["batch_stats"])
-        return classification_loss(out["logits"], b["label"])[0]
-
-    value, gradient = jax.jit(jax.value_and_grad(loss))(variables["params"])
-    model.train()
-    model.drop.p = 0.0
-    their_loss = F.cross_entropy(model(tx, tp), ty, label_smoothing=0.1)
-    their_loss.backward()
-    model.drop.p = cfg.dropout
-    np.testing.assert_allclose(value, their_loss.item(), rtol=1e-5)
-    moved, report = published.from_published({k: p.grad.numpy() for k, p in model.named_parameters()}, weights)
-    assert all("running" in key for key in report.missing), report.missing
-    gradient, theirs = keys.to_flat({"params": gradient}), keys.to_flat(moved)
-    for path in COMPARED:
-        np.testing.assert_allclose(gradient[path], theirs[path], atol=2e-3 * np.abs(theirs[path]).max(), err_msg=path)
     optimizer = torch.optim.Adam(model.parameters(), 1e-3, weight_decay=1e-4)
     update, kept = compiled.updates["recognise"], [state]
 
@@ -124,6 +131,7 @@ def main() -> None:
     torch.set_num_threads(1 if args.cpu_seconds else args.threads)
     clock = time.process_time if args.cpu_seconds else time.perf_counter
     load = os.getloadavg()[0]
+    check_gradients()
     games = [game for bodies in (2, 1) for game in contests(args.batch, bodies)]
     for game in games:
         for work in game.sides.values():
