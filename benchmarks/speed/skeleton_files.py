@@ -16,13 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import results
-from jaxvl.core.method import Examples
-from jaxvl.data.pipeline import train_batches
 from jaxvl.data.readers.skeletons import ntu
-from jaxvl.data.readers.skeletons.clips import clip_name
-from jaxvl.data.skeletons import NTU25
-from jaxvl.methods.afe_cnn.data import MakeClip
 
 ID = 72057594037931101
 SET = 56_880
@@ -66,6 +60,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.speed.skeleton_files", description=__doc__)
     parser.add_argument("--files", type=int, default=2000)
     args = parser.parse_args()
+    # here, as the processes that parse import this file, and need none of it
+    from benchmarks import results
+    from jaxvl.core.method import Examples
+    from jaxvl.data.pipeline import train_batches
+    from jaxvl.data.readers.skeletons.clips import clip_name
+    from jaxvl.data.skeletons import NTU25
+    from jaxvl.methods.afe_cnn.data import MakeClip
+
     rng = np.random.default_rng(0)
     contents = [text(rng, 2 if i % 5 == 0 else 1) for i in range(DIFFERENT)]
     rows, raw = [], {}
