@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxvl.core import config as configs
+from jaxvl.methods.afe_cnn import recipe as afe_cnn_recipe
 from jaxvl.methods.mist import recipe
 from tests import tiny
 
@@ -211,4 +212,48 @@ def mist() -> Tiny:
     )
 
 
-TINY: dict[str, Callable[[], Tiny]] = {"centerclip": centerclip, "drdr": drdr, "mist": mist, "slimclr": slimclr}
+def afe_cnn() -> Tiny:
+    """Eight frames of sixteen joints; which of four joints swings is the class. Three clips show a second body."""
+    config = afe_cnn_recipe.base()
+    config.lock()
+    configs.apply(
+        config,
+        ("precision.matmul=highest", "train.steps=100", "optim.main.name=adam", "optim.main.eps=1e-3",
+         "optim.main.schedule=constant", "optim.main.lr=1e-2", "mesh.data=-1", "model.skeleton=humanoid16",
+         "model.classes=4", "model.width=4", "model.dropout=0.0", "model.kje_hidden=8", "model.kfe_hidden=4",
+         "data.frames=8", "data.batch_size=8", "data.eval_batch_size=8"),
+    )  # fmt: skip
+    rows = 8
+
+    def clips(rng):
+        label = np.arange(rows) % 4
+        x = rng.normal(size=(rows, 2, 1, 16, 3)) + 0.05 * rng.normal(size=(rows, 2, 8, 16, 3))
+        swing = np.sin(np.arange(8) + rng.uniform(0, 6, (rows, 2, 1)))
+        x[np.arange(rows), :, :, 4 * label, 1] += swing
+        present = np.ones((rows, 2), bool)
+        present[3:, 1] = False
+        x = np.where(present[:, :, None, None, None], x, 0).astype(np.float32)
+        return {"x": x, "present": present, "label": label.astype(np.int32)}
+
+    def predict(seed):
+        clip = clips(np.random.default_rng(seed))
+        return [{"clips": {name: clip[name] for name in ("x", "present")}}]
+
+    return Tiny(
+        config=config,
+        batch=lambda seed: {"clips": clips(np.random.default_rng(seed))},
+        predict=predict,
+        # the last layers of both gates start at zero, so that nothing reaches what is in front of them; one factor on
+        # all frames is taken away by the stem's batch norm
+        zero_gradient=r"kje/fc1/|kfe/conv1/|kfe/conv2/bias$",
+        overfit=(60, 0.5),
+    )
+
+
+TINY: dict[str, Callable[[], Tiny]] = {
+    "afe_cnn": afe_cnn,
+    "centerclip": centerclip,
+    "drdr": drdr,
+    "mist": mist,
+    "slimclr": slimclr,
+}
