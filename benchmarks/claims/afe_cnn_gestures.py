@@ -3,7 +3,8 @@
     python -m benchmarks.claims.afe_cnn_gestures [--seeds 0 1 2] [--arms full ...]
 
 Eight classes, side x joint (shoulder, elbow) x direction (forward, sideways): a bump of 40 to 60 degrees, a twentieth
-of the time wide, laid on a random window of walking, turning, running, punching, kicking or dancing, there and back.
+of the time wide, laid on a random window of walking, turning, running, punching, kicking or dancing, clips that are
+followed by their reverse.
 3,000 samples for training, from the front; 500 for test, seen from other sides (yaw 40 to 320 degrees) and on smaller
 bodies (.6 to .8). Width 16, dropout 0.3, 800 updates of 32, Adam on one cycle up to 6e-3. Chance: 12.5 %. Nothing was
 tuned here: the recipe is the specification's.

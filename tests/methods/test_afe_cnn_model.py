@@ -242,6 +242,7 @@ def test_recipes_step_and_cycle_as_published():
     assert float(cycle(799)) < 1e-6
     utkinect = tiny.load("afe_cnn/utkinect.py")
     assert (utkinect.data.repeats, utkinect.optim.main.schedule, utkinect.train.epochs) == (20, "cosine", 60)
+    assert (utkinect.data.frames, utkinect.data.least_frames) == (32, 64)  # the least window is that of CTR-GCN for all
     assert [tiny.load(f"afe_cnn/{n}").data.rotation for n in ("ntu60.py:xview", "ntu60.py:xsub", "ntu120.py:xset")] == [
         0.5,
         0.3,

@@ -92,14 +92,20 @@ def clip_sample(label: int, seen: Seen, rng: np.random.Generator) -> np.ndarray:
 
 
 def gesture_sample(label: int, seen: Seen, rng: np.random.Generator) -> np.ndarray:
-    """A part of a motion there and back, with gesture number `label` in it, `[F, 16, 3]` float32."""
-    motion = mocap.clips()[NUISANCES[rng.integers(len(NUISANCES))]].joints
-    length = min(int(rng.integers(NUISANCE_FRAMES[0], NUISANCE_FRAMES[1] + 1)), len(motion))
-    start = int(rng.integers(0, len(motion) - length + 1))
-    there = motion[start : start + length]
-    base = resample(np.concatenate([there, there[::-1]]), GESTURE_FRAMES).astype(np.float64)
+    """A part of a motion of the whole body with gesture number `label` in it, `[F, 16, 3]` float32."""
+    base = nuisance(rng)
     peak, centre = kinematics.degrees(rng.uniform(*PEAK)), rng.uniform(*CENTRE) * GESTURE_FRAMES
     return show(part(gesture(base, label, peak, centre), rng), seen, rng)
+
+
+def nuisance(rng: np.random.Generator) -> np.ndarray:
+    """A window of `NUISANCE_FRAMES` of one of `NUISANCES` with its reverse behind it, which makes the shortest of them
+    long enough; at about its own speed, `[48, 16, 3]` float64."""
+    motion = mocap.clips()[NUISANCES[rng.integers(len(NUISANCES))]].joints
+    there_and_back = np.concatenate([motion, motion[::-1]])
+    length = int(rng.integers(NUISANCE_FRAMES[0], NUISANCE_FRAMES[1] + 1))
+    start = int(rng.integers(0, len(there_and_back) - length + 1))
+    return resample(there_and_back[start : start + length], GESTURE_FRAMES).astype(np.float64)
 
 
 def gesture(joints: np.ndarray, label: int, peak: float, centre: float) -> np.ndarray:

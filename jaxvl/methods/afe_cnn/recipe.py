@@ -161,7 +161,7 @@ def utkinect(protocol: str) -> ConfigDict:
 def small(c: ConfigDict, skeleton: str, classes: int, width: int = 32) -> ConfigDict:
     """The network of small data: 32 frames, one body."""
     c.model.update({"skeleton": skeleton, "classes": classes, "width": width})
-    c.data.update({"frames": 32, "least_frames": 32, "bodies": 1})
+    c.data.update({"frames": 32, "bodies": 1})
     return c
 
 

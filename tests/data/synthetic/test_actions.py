@@ -68,6 +68,22 @@ def test_samples_are_bodies_of_other_sizes_from_other_sides():
     np.testing.assert_allclose(a, b, atol=1e-4)  # what the normalisation takes away
 
 
+def test_what_a_gesture_hides_in_is_a_window_of_a_clip_and_its_reverse():
+    """Known from its places: each lies on the line between two frames of a clip that follow one another, 30 to 44 of
+    them in 48 frames, and the end of the clip is passed in some."""
+    rng, turned = np.random.default_rng(0), 0
+    clips = {name: mocap.clips()[name].joints for name in actions.NUISANCES}
+    for _ in range(40):
+        base = actions.nuisance(rng)
+        assert base.shape == (48, 16, 3)
+        name = min(clips, key=lambda n: np.abs(clips[n][:, None] - base[24]).max((-1, -2)).min())
+        nearest = np.abs(clips[name][:, None] - base).max((-1, -2)).argmin(0)
+        steps = np.diff(nearest)
+        assert np.abs(steps).max() <= 1  # never faster than it was recorded
+        turned += (steps > 0).any() and (steps < 0).any()
+    assert 5 < turned < 40
+
+
 @pytest.mark.parametrize("kind", actions.KINDS)
 def test_a_sample_depends_on_seed_and_number_alone(kind):
     draw = lambda count, seed: list(actions.samples(kind, count, actions.FRONT, seed))  # noqa: E731
