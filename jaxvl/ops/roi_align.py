@@ -66,8 +66,8 @@ def roi_align_pyramid(
 
 
 def level_of(boxes: jax.Array, levels: int = 4) -> jax.Array:
-    """`[..., 4]` corners in pixels -> `[...]` int32, `clamp(floor(4 + log2(sqrt(area)/224 + 1e-8)), 3, 2 + levels) - 3` of
-    the unclipped box; -1 where the area is negative, as one side is."""
+    """`[..., 4]` corners in pixels -> `[...]` int32, `clamp(floor(4 + log2(sqrt(area)/224 + 1e-8)), 3, 2 + levels) - 3`
+    of the unclipped box; -1 where the area is negative, as one side is."""
     boxes = jax.lax.stop_gradient(boxes.astype(jnp.float32))
     area = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
     side = jnp.sqrt(jnp.maximum(area, 0.0))

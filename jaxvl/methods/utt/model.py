@@ -258,7 +258,7 @@ class UTT(nn.Module):
         self.maps(taps, self.config.tracking_levels)
         maps = self.maps(taps, [self.config.track_level])
         vectors = self.vectors(maps, boxes)
-        return out | self.sot(taps, pad, vectors, boxes)
+        return out | self.sot(maps[0], pad, vectors, boxes)
 
     def features(self, images: jax.Array, train: bool) -> list[jax.Array]:
         """Normalised images `[B, H, W, 3]` -> the trunk's maps behind levels 0, 1, 2."""
@@ -297,7 +297,7 @@ class UTT(nn.Module):
 
     def sot(
         self,
-        taps: Sequence[jax.Array],
+        cells: jax.Array,
         pad: jax.Array,
         vectors: jax.Array,
         start: jax.Array | None = None,
@@ -305,11 +305,10 @@ class UTT(nn.Module):
     ) -> dict[str, jax.Array]:
         """Targets `[B, N, C]` in crops: `boxes [1 + L, B, N, 4]`, the first being the proposal, and what `track` gives.
 
-        pad: `[B, H, W]` bool, True where the crop holds no image. start: `[B, N, 4]` first boxes, read where the model
-        has no proposal decoder.
+        cells: `[B, h, w, C]`, the tracking map of the crops. pad: `[B, H, W]` bool, True where a crop holds no image.
+        start: `[B, N, 4]` first boxes, read where the model has no proposal decoder.
         """
         c = self.config
-        (cells,) = self.maps(taps, [c.track_level], train)
         height, width = cells.shape[1:3]
         if c.target_decoder:
             mask = level_mask(pad, height, width)
@@ -320,7 +319,7 @@ class UTT(nn.Module):
             size = jnp.array([pad.shape[2], pad.shape[1]] * 2, jnp.float32)
             start = self.corner(vectors, cells, train) * size
         elif start is None:
-            raise InputError("config.model.proposal_decoder: off, so the first boxes must be given")
+            raise InputError("config.model.proposal_decoder: is off, so the first boxes must be given")
         out = self.track([cells], vectors, with_least_side(start, c.proposal_min_side), None, train)
         return out | {"boxes": jnp.concatenate([start[None].astype(jnp.float32), out["boxes"]])}
 
