@@ -1,4 +1,4 @@
-"""What the network does in one frame of a video, for one object and for all: `Method.predict`, compiled once a shape."""
+"""What the network does in one frame of a video, of one object or of all: `Method.predict`, compiled once a shape."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def sot_fields(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
 def sot_step(module: UTT, b: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     """One frame of one object.
 
-    crop `[B, S, S, 3]` uint8, pad `[B, S, S]`, box `[B, 4]` corners in the crop (the last place; in the first frame that
-    of the target), vector `[B, C]` of the target -> `box [B, 4]`, where it is now, `proposal [B, 4]`, `score [B]` (1 for
-    a network without), and `described [B, C]`, the vector of what is at the given box, which a first frame is for.
+    crop `[B, S, S, 3]` uint8, pad `[B, S, S]`, box `[B, 4]` corners in the crop (the last place; in the first frame
+    that of the target), vector `[B, C]` of the target -> `box [B, 4]`, where it is now, `proposal [B, 4]`, `score [B]`
+    (1 for a network without), and `described [B, C]`, the vector of what is at the given box, for the first frame.
     """
     taps = module.features(normalized(b["crop"]), False)
     (cells,) = module.maps(taps, [module.config.track_level])
