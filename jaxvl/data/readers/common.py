@@ -53,7 +53,7 @@ class Report:
 
     found: videos in use. pairs: records made of them. missing: ids without a media file.
     skipped: `(id, reason)` of what was left out although it is there. notes: what the user should know. unit: what the
-    records are called.
+    records are called; kind: what the videos are.
     """
 
     dataset: str
@@ -64,10 +64,11 @@ class Report:
     pairs: int = 0
     notes: tuple[str, ...] = ()
     unit: str = "pairs"
+    kind: str = "videos"
 
     def line(self) -> str:
         """The report in one line, with the first few names."""
-        parts = [f"{self.dataset} {self.split}: {self.found:,} videos, {self.pairs:,} {self.unit}"]
+        parts = [f"{self.dataset} {self.split}: {self.found:,} {self.kind}, {self.pairs:,} {self.unit}"]
         if self.missing:
             parts.append(f"{len(self.missing):,} without a media file ({first_few(self.missing)})")
         by_reason: dict[str, list[str]] = {}
