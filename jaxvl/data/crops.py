@@ -1,6 +1,7 @@
 """Square crops around a box for tracking, and the plain bilinear resize that trackers' weights were made with.
 
-No antialias: this is OpenCV's bilinear resize (half-pixel centres, edges repeated), to a grey level. No jax here.
+No antialias: this is OpenCV's bilinear resize (half-pixel centres, edges repeated), in float32 and rounded; OpenCV
+rounds in fixed point and may differ by a grey level. No jax here.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 
 class Crop(NamedTuple):
@@ -23,14 +23,39 @@ class Crop(NamedTuple):
     top: int
 
 
+class Taps(NamedTuple):
+    """Where each resized pixel comes from, along one axis: two places `[S]` int and their shares `[S]` float32."""
+
+    low: np.ndarray
+    high: np.ndarray
+    low_share: np.ndarray
+    high_share: np.ndarray
+
+
+def taps(size: int, n: int, begin: int = 0, end: int | None = None) -> Taps:
+    """Of `n` places, resized to `size`; those outside of `[begin, end)` have no share."""
+    at = np.clip((np.arange(size) + 0.5) * (n / size) - 0.5, 0, n - 1)
+    low = np.floor(at).astype(np.int64)
+    high, share = np.minimum(low + 1, n - 1), at - low
+    inside = lambda i: (i >= begin) & (i < (n if end is None else end))  # noqa: E731
+    return Taps(low, high, ((1 - share) * inside(low)).astype(np.float32), (share * inside(high)).astype(np.float32))
+
+
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """uint8 `[H, W, 3] -> [height, width, 3]`, bilinear without antialias."""
     if image.shape[:2] == (height, width):
         return image
-    scale = (image.shape[1] / width, 0.0, 0.0, 0.0, image.shape[0] / height, 0.0)
-    picture = Image.fromarray(np.ascontiguousarray(image))
-    moved = picture.transform((width, height), Image.Transform.AFFINE, scale, Image.Resampling.BILINEAR)
-    return np.asarray(moved)
+    return _resample(image, taps(height, image.shape[0]), taps(width, image.shape[1]))
+
+
+def _resample(image: np.ndarray, y: Taps, x: Taps) -> np.ndarray:
+    """Weighted sums of two rows, then of two columns, rounded."""
+    rows = image[y.low] * y.low_share[:, None, None]
+    rows += image[y.high] * y.high_share[:, None, None]
+    found = rows[:, x.low] * x.low_share[:, None]
+    found += rows[:, x.high] * x.high_share[:, None]
+    found += 0.5
+    return found.astype(np.uint8)
 
 
 def fitted_size(height: int, width: int, short: int, longest: int) -> tuple[int, int]:
@@ -57,13 +82,18 @@ def crop(image: np.ndarray, box: np.ndarray, factor: float, size: int) -> Crop:
     n = side_of(box, factor)
     left = round(float(box[0]) + 0.5 * float(box[2]) - 0.5 * n)
     top = round(float(box[1]) + 0.5 * float(box[3]) - 0.5 * n)
-    x = _inside(left, n, width)
-    y = _inside(top, n, height)
-    square = np.zeros((n, n, 3), np.uint8)
-    if x[0] < x[1] and y[0] < y[1]:
-        square[y[0] : y[1], x[0] : x[1]] = image[top + y[0] : top + y[1], left + x[0] : left + x[1]]
-    whole = np.outer(_covered(*y, n, size), _covered(*x, n, size)) >= 1 - 1e-9
-    return Crop(resize(square, size, size), ~whole, size / n, left, top)
+    x, y = taps(size, n, *_inside(left, n, width)), taps(size, n, *_inside(top, n, height))
+    shares = [np.outer(t.low_share + t.high_share, np.ones(size)) for t in (y, x)]
+    pad = shares[0] * shares[1].T < 1 - 1e-6
+    # places outside of the picture have no share, so that any pixel may stand there
+    at = lambda t, first, extent: t._replace(  # noqa: E731
+        low=np.clip(t.low + first, 0, extent - 1), high=np.clip(t.high + first, 0, extent - 1)
+    )
+    x, y = at(x, left, width), at(y, top, height)
+    # only the columns that are looked at: a large window around a large object costs no more than a small one
+    first, last = int(x.low.min()), int(x.high.max()) + 1
+    part = x._replace(low=x.low - first, high=x.high - first)
+    return Crop(_resample(image[:, first:last], y, part), pad, size / n, left, top)
 
 
 def _inside(first: int, n: int, extent: int) -> tuple[int, int]:
@@ -71,12 +101,3 @@ def _inside(first: int, n: int, extent: int) -> tuple[int, int]:
     end = n - max(first + n - extent + 1, 0)
     begin = max(-first, 0)
     return (begin, end) if begin < end else (0, 0)
-
-
-def _covered(begin: int, end: int, n: int, size: int) -> np.ndarray:
-    """`[size]`: share of each resized pixel, along one axis, that comes from places `[begin, end)` of n."""
-    at = np.clip((np.arange(size) + 0.5) * n / size - 0.5, 0, n - 1)
-    low = np.floor(at).astype(int)
-    share = at - low
-    inside = (np.arange(n) >= begin) & (np.arange(n) < end)
-    return (1 - share) * inside[low] + share * inside[np.minimum(low + 1, n - 1)]
