@@ -242,14 +242,10 @@ ROWS: dict[str, dict[str, Any]] = {
     "cross_attention": {"interaction": "cross_attention", "self_attention": False},
     "correlation_alone": {"self_attention": False},
     "pool_1": {"pool": 1},
-    "pool_3": {"pool": 3},
     "pool_14": {"pool": 14},
     "iterations_1": {"iterations": 1},
-    "iterations_3": {"iterations": 3},
-    "pyramid": {"mot_levels": "pyramid", "mot_target_levels": "pyramid"},
-    "scored": {"output_score": True},
 }
-"""What a row changes in `config.model`: the paper's ablations (tables 3 to 7), then options of the code."""
+"""What a row changes in `config.model`: the paper's ablations (tables 3 to 7)."""
 
 
 def with_row(c: ConfigDict, row: str) -> ConfigDict:
