@@ -7,6 +7,7 @@ rounds in fixed point and may differ by a grey level. No jax here.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -41,11 +42,15 @@ def taps(size: int, n: int, begin: int = 0, end: int | None = None) -> Taps:
     return Taps(low, high, ((1 - share) * inside(low)).astype(np.float32), (share * inside(high)).astype(np.float32))
 
 
-def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """uint8 `[H, W, 3] -> [height, width, 3]`, bilinear without antialias."""
+def resize(image: np.ndarray, height: int, width: int, window: Sequence[int] | None = None) -> np.ndarray:
+    """uint8 `[H, W, 3] -> [height, width, 3]`, bilinear without antialias. window: (top, left, height, width) of the
+    part of the result that is wanted; nothing else is computed."""
+    top, left, h, w = window or (0, 0, height, width)
     if image.shape[:2] == (height, width):
-        return image
-    return _resample(image, taps(height, image.shape[0]), taps(width, image.shape[1]))
+        return image[top : top + h, left : left + w]
+    y, x = taps(height, image.shape[0]), taps(width, image.shape[1])
+    y, x = Taps(*(t[top : top + h] for t in y)), Taps(*(t[left : left + w] for t in x))
+    return _resample(image, y, x)
 
 
 def _resample(image: np.ndarray, y: Taps, x: Taps) -> np.ndarray:

@@ -55,15 +55,15 @@ def lasot(root: Path, n: int = 24) -> Path:
 
 
 def got10k(root: Path, n: int = 21) -> Path:
-    """train: two sequences, one with an absence; test: one row of truth."""
-    for split, count in (("train", 2), ("test", 1)):
+    """train: two sequences, one with an absence; val: one; test: one row of truth."""
+    for split, count in (("train", 2), ("val", 1), ("test", 1)):
         names = [f"GOT-10k_{split.title()}_{k + 1:06d}" for k in range(count)]
         for k, name in enumerate(names):
             here = root / split / name
-            for i in range(n if split == "train" else 3):
+            for i in range(3 if split == "test" else n):
                 picture(here / f"{i + 1:08d}.jpg", i)
-            text(here / "groundtruth.txt", rows(moving(n if split == "train" else 1)))
-            if split == "train":
+            text(here / "groundtruth.txt", rows(moving(1 if split == "test" else n)))
+            if split != "test":
                 absent = np.zeros(n, int)
                 absent[2] = k == 0
                 text(here / "absence.label", "\n".join(map(str, absent)) + "\n")

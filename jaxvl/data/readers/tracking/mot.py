@@ -44,8 +44,8 @@ SPLITS = {
 @dataclasses.dataclass(frozen=True, eq=False)
 class MotRows:
     """The rows of a MOT text file. frame int32 `[n]` from 0; track_id int32 `[n]`, -1 where there is none; boxes
-    float32 `[n, 4]`, left, top, width, height from 0; score float32 `[n]` (in truth files whether the row counts); class_id
-    int32 `[n]`; visibility float32 `[n]`."""
+    float32 `[n, 4]`, left, top, width, height from 0; score float32 `[n]` (in truth files whether the row counts);
+    class_id int32 `[n]`; visibility float32 `[n]`."""
 
     frame: np.ndarray
     track_id: np.ndarray
