@@ -38,7 +38,7 @@ def draw_boxes(
     what lies outside of the frame is cut."""
     image = images.as_image(picture)
     draw = ImageDraw.Draw(image)
-    thick = max(1, round(min(image.size) / 200))
+    thick = max(1, round(min(image.size) / 120))
     size = max(9, min(18, image.height // 24))
     for k, (box, identity) in enumerate(zip(np.asarray(boxes, np.float64).reshape(-1, 4), ids)):
         left, top, right, bottom = box[0], box[1], box[0] + box[2] - 1, box[1] + box[3] - 1

@@ -1,5 +1,7 @@
 """UTT's samples: where the target lies in what is cut, what is drawn how often, every set in its published layout."""
 
+import pickle
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -270,6 +272,7 @@ def test_published_layouts_give_the_promised_batches(published, tmp_path, change
         check_batch(batch, spec, stream)
         again = next(pipeline.train_batches(found.train[stream], seed=0, num_threads=0))
         np.testing.assert_array_equal(next(iter(batch.values())), next(iter(again.values())))
+        assert len(pickle.loads(pickle.dumps(found.train[stream])).source) == 8  # as worker processes get it
     assert any("frames missing" in line for line in found.reports)
     assert (tmp_path / "ids" / "train_mot.txt").is_file()
     assert set(found.splits) == {"test"}
@@ -295,6 +298,20 @@ def test_sequences_to_follow(published, tmp_path):
     frame = next(many.frames(many.source[0]))
     np.testing.assert_allclose(frame["given"], [[17, 5, 29, 35]])
     np.testing.assert_allclose(frame["given_scores"], [0.9])
+
+
+def test_vehicles_distract_in_mot20_alone(tmp_path):
+    root = files.mot(tmp_path / "MOT20", "MOT20-01", 12, ())
+    truth = root / "train" / "MOT20-01" / "gt" / "gt.txt"
+    truth.write_text(truth.read_text() + "12,11,2,2,9,9,0,6,1\n")
+    for name, kind in (("mot20", 8), ("mot16", 6)):
+        (tmp_path / "MOT20").rename(tmp_path / name.upper())
+        config = small(tmp_path, mot_test=name)
+        reading = sources.read_set(config, tmp_path, name, "test")
+        sequence = reading.tracks[0]
+        frames = list(sources.FramesOfAll("own")(sequence))
+        assert frames[-1]["truth"].kinds.tolist() == [1, 1, 3, 12, 7, kind]
+        (tmp_path / name.upper()).rename(tmp_path / "MOT20")
 
 
 def test_what_is_missing_is_said(published, tmp_path):

@@ -15,7 +15,7 @@ from jaxvl.core.errors import InputError
 from jaxvl.core.method import Data, Examples, Sequences
 from jaxvl.data.crops import fitted_size
 from jaxvl.data.readers.common import first_few, write_ids
-from jaxvl.data.readers.tracking.mot import PEDESTRIAN, read_mot, read_mot_results
+from jaxvl.data.readers.tracking.mot import CLASSES, PEDESTRIAN, read_mot, read_mot_results
 from jaxvl.data.readers.tracking.pictures import read_coco, read_crowdhuman
 from jaxvl.data.readers.tracking.single import (
     folders,
@@ -103,6 +103,7 @@ def find_root(config: ConfigDict, workdir: Path) -> Path:
 
 def render_world(config: ConfigDict, root: Path, say: Callable[[str], None]) -> None:
     """Renders the tracking world into `root`, as LaSOT and as MOT17, unless it stands there already."""
+    from jaxvl.data.synthetic.on_disk import told
     from jaxvl.data.synthetic.tracking.layouts import ensure_tracking_world
     from jaxvl.data.synthetic.tracking.world import TrackingWorldConfig
 
@@ -110,15 +111,7 @@ def render_world(config: ConfigDict, root: Path, say: Callable[[str], None]) -> 
         world = TrackingWorldConfig(**config.data.world.to_dict())
     except TypeError as error:
         raise InputError(f"config.data.world: {error}") from None
-    done = -1
-
-    def progress(n: int, total: int) -> None:
-        nonlocal done
-        if total and n * 10 // total != done:
-            done = n * 10 // total
-            say(f"rendering the tracking world: {n} of {total} sequences")
-
-    ensure_tracking_world(world, root, progress=progress)
+    ensure_tracking_world(world, root, progress=told(say, "the tracking world", "sequences"))
 
 
 def set_folder(root: Path, name: str) -> str:
@@ -227,6 +220,8 @@ class FramesOfAll:
             rows = sequence.frame == i
             ids, boxes, kinds = (x[rows] for x in (sequence.track_id, sequence.boxes, sequence.class_id))
             counted = sequence.considered[rows] & (kinds == PEDESTRIAN)
+            if sequence.dataset == "MOT20":  # its evaluation takes other vehicles for distractors, too
+                kinds = np.where(kinds == CLASSES.index("non_mot_vehicle"), CLASSES.index("distractor"), kinds)
             if len(sequence.boxes):
                 frame["truth"] = Truth(ids, boxes.astype(np.float64), counted, kinds)
             if self.detections == "truth":

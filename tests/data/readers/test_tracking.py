@@ -16,7 +16,8 @@ from jaxvl.data.readers.tracking.mot import (
 from jaxvl.data.readers.tracking.pictures import read_coco, read_crowdhuman
 from jaxvl.data.readers.tracking.single import read_got10k, read_lasot, read_otb, read_trackingnet
 from jaxvl.data.readers.tracking.tables import read_table
-from jaxvl.data.readers.tracking.tracks import list_frames
+from jaxvl.data.readers.tracking.tracks import Frames, list_frames
+from jaxvl.data.synthetic.encode import write_video
 from tests.data.readers import tracking_files as files
 
 
@@ -207,6 +208,16 @@ def test_a_table_is_small_to_send_and_can_be_cut(tmp_path):
     assert part.names == ["t-shirt-2"]
     assert part.visible_counts().tolist() == [24]
     assert part[0].track_id.tolist() == [0] * 24
+
+
+def test_frames_of_a_video_file(tmp_path):
+    pixels = np.repeat(np.arange(40, 200, 40, dtype=np.uint8), 32 * 32 * 3).reshape(4, 32, 32, 3)
+    write_video(tmp_path / "v.mp4", pixels, 5)
+    found = Frames(str(tmp_path / "v.mp4"), "", 0, 5)
+    assert found.paths == [str(tmp_path / "v.mp4")] * 5
+    assert found.read(2).mean() == pytest.approx(120, abs=3)
+    with pytest.raises(BadMedia, match="has 4 frames, the annotations speak of 5"):
+        found.read(4)
 
 
 def test_numbered_pictures_of_any_form(tmp_path):
