@@ -196,11 +196,12 @@ def followed(config: ConfigDict, reading: TrackReading, task: str, reports: list
 
 
 def frames_of_one(sequence: TrackSequence) -> Iterator[dict[str, Any]]:
-    """Frames with the target: `image`, `box` (left, top, width, height; zeros where it is not known), `visible`."""
+    """Frames with the target: `image`, `box` (left, top, width, height; zeros where it is not known), `visible`, by the
+    set's own flags."""
     for i in range(len(sequence.frames)):
         known = i < len(sequence.boxes)
         box = sequence.boxes[i].astype(np.float64) if known else np.zeros(4)
-        yield {"image": sequence.frames.read(i), "box": box, "visible": bool(known and sequence.visible[i])}
+        yield {"image": sequence.frames.read(i), "box": box, "visible": bool(known and sequence.considered[i])}
 
 
 @dataclasses.dataclass(frozen=True)

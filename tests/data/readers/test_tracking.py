@@ -30,6 +30,7 @@ def test_lasot(tmp_path):
     assert first.size == (64, 48)
     # absent, occluded, beyond the border, without a picture
     assert np.flatnonzero(~first.visible).tolist() == [3, 4, 5, 6]
+    assert np.flatnonzero(~first.considered).tolist() == [3, 4]  # what LaSOT's own score leaves out
     assert first.boxes[0].tolist() == [4, 5, 20, 16]
     assert first.frames.missing == {6}
     assert first.frames.path(9).endswith("airplane/airplane-1/img/00000010.jpg")
@@ -50,7 +51,8 @@ def test_lasot(tmp_path):
 def test_got10k(tmp_path):
     files.got10k(tmp_path)
     first = read_got10k(tmp_path, "train").tracks[0]
-    assert (first.size, np.flatnonzero(~first.visible).tolist()) == ((64, 48), [2])
+    assert (first.size, np.flatnonzero(~first.visible).tolist()) == ((64, 48), [2, 19])  # absent; nothing of it seen
+    assert first.visibility[[0, 20]].tolist() == [1, 0.5]
     files.text(tmp_path / "some.txt", "1\n")
     chosen = read_got10k(tmp_path, "train", only=tmp_path / "some.txt").tracks
     assert chosen.names == ["GOT-10k_Train_000002"]

@@ -67,7 +67,7 @@ def got10k(root: Path, n: int = 21) -> Path:
                 absent = np.zeros(n, int)
                 absent[2] = k == 0
                 text(here / "absence.label", "\n".join(map(str, absent)) + "\n")
-                text(here / "cover.label", "8\n" * n)
+                text(here / "cover.label", "8\n" * (n - 2) + "0\n4\n")
                 meta = "[METAINFO]\nurl: https://x.org/a:b\nobject_class: bear\nresolution: (64, 48)\n"
                 text(here / "meta_info.ini", meta)
         text(root / split / "list.txt", "\n".join(names) + "\n")

@@ -27,6 +27,8 @@ from jaxvl.data.readers.tracking.tables import finite_boxes, read_flags, read_ta
 from jaxvl.data.readers.tracking.tracks import Frames, TrackReading, TracksBuilder, list_frames
 
 TRUTH = "groundtruth.txt"
+COVERS = 8
+"""Of GOT-10k's `cover.label`: the whole target is seen."""
 TRACKINGNET_TRAIN = tuple(f"TRAIN_{i}" for i in range(12))
 OTB_FRAMES = {
     "BlurCar1": (247, 988),
@@ -45,8 +47,8 @@ OTB_FRAMES = {
 def read_lasot(root: str | os.PathLike, split: str, *, check_media: bool = True) -> TrackReading:
     """LaSOT. split: 'train' and 'test' by the lists `training_set.txt` and `testing_set.txt`, or 'all' folders.
 
-    Visible: neither fully occluded nor out of view, and the box lies fully inside of the picture. check_media: False
-    lists no folder of pictures. Raises InputError.
+    Considered: neither fully occluded nor out of view. Visible: that, and the box lies fully inside of the picture.
+    check_media: False lists no folder of pictures. Raises InputError.
     """
     top = existing(root, "LaSOT")
     if split == "all":
@@ -64,8 +66,10 @@ def read_lasot(root: str | os.PathLike, split: str, *, check_media: bool = True)
         if truth is None:
             continue
         boxes, visible = finite_boxes(truth)
+        seen = np.ones(len(boxes), bool)
         for file in ("full_occlusion.txt", "out_of_view.txt"):
-            visible &= ~read_flags(os.path.join(here, file), len(boxes), "one flag a frame")
+            seen &= ~read_flags(os.path.join(here, file), len(boxes), "one flag a frame")
+        visible &= seen
         frames = frames_of(os.path.join(here, "img"), 1, len(boxes), "{:08d}.jpg", check_media)
         if frames is None:
             found.absent.append(name)
@@ -74,7 +78,8 @@ def read_lasot(root: str | os.PathLike, split: str, *, check_media: bool = True)
         if size[0]:
             right, bottom = boxes[:, 0] + boxes[:, 2], boxes[:, 1] + boxes[:, 3]
             visible &= (boxes[:, 0] >= 0) & (boxes[:, 1] >= 0) & (right <= size[0]) & (bottom <= size[1])
-        found.add(name, frames, boxes, visible=visible, class_id=found.class_of(kind), size=size)
+        kind = found.class_of(kind)
+        found.add(name, frames, boxes, visible=visible, considered=seen, class_id=kind, size=size)
     return found.reading(split, top)
 
 
@@ -82,7 +87,8 @@ def read_got10k(
     root: str | os.PathLike, split: str, *, only: str | os.PathLike = "", check_media: bool = True
 ) -> TrackReading:
     """GOT-10k. split: 'train', 'val', 'test'. only: a file of sequence names, or of their numbers from 0 in `list.txt`,
-    one a line (training without the sequences that VOT holds: 7,934). Visible: not absent. Raises InputError."""
+    one a line (training without the sequences that VOT holds: 7,934). Visible and considered: not absent, and some of
+    it is seen. Raises InputError."""
     known(dict.fromkeys(("train", "val", "test"), ""), split, "GOT-10k")
     top = existing(os.path.join(existing(root, "GOT-10k"), split), "GOT-10k")
     names = read_ids(os.path.join(top, "list.txt"), "the list of sequences")
@@ -95,16 +101,24 @@ def read_got10k(
         if truth is None:
             continue
         boxes, visible = finite_boxes(truth)
-        absence = os.path.join(here, "absence.label")
-        if os.path.isfile(absence):  # test has none
-            visible &= ~read_flags(absence, len(boxes), "one flag a frame")
+        labels = {name: os.path.join(here, f"{name}.label") for name in ("absence", "cover")}
+        cover = np.full(len(boxes), COVERS)
+        if os.path.isfile(labels["absence"]):  # test has neither
+            visible &= ~read_flags(labels["absence"], len(boxes), "one flag a frame")
+        if os.path.isfile(labels["cover"]):
+            cover = read_table(labels["cover"], 1, "what is seen of the target, 0 to 8")[:, 0]
+            if len(cover) != len(boxes):
+                raise InputError(f"{labels['cover']}: {len(cover)} rows for {len(boxes)} boxes; fetch the file again")
+            visible &= cover > 0
         frames = frames_of(here, 1, -1 if len(boxes) == 1 else len(boxes), "{:08d}.jpg", check_media)
         if frames is None:
             found.absent.append(name)
             continue
         about = read_meta(os.path.join(here, "meta_info.ini"))
         kind = found.class_of(about.get("object_class", "object"))
-        found.add(name, frames, boxes, visible=visible, class_id=kind, size=resolution(about.get("resolution", "")))
+        size = resolution(about.get("resolution", ""))
+        rows = {"visible": visible, "considered": visible, "visibility": cover / COVERS}
+        found.add(name, frames, boxes, **rows, class_id=kind, size=size)
     return found.reading(split, top)
 
 
