@@ -14,9 +14,9 @@ from jaxvl.arguments import Parser
 from jaxvl.core.errors import BadMedia, InputError
 from jaxvl.data.readers.tracking.mot import read_mot_results
 from jaxvl.data.synthetic.encode import write_video
-from jaxvl.data.video import index_video, read_frames
+from jaxvl.data.video import index_video, open_source, read_frames
 from jaxvl.methods.utt import files, results
-from jaxvl.methods.utt.following import Tracked
+from jaxvl.methods.utt.following import Tracked, frames_between, visit_source
 from tests import tiny
 
 TINY = (
@@ -230,6 +230,23 @@ def test_absence_a_cut_and_a_change_of_size(model, clip, tmp_path):
     (tmp_path / "d.txt").write_text("".join(f"{i},-1,81,21,12,12,0.9\n" for i in (4, 5, 6)))
     many = model.track(path, detections=tmp_path / "d.txt", tracker="byte")
     np.testing.assert_allclose(many.boxes[-1], [80, 20, 12, 12], atol=1.5)
+
+
+def test_a_file_whose_frames_change_their_size_is_read_frame_by_frame(tmp_path):
+    parts = []
+    for name, width, height in (("a", 64, 48), ("b", 96, 40)):
+        with av.open(str(tmp_path / f"{name}.ts"), "w", format="mpegts") as container:
+            stream = container.add_stream("libx264", rate=10)
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            for i in range(3):
+                pixels = np.full((height, width, 3), 40 + 40 * i, np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, "rgb24").reformat(format="yuv420p")))
+            container.mux(stream.encode(None))
+        parts.append((tmp_path / f"{name}.ts").read_bytes())
+    (tmp_path / "both.ts").write_bytes(b"".join(parts))
+    source, seen = open_source(tmp_path / "both.ts"), []
+    visit_source(source, frames_between(source, None, None), lambda i, picture: seen.append((i, picture.shape[:2])))
+    assert seen == [(i, (48, 64) if i < 3 else (40, 96)) for i in range(6)]
 
 
 def test_a_movie_of_changing_frames_keeps_its_times(tmp_path):

@@ -43,6 +43,9 @@ def test_lasot(tmp_path):
     assert "1 frames missing in 1 sequences (airplane-1)" in line
     assert read_lasot(tmp_path, "all").tracks.names == ["airplane-1", "t-shirt-2"]
     assert read_lasot(tmp_path, "test").tracks.names == ["t-shirt-2"]
+    (tmp_path / "t-shirt" / "t-shirt-2" / "out_of_view.txt").unlink()
+    line = read_lasot(tmp_path, "test").report.line()
+    assert "1 without out_of_view.txt, so all their boxes count as seen (t-shirt-2)" in line
     unseen = read_lasot(tmp_path, "train", check_media=False).tracks[0]
     assert unseen.visible[5:7].all()
     assert unseen.frames.paths == [first.frames.path(i) for i in range(24)]

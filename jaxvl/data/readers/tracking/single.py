@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from jaxvl.core.errors import InputError
-from jaxvl.data.readers.common import near, read_ids, read_text
+from jaxvl.data.readers.common import first_few, near, read_ids, read_text
 from jaxvl.data.readers.tracking.tables import finite_boxes, read_flags, read_table
 from jaxvl.data.readers.tracking.tracks import Frames, TrackReading, TracksBuilder, list_frames
 
@@ -59,6 +59,7 @@ def read_lasot(root: str | os.PathLike, split: str, *, check_media: bool = True)
             os.path.join(top, known(lists, split, "LaSOT")), "the list of sequences; split 'all' needs none"
         )
     found = TracksBuilder("LaSOT")
+    unsaid: dict[str, list[str]] = {}
     for name in names:
         kind = name.rpartition("-")[0]
         here = next((p for p in (os.path.join(top, kind, name), os.path.join(top, name)) if os.path.isdir(p)), None)
@@ -68,7 +69,10 @@ def read_lasot(root: str | os.PathLike, split: str, *, check_media: bool = True)
         boxes, visible = finite_boxes(truth)
         seen = np.ones(len(boxes), bool)
         for file in ("full_occlusion.txt", "out_of_view.txt"):
-            seen &= ~read_flags(os.path.join(here, file), len(boxes), "one flag a frame")
+            if os.path.isfile(os.path.join(here, file)):
+                seen &= ~read_flags(os.path.join(here, file), len(boxes), "one flag a frame")
+            else:
+                unsaid[file] = [*unsaid.get(file, ()), name]
         visible &= seen
         frames = frames_of(os.path.join(here, "img"), 1, len(boxes), "{:08d}.jpg", check_media)
         if frames is None:
@@ -80,6 +84,8 @@ def read_lasot(root: str | os.PathLike, split: str, *, check_media: bool = True)
             visible &= (boxes[:, 0] >= 0) & (boxes[:, 1] >= 0) & (right <= size[0]) & (bottom <= size[1])
         kind = found.class_of(kind)
         found.add(name, frames, boxes, visible=visible, considered=seen, class_id=kind, size=size)
+    for file, without in unsaid.items():
+        found.notes.append(f"{len(without):,} without {file}, so all their boxes count as seen ({first_few(without)})")
     return found.reading(split, top)
 
 
