@@ -169,6 +169,9 @@ def test_everything_with_detections_of_ones_own(model, video, detections, tmp_pa
     assert part.shown.tolist() == [3, 4, 5]
     assert part.frame[part.of(2)].tolist() == [3, 4, 5]  # frames count as in the video
     assert model.track(video, detections=detections, least_score=0.95).identities == []
+    more = video.with_name("more.txt")
+    more.write_text(detections.read_text() + "99,-1,1,1,5,5,1\n2,-1,1,1,0,5,1\n" + "3,-1,1,1,5,5,.1\n" * 6)
+    assert model.track(video, detections=more, tracker="released").left_out == 3  # one of frame 3 is a seventh
 
 
 def test_the_command_itself(run, video, detections, capsys):

@@ -28,7 +28,8 @@ class Tracked:
     """The tracks of a video. R rows, by frame: frame int32 `[R]` from 0, as the video counts them; ids int32 `[R]` from
     1; boxes float32 `[R, 4]`, left, top, width, height; scores float32 `[R]`. times: `[T]` seconds of all its frames,
     shown: the frames that were looked at; duration in seconds (timed False: frame numbers stand for them). rate: frames
-    a second that were followed, without the first, which compiles."""
+    a second that were followed, without the first, which compiles. left_out: given detections without extent, of frames
+    that the video does not have, or beyond `max_detections` of one frame."""
 
     frame: np.ndarray
     ids: np.ndarray
@@ -40,6 +41,7 @@ class Tracked:
     timed: bool
     size: tuple[int, int]
     rate: float
+    left_out: int = 0
 
     @property
     def identities(self) -> list[int]:
@@ -142,7 +144,9 @@ def follow_video(
     if box is not None:
         run = _One(loaded, box)
     else:
-        run = _All(loaded, given_of(detections, len(source.times)), tracker, least_score)
+        given, lost = given_of(detections, len(source.times))
+        run = _All(loaded, given, tracker, least_score)
+        run.left_out += lost
     visit_source(source, frames, run.look)
     if run.count != len(frames):
         raise BadMedia(source.path, f"gave {run.count} of {len(frames)} frames")
@@ -158,18 +162,21 @@ def follow_video(
         timed=source.timed,
         size=run.size,
         rate=run.rate,
+        left_out=run.left_out,
     )
 
 
-def given_of(detections: Any, count: int) -> MotRows | None:
-    """The rows of a user's detections. Raises InputError, also where all are beyond the video."""
+def given_of(detections: Any, count: int) -> tuple[MotRows | None, int]:
+    """The rows of a user's detections, and how many cannot be used. Raises InputError, also where all are beyond the
+    video."""
     if detections is None:
-        return None
+        return None, 0
     rows = detections if isinstance(detections, MotRows) else read_mot_results(detections)
     if len(rows) and (rows.frame >= count).all():
         first = int(rows.frame.min()) + 1
         raise InputError(f"--detections: the first is of frame {first}, the video has {count}; frames count from 1")
-    return rows.take((rows.boxes[:, 2:] > 0).all(1))
+    good = (rows.boxes[:, 2:] > 0).all(1) & (rows.frame < count)
+    return rows.take(good), int((~good).sum())
 
 
 class _Run:
@@ -177,7 +184,7 @@ class _Run:
 
     def __init__(self) -> None:
         self.rows: tuple[list[np.ndarray], ...] = ([], [], [], [])
-        self.count, self.began = 0, 0.0
+        self.count, self.began, self.left_out = 0, 0.0, 0
         self.size = (0, 0)
 
     def look(self, number: int, picture: np.ndarray) -> None:
@@ -243,6 +250,7 @@ class _All(_Run):
         if self.given is not None:
             here = np.flatnonzero(self.given.frame == number)
             here = here[np.argsort(-self.given.score[here], kind="stable")]  # the best, where there are too many
+            self.left_out += max(0, len(here) - self.loaded.config.eval.mot.max_detections)
             frame |= {"given": corners(self.given.boxes[here]), "given_scores": self.given.score[here]}
         if self.state is None:
             self.state = self.follower.begin("mot", frame)

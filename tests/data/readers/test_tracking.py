@@ -1,5 +1,6 @@
 """Readers of tracking data: every published layout with its traps, and one line for a bad file."""
 
+import json
 import pickle
 
 import numpy as np
@@ -16,7 +17,7 @@ from jaxvl.data.readers.tracking.mot import (
 from jaxvl.data.readers.tracking.pictures import read_coco, read_crowdhuman
 from jaxvl.data.readers.tracking.single import read_got10k, read_lasot, read_otb, read_trackingnet
 from jaxvl.data.readers.tracking.tables import read_table
-from jaxvl.data.readers.tracking.tracks import Frames, list_frames
+from jaxvl.data.readers.tracking.tracks import Frames, TracksBuilder, list_frames
 from jaxvl.data.synthetic.encode import write_video
 from tests.data.readers import tracking_files as files
 
@@ -146,7 +147,7 @@ def test_mot_without_section_or_ini(tmp_path):
     found = read_mot(root, "train", dataset="MOT20").tracks[0]
     assert (len(found.frames), found.size) == (6, (0, 0))
     info.write_text("[Sequence]\nseqLength=many\n")
-    with pytest.raises(InputError, match=r"seqinfo.ini: seqLength is 'many', needs a number"):
+    with pytest.raises(InputError, match=r"seqinfo.ini: seqLength is 'many', needs a number of 0"):
         read_mot(root, "train", dataset="MOT20")
 
 
@@ -202,6 +203,78 @@ def test_bad_annotations_of_pictures_are_one_line(tmp_path):
         read_crowdhuman(tmp_path / "h", "train")
     with pytest.raises(InputError, match=r"nowhere: no such folder"):
         read_coco(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("row", "line"),
+    [
+        ("1.5,1,1,1,5,5,1", "row 1 has the frame 1.5, which is no whole number in range"),
+        ("1e20,1,1,1,5,5,1", "row 1 has the frame 1e\\+20"),
+        ("1,nan,1,1,5,5,1", "row 1 has the id nan"),
+        ("1,1,inf,1,5,5,1", "row 1 has a box that is no number"),
+        ("1,1,1", "line 1 .* needs at least 6 numbers"),
+        ("eins,1,1,1,5,5,1", "line 1 .* needs at least 6 numbers"),
+    ],
+)
+def test_numbers_that_are_none_are_one_line(tmp_path, row, line):
+    files.text(tmp_path / "r.txt", f"{row}\n2,2,1,1,5,5,1\n")
+    with pytest.raises(InputError, match=line):
+        read_mot_results(tmp_path / "r.txt")
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"images": {}}, "images is dict, needs a list"),
+        ({"images": [{"id": [1], "file_name": "a"}]}, r"images\[0\].id is list, needs a number"),
+        ({"categories": [{"id": 1}]}, r"categories\[0\] has no name; it has id"),
+        ({"annotations": [7]}, r"annotations\[0\] is no object with id, image_id"),
+        ({"annotations": [{"id": 1, "image_id": 77, "category_id": 1, "bbox": [1, 2, 3, 4]}]}, "which the list lacks"),
+        ({"annotations": [{"id": 1, "image_id": 9, "category_id": 1, "bbox": [1, 2, None, 4]}]}, "needs four numbers"),
+    ],
+)
+def test_coco_of_another_shape_is_one_line(tmp_path, change, line):
+    path = files.coco(tmp_path) / "annotations" / "instances_train2017.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(InputError, match=line) as error:
+        read_coco(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"ID": "x", "gtboxes": 5}', "line 1, gtboxes is int, needs a list"),
+        ('{"ID": "x", "gtboxes": [{"tag": "person", "fbox": [NaN, 1, 2, 3]}]}', "needs four numbers"),
+        ('{"ID": "x", "gtboxes": [' + "9" * 5000 + "]}", "line 1 is broken JSON"),
+        ("[" * 100_000, "line 1 is broken JSON"),
+    ],
+)
+def test_crowdhuman_of_another_shape_is_one_line(tmp_path, line, said):
+    files.text(files.crowdhuman(tmp_path) / "annotation_train.odgt", line + "\n")
+    with pytest.raises(InputError, match=said):
+        read_crowdhuman(tmp_path, "train")
+
+
+def test_numbers_far_too_large_are_said_before_memory_is_asked_for(tmp_path):
+    root = files.mot(tmp_path, "MOT20-01", 6, ())
+    info = root / "train" / "MOT20-01" / "seqinfo.ini"
+    info.write_text("[Sequence]\nseqLength=1e15\n")
+    with pytest.raises(InputError, match="seqLength is '1e15', needs a number of 0 to 10,000,000"):
+        read_mot(root, "train", dataset="MOT20")
+    info.unlink()
+    files.picture(root / "train" / "MOT20-01" / "img1" / "99999999999999.jpg")
+    for i in range(1, 7):
+        (root / "train" / "MOT20-01" / "img1" / f"{i:06d}.jpg").unlink(missing_ok=True)
+    with pytest.raises(InputError, match="would be a sequence of 99,999,999,999,999 frames"):
+        read_mot(root, "train", dataset="MOT20")
+
+
+def test_names_that_are_no_text_stay_as_they_are():
+    found = TracksBuilder("x")
+    for name in ("a\udcff-1", "b\ud800"):
+        found.add(name, Frames("f", "{:d}.jpg", 0, 1), np.ones((1, 4)))
+    assert found.build().names == ["a\udcff-1", "b\ud800"]
 
 
 def test_a_table_is_small_to_send_and_can_be_cut(tmp_path):

@@ -22,7 +22,7 @@ from jaxvl.core.files import write_text
 from jaxvl.data.readers.common import read_text
 from jaxvl.data.readers.tracking.single import existing, folders, known
 from jaxvl.data.readers.tracking.tables import read_table
-from jaxvl.data.readers.tracking.tracks import Frames, TrackReading, TracksBuilder, list_frames
+from jaxvl.data.readers.tracking.tracks import MOST_FRAMES, Frames, TrackReading, TracksBuilder, braced, list_frames
 
 CLASSES = (
     *("none", "pedestrian", "person_on_vehicle", "car", "bicycle", "motorbike", "non_mot_vehicle", "static_person"),
@@ -158,9 +158,14 @@ def read_info(path: str) -> dict[str, str]:
 def number(info: dict[str, str], key: str, where: str) -> int:
     """A number of `seqinfo.ini`, rounded, 0 where it is not given. Raises InputError."""
     try:
-        return round(float(info.get(key) or 0))
+        value = round(float(info.get(key) or 0))
+        if not 0 <= value <= MOST_FRAMES:
+            raise ValueError
+        return value
     except (ValueError, OverflowError):
-        raise InputError(f"{where}/seqinfo.ini: {key} is {info[key]!r}, needs a number") from None
+        raise InputError(
+            f"{where}/seqinfo.ini: {key} is {info[key][:40]!r}, needs a number of 0 to {MOST_FRAMES:,}"
+        ) from None
 
 
 def frames_of(here: str, info: dict[str, str], length: int, check: bool) -> Frames | None:
@@ -169,7 +174,7 @@ def frames_of(here: str, info: dict[str, str], length: int, check: bool) -> Fram
     if check or not length:
         frames = list_frames(folder, 1, length or -1)
         return None if frames is None or not frames.count or len(frames.missing) == frames.count else frames
-    return Frames(folder, "{:06d}" + (info.get("imExt") or ".jpg"), 1, length)
+    return Frames(folder, "{:06d}" + braced(info.get("imExt") or ".jpg"), 1, length)
 
 
 def half_of(frames: Frames, rows: MotRows, half: str) -> tuple[Frames, MotRows]:
@@ -192,7 +197,7 @@ def rows_of(table: np.ndarray) -> MotRows:
     """`[n, 9]` as published, from 1, to `MotRows`."""
     boxes = table[:, 2:6].astype(np.float32)
     boxes[:, :2] = table[:, 2:4] - 1
-    whole = lambda column: np.nan_to_num(column).astype(np.int32)  # noqa: E731
+    whole = lambda column: column.astype(np.int32)  # noqa: E731
     floats = table[:, 6].astype(np.float32), table[:, 8].astype(np.float32)
     return MotRows(whole(table[:, 0]) - 1, whole(table[:, 1]), boxes, floats[0], whole(table[:, 7]), floats[1])
 
@@ -209,9 +214,7 @@ def read_mot_truth(path: str | os.PathLike) -> MotRows:
             table = np.concatenate([table[:, :7], np.tile([float(PEDESTRIAN), 1.0], (len(table), 1))], 1)
     else:
         table = np.zeros((0, 9))
-    rows = rows_of(table)
-    check_rows(rows, path)
-    return rows
+    return checked(table, path)
 
 
 def read_mot_results(path: str | os.PathLike) -> MotRows:
@@ -223,14 +226,20 @@ def read_mot_results(path: str | os.PathLike) -> MotRows:
     if len(table) and widest(path) >= 7:
         table = read_table(path, 7, what, exact=False)
         table, score = table[:, :6], table[:, 6:7]
-    rows = rows_of(np.concatenate([table, score, np.tile([float(PEDESTRIAN), 1.0], (len(table), 1))], 1))
-    check_rows(rows, path)
-    return rows
+    return checked(np.concatenate([table, score, np.tile([float(PEDESTRIAN), 1.0], (len(table), 1))], 1), path)
 
 
-def check_rows(rows: MotRows, path: str | os.PathLike) -> None:
-    """Raises InputError for frames below 1, boxes that are no numbers, and an id twice in a frame."""
+def checked(table: np.ndarray, path: str | os.PathLike) -> MotRows:
+    """The rows of a table `[n, 9]`. Raises InputError for frames, ids and classes that are no whole numbers, frames
+    below 1, boxes that are no numbers, and an id twice in a frame."""
     name = os.fspath(path)
+    for column, what in ((0, "frame"), (1, "id"), (7, "class")):
+        good = np.abs(table[:, column]) < 2**31
+        good &= np.mod(np.where(good, table[:, column], 0), 1) == 0
+        if (bad := np.flatnonzero(~good)).size:
+            value = table[bad[0], column]
+            raise InputError(f"{name}: row {bad[0] + 1} has the {what} {value:g}, which is no whole number in range")
+    rows = rows_of(table)
     if (bad := np.flatnonzero(rows.frame < 0)).size:
         raise InputError(f"{name}: row {bad[0] + 1} is of frame {rows.frame[bad[0]] + 1}; frames count from 1")
     if (bad := np.flatnonzero(~np.isfinite(rows.boxes).all(1))).size:
@@ -241,6 +250,7 @@ def check_rows(rows: MotRows, path: str | os.PathLike) -> None:
     if (counts > 1).any():
         frame, track = values[counts > 1][0]
         raise InputError(f"{name}: id {track} has two boxes in frame {frame + 1}; an object is in one place")
+    return rows
 
 
 def widest(path: str | os.PathLike) -> int:

@@ -35,19 +35,23 @@ def read_coco(
     content = read_instances(path)
     pictures = existing(os.path.join(top, split), "COCO") if check_media else os.path.join(top, split)
     there = names_in(pictures) if check_media else None
-    files, sizes = {}, {}
-    for number, image in enumerate(content["images"]):
+    files, sizes, categories = {}, {}, {}
+    for number, image in enumerate(listed(content["images"], path, "images")):
         field(image, ("id", "file_name"), path, f"images[{number}]")
-        files[image["id"]] = image["file_name"]
-        sizes[image["id"]] = int(image.get("width") or 0), int(image.get("height") or 0)
-    categories = {c["id"]: c["name"] for c in content.get("categories", []) if isinstance(c, dict)}
-    found = TracksBuilder("COCO", [categories[i] for i in sorted(categories)])
+        files[key(image["id"], path, f"images[{number}].id")] = str(image["file_name"])
+        sides = image.get("width"), image.get("height")
+        known_size = all(isinstance(side, int) and 0 < side < 2**31 for side in sides)
+        sizes[image["id"]] = sides if known_size else (0, 0)
+    for number, one in enumerate(listed(content.get("categories", []), path, "categories")):
+        field(one, ("id", "name"), path, f"categories[{number}]")
+        categories[key(one["id"], path, f"categories[{number}].id")] = str(one["name"])
+    found = TracksBuilder("COCO", [categories[i] for i in sorted(categories, key=lambda i: (str(type(i)), i))])
     lost: dict[str, None] = {}
-    for number, item in enumerate(content["annotations"]):
+    for number, item in enumerate(listed(content["annotations"], path, "annotations")):
         field(item, ("id", "image_id", "category_id", "bbox"), path, f"annotations[{number}]")
         if item.get("iscrowd"):
             continue
-        image = item["image_id"]
+        image = key(item["image_id"], path, f"annotations[{number}].image_id")
         if image not in files:
             raise InputError(
                 f"{path}: annotations[{number}] is of the image {image!r}, which the list lacks; fetch it again"
@@ -61,7 +65,8 @@ def read_coco(
         if there is not None and file not in there:
             lost[file] = None
             continue
-        kind = found.class_of(categories.get(item["category_id"], str(item["category_id"])))
+        kind = key(item["category_id"], path, f"annotations[{number}].category_id")
+        kind = found.class_of(categories.get(kind, str(kind)))
         found.add(name, picture_of(pictures, file, image), box[None], class_id=kind, size=sizes[image])
     found.absent += lost
     return found.reading(split, path)
@@ -85,14 +90,16 @@ def read_crowdhuman(root: str | os.PathLike, split: str, *, check_media: bool = 
         where = f"line {number}"
         try:
             item = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            why = error.msg if isinstance(error, json.JSONDecodeError) else "it nests too deep"
+        except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a ValueError
+            why = getattr(error, "msg", "it nests too deep, or holds an endless number")
             raise InputError(f"{path}: {where} is broken JSON ({why}); fetch the file again") from None
         field(item, ("ID", "gtboxes"), path, where)
         name, boxes = str(item["ID"]), []
+        listed(item["gtboxes"], path, f"{where}, gtboxes")
         for k, one in enumerate(item["gtboxes"]):
             field(one, ("tag", "fbox"), path, f"{where}, gtboxes[{k}]")
-            ignored = one["tag"] != PERSON or bool((one.get("extra") or {}).get("ignore"))
+            extra = one.get("extra")
+            ignored = one["tag"] != PERSON or (isinstance(extra, dict) and bool(extra.get("ignore")))
             box = four_numbers(one["fbox"], path, f"{where}, gtboxes[{k}].fbox")
             if not ignored and box[2] > 0 and box[3] > 0:
                 boxes.append(box)
@@ -128,7 +135,7 @@ def read_instances(path: str) -> dict[str, Any]:
 
 def picture_of(folder: str, file: str, number: Any) -> Frames:
     """One picture; names made of their number share a pattern, so that a table of many stays small."""
-    if isinstance(number, int) and file == f"{number:012d}.jpg":
+    if isinstance(number, int) and 0 <= number < 2**31 and file == f"{number:012d}.jpg":
         return Frames(folder, "{:012d}.jpg", number, 1)
     return Frames(folder, braced(file), 0, 1)
 
@@ -145,6 +152,20 @@ def four_numbers(value: Any, path: str, where: str) -> np.ndarray:
     if len(numbers) != 4 or not all(isinstance(v, int | float) and abs(v) < 1e9 for v in numbers):
         raise InputError(f"{path}: {where} needs four numbers (left, top, width, height), got {str(value)[:60]}")
     return np.array(numbers, np.float64)
+
+
+def listed(value: Any, path: str, where: str) -> list[Any]:
+    """Raises InputError where `value` is no list."""
+    if not isinstance(value, list):
+        raise InputError(f"{path}: {where} is {type(value).__name__}, needs a list; fetch the annotations again")
+    return value
+
+
+def key(value: Any, path: str, where: str) -> int | str:
+    """Raises InputError where `value` is neither a number nor a text."""
+    if not isinstance(value, int | str):
+        raise InputError(f"{path}: {where} is {type(value).__name__}, needs a number; fetch the annotations again")
+    return value
 
 
 def field(item: Any, names: tuple[str, ...], path: str, where: str) -> None:

@@ -221,7 +221,7 @@ def picture_size(frames: Frames) -> tuple[int, int]:
     try:
         with Image.open(path) as image:  # the header alone is read
             return image.size
-    except (OSError, UnidentifiedImageError, ValueError):
+    except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError):
         return 0, 0  # its own turn in training or evaluation names it
 
 

@@ -25,6 +25,8 @@ from jaxvl.data.video import VideoFile
 NUMBERED = re.compile(r"(.*?)([0-9]+)(\.[^.]+)")
 ROWS = ("boxes", "visible", "track_id", "class_id", "frame", "visibility", "considered")
 """Columns with one entry a box."""
+MOST_FRAMES = 10_000_000
+"""A longer sequence is taken for a slip in a number."""
 KINDS = {"boxes": np.float32, "visibility": np.float32, "visible": np.bool_, "considered": np.bool_}
 
 
@@ -163,7 +165,7 @@ class TracksBuilder:
     def build(self) -> Tracks:
         """The table, in memory. ValueError where it is empty."""
         columns = {name: np.frombuffer(code, np.int32) for name, code in self.codes.items()}
-        columns["name"] = np.array([name.encode() for name in self.names])
+        columns["name"] = np.array([name.encode("utf-8", "surrogatepass") for name in self.names])
         columns["fps"] = np.frombuffer(self.fps, np.float32)
         columns |= {"ends": np.array(self.ends, np.int64), "missing": np.frombuffer(self.missing, np.int32)}
         columns["missing_ends"] = np.array(self.missing_ends, np.int64)
@@ -216,7 +218,7 @@ class Tracks(Sequence):
 
     def name(self, i: int) -> str:
         """The name of sequence `i`."""
-        return self.columns["name"][self.number(i)].decode()
+        return self.columns["name"][self.number(i)].decode("utf-8", "surrogatepass")
 
     @property
     def names(self) -> list[str]:
@@ -275,6 +277,10 @@ def list_frames(folder: str | os.PathLike, first: int, count: int = -1) -> Frame
     form = f"{{:0{padded.most_common(1)[0][0]}d}}" if padded else "{:d}"
     there = {int(d) for d in digits if form.format(int(d)) == d}
     count = max(there) - first + 1 if count < 0 else count
+    if count > MOST_FRAMES:
+        raise InputError(
+            f"{top}: would be a sequence of {count:,} frames, the limit is {MOST_FRAMES:,}; is a name wrong?"
+        )
     missing = frozenset(i for i in range(count) if first + i not in there)
     return Frames(top, braced(prefix) + form + braced(ending), first, max(count, 0), missing)
 
