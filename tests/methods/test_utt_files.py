@@ -308,6 +308,7 @@ def test_spans_of_a_track():
     assert found.spans(1) == [(1.0, 2.0), (2.5, 3.0)]
     assert found.spans(2) == [(2.5, 3.0)]
     assert found.identities == [1, 2]
+    assert [found.at(i).tolist() for i in (1, 2, 5, 6)] == [[], [0], [2, 3], []]
 
 
 def test_pictures_of_the_report(run, model):

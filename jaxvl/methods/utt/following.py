@@ -54,7 +54,7 @@ class Tracked:
 
     def at(self, frame: int) -> np.ndarray:
         """The rows of a frame."""
-        return np.flatnonzero(self.frame == frame)
+        return np.arange(*np.searchsorted(self.frame, [frame, frame + 1]))
 
     def spans(self, identity: int) -> list[tuple[float, float]]:
         """When an identity was there: `(from, to)` in seconds, a pair for each run of looked-at frames."""
