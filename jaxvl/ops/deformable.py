@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -33,8 +34,9 @@ def sampling_locations(
     return centre + offsets / sizes[:, None, :]
 
 
+@functools.partial(jax.jit, static_argnames=("shapes",))
 def deformable_sample(
-    values: jax.Array, shapes: Sequence[tuple[int, int]], locations: jax.Array, weights: jax.Array
+    values: jax.Array, shapes: tuple[tuple[int, int], ...], locations: jax.Array, weights: jax.Array
 ) -> jax.Array:
     """Weighted sum of bilinear samples of all levels. The location (0, 0) is the outer corner of the first cell; what
     lies outside is 0 (`grid_sample` with `align_corners=False`).

@@ -91,6 +91,7 @@ def _weights(low: jax.Array, high: jax.Array, scale: float, size: int, cells: in
     return jnp.where(counts[..., None], triangles, 0.0).mean(-2)
 
 
+@functools.partial(jax.jit, static_argnames=("scale", "size"))
 def _separable(features: jax.Array, boxes: jax.Array, keep: jax.Array, scale: float, size: int) -> jax.Array:
     height, width = features.shape[1:3]
     rows = _weights(boxes[..., 1], boxes[..., 3], scale, size, height) * keep[..., None, None]
@@ -99,6 +100,7 @@ def _separable(features: jax.Array, boxes: jax.Array, keep: jax.Array, scale: fl
     return jnp.einsum("bnqhc,bnph->bnpqc", across, rows.astype(features.dtype))
 
 
+@functools.partial(jax.jit, static_argnames=("scale", "size"))
 def _gather(features: jax.Array, boxes: jax.Array, keep: jax.Array, scale: float, size: int) -> jax.Array:
     batch, height, width, channels = features.shape
     taps = []
