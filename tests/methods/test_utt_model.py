@@ -18,6 +18,7 @@ from jaxvl.methods.utt.model import UTT, TargetTransformer, UTTConfig, widened, 
 from jaxvl.methods.utt.positions import level_mask, sine_position
 from tests.methods import numpy_utt
 from tests.methods.test_utt_weights import SIZES, SMALL, random_of
+from tests.nn import macs
 
 C = 16
 
@@ -31,11 +32,11 @@ def shapes(**fields):
     model = UTT(UTTConfig(**fields))
     shape = jax.ShapeDtypeStruct
     given = shape((1, 64, 64, 3), jnp.float32), shape((1, 64, 64), bool), shape((1, 1, 4), jnp.float32)
-    return jax.eval_shape(lambda *x: model.init(jax.random.key(0), *x), *given)["params"]
+    return jax.eval_shape(lambda *x: model.init(jax.random.key(0), *x), *given)
 
 
 def test_published_counts():
-    parts = shapes()
+    parts = shapes()["params"]
     assert {name: count(part) for name, part in parts.items()} == {
         "backbone": 23_508_032, "proj_track": 11_278_336, "proj_det": 11_278_336, "track": 174_686_232,
         "sot_decoder": 18_927_616, "corner": 3_910_594, "target": 263_680,
@@ -48,7 +49,7 @@ def test_published_counts():
 
 @pytest.mark.parametrize(("fields", "total"), [({"depth": 18}, 245_957_292), ({"dim": 256}, 99_172_812)])
 def test_counts_of_other_sizes(fields, total):
-    assert count(shapes(**fields)) == total
+    assert count(shapes(**fields)["params"]) == total
 
 
 @functools.cache
@@ -217,3 +218,23 @@ def test_names_that_are_none_are_refused():
         UTTConfig(detector="yolo")
     with pytest.raises(InputError, match="dim: 20"):
         UTTConfig(dim=20)
+
+
+def test_cost_of_a_frame():
+    """Multiply-adds at full size, in 10^9, traced only; sampling itself is not counted."""
+    model, shape = UTT(UTTConfig()), jax.ShapeDtypeStruct
+    cost = lambda f, *x: macs.count(nn.apply(f, model), shapes(), *x) / 1e9  # noqa: E731
+    image, crop = shape((1, 352, 352, 3), jnp.float32), shape((1, 22, 22, 512), jnp.float32)
+    frame = shape((1, 50, 90, 512), jnp.float32)
+    pad = shape((1, 352, 352), bool)
+    targets = lambda n: (shape((1, n, 512), jnp.float32), shape((1, n, 4), jnp.float32))  # noqa: E731
+    assert cost(lambda m, x: m.features(x, False), image) == pytest.approx(10.09, rel=0.01)
+    one = cost(lambda m, c, p, v: m.sot(c, p, v), crop, pad, targets(1)[0])
+    assert one == pytest.approx(1.54 + 1.89 + 0.175, rel=0.01)
+    fifty, hundred = (cost(lambda m, c, v, b: m.track([c], v, b), frame, *targets(n)) for n in (50, 100))
+    assert fifty == pytest.approx(8.75, rel=0.01)
+    assert 1.9 < hundred / fifty < 2.05
+    sizes = ((100, 180, 512), (50, 90, 1024), (25, 45, 2048))
+    taps = [shape((1, *s), jnp.float32) for s in sizes]
+    found = cost(lambda m, t, p: m.detect(t, p), taps, shape((1, 800, 1440), bool))
+    assert found == pytest.approx(315.1, rel=0.05)
