@@ -293,7 +293,7 @@ def write_ids(workdir: str | os.PathLike, split: str, ids: Sequence[str]) -> str
     path = os.path.join(folder, f"{split}.txt")
     line = None
     if os.path.isfile(path):
-        with open(path, encoding="utf-8", newline="") as file:
+        with open(path, encoding="utf-8", errors="surrogatepass", newline="") as file:
             before = file.read().split("\n")[:-1]
         if before == list(ids):
             return None
@@ -301,7 +301,7 @@ def write_ids(workdir: str | os.PathLike, split: str, ids: Sequence[str]) -> str
         line = f"{path}: other videos than when it was written: {gone:,} gone, {new:,} new; written again"
     os.makedirs(folder, exist_ok=True)
     unfinished = f"{path}.{uuid.uuid4().hex}.tmp"  # several hosts may write the same list at once
-    with open(unfinished, "w", encoding="utf-8", newline="") as file:
+    with open(unfinished, "w", encoding="utf-8", errors="surrogatepass", newline="") as file:
         file.writelines(f"{name}\n" for name in ids)
     os.replace(unfinished, path)
     return line
