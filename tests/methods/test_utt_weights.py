@@ -70,6 +70,8 @@ def test_round_trip_with_both_copies_of_the_box_heads():
     for name, value in back.items():
         np.testing.assert_array_equal(value, arrays[name], err_msg=name)
     assert published.config_of_params(keys.to_flat(variables)) == SMALL
+    listed = published.config_of_params(keys.to_flat(variables), {"blocks": [2, 2, 2, 2]})
+    assert published.UTT.describe(listed) == published.UTT.describe(SMALL)
 
 
 def test_position_comes_first_in_the_query_embedding_and_the_person_stays_class_one():

@@ -48,7 +48,7 @@ class Weights:
     @property
     def trunk(self) -> ResNetConfig:
         """The trunk, without classifier."""
-        return ResNetConfig(self.blocks, self.bottleneck, self.width)
+        return ResNetConfig(tuple(self.blocks), self.bottleneck, self.width)  # a list where it comes from JSON
 
 
 def linear(key: str, path: str, inputs: int, outputs: int, bias: bool = True) -> list[Rule]:
