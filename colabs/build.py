@@ -53,7 +53,7 @@ def sources(book: nbformat.NotebookNode) -> list[tuple[str, str]]:
     return [(cell.cell_type, cell.source) for cell in book.cells]
 
 
-def execute(book: nbformat.NotebookNode, timeout: int = 1200) -> None:
+def execute(book: nbformat.NotebookNode, timeout: int = 1200, xla_flags: str = "") -> None:
     """Runs all cells but the tagged ones in a fresh kernel of this interpreter, from the root of the repository."""
     from jupyter_client.kernelspec import KernelSpecManager
     from jupyter_client.manager import AsyncKernelManager
@@ -69,7 +69,7 @@ def execute(book: nbformat.NotebookNode, timeout: int = 1200) -> None:
         manager = AsyncKernelManager(kernel_name="jaxvl-here", kernel_spec_manager=specs)
         client = NotebookClient(book, km=manager, timeout=timeout, resources={"metadata": {"path": str(ROOT)}})
         # as a reader runs it: on the devices that are there, not on simulated ones
-        environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+        environment = {**os.environ, "XLA_FLAGS": xla_flags}
         # cleanup_kc: a kernel of a manager that was given is left running otherwise, with all its memory
         client.execute(cleanup_kc=True, env={**environment, "PYTHONPATH": str(ROOT)})
     for cell in book.cells:

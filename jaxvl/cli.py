@@ -147,6 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--dry-run", action="store_true", help="print config, sizes and what is missing; train nothing")
     p.add_argument("--resume", action="store_true", help="go on in a workdir of another config")
     p.add_argument("--fresh", action="store_true", help="set aside what is in the workdir and start over")
+    p.add_argument("--folds", action="store_true", help="train every fold of the config's protocol, and pool them")
     _distributed(p)
 
     p = verb("evaluate", _evaluate, "metrics of a trained workdir on a split")
@@ -292,6 +293,17 @@ def _train(args: argparse.Namespace) -> int:
         return 0
     if args.workdir is None:
         raise InputError("--workdir is required; see jaxvl train --help")
+    if args.folds:
+        from jaxvl.verbs import folds
+        from jaxvl.viz import terminal
+
+        found = folds.train_folds(cfg, args.workdir, resume=args.resume, fresh=args.fresh)
+        if found.stopped:
+            return 130 if found.stopped == "SIGINT" else 0
+        if processes.index() == 0:
+            title, columns, rows, _ = folds.table(found)
+            terminal.table(rows, columns, title=title)
+        return 0
     result = api.train(cfg, args.workdir, resume=args.resume, fresh=args.fresh)
     if result.stopped:
         return 130 if result.stopped == "SIGINT" else 0

@@ -5,11 +5,24 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.fuzz import COUNTED, LINE, RIGHT, SILENT, TRACEBACK, annotations, media, pictures, rooms, weights, words
+from benchmarks.fuzz import (
+    COUNTED,
+    LINE,
+    RIGHT,
+    SILENT,
+    TRACEBACK,
+    annotations,
+    media,
+    pictures,
+    rooms,
+    skeletons,
+    weights,
+    words,
+)
 from benchmarks.fuzz.outcome import Case
 
 
-@pytest.mark.parametrize("generator", [media, pictures, annotations, weights], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("generator", [media, pictures, annotations, skeletons, weights], ids=lambda m: m.__name__)
 def test_drawn_inputs_are_right_counted_or_one_line(tmp_path, generator):
     found = []
     for number in range(24):

@@ -13,7 +13,7 @@ import pytest
 from tests import tiny
 
 SOURCES = ("jaxvl", "configs", "setup.py", "pyproject.toml", "README.md", "LICENSE")
-NOTEBOOK = "centerclip"
+NOTEBOOK = "slimclr"
 
 
 @pytest.fixture(scope="module")

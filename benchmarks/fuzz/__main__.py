@@ -25,9 +25,26 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.fuzz import HANG, MEMORY, OUTCOMES, SILENT, TRACEBACK, annotations, media, pictures, weights
+from benchmarks.fuzz import (
+    HANG,
+    MEMORY,
+    OUTCOMES,
+    SILENT,
+    TRACEBACK,
+    annotations,
+    media,
+    pictures,
+    skeletons,
+    weights,
+)
 
-GENERATORS = {"media": media.run, "pictures": pictures.run, "annotations": annotations.run, "weights": weights.run}
+GENERATORS = {
+    "media": media.run,
+    "pictures": pictures.run,
+    "annotations": annotations.run,
+    "weights": weights.run,
+    "skeletons": skeletons.run,
+}
 ROOMS = ("command lines", "workdirs")
 SECONDS, BYTES = 60, 3 * 2**30
 COLUMNS = ["seed", "input", "number", *OUTCOMES]

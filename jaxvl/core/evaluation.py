@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -10,11 +11,21 @@ import numpy as np
 
 from jaxvl.core import precision, processes
 from jaxvl.core.errors import InputError
-from jaxvl.core.method import Evaluator, Method
+from jaxvl.core.following import follow
+from jaxvl.core.method import Evaluator, Follower, Method, Sequences
 from jaxvl.core.sharding import Mesh, batch_sharding, check_batch_size, put_batch, replicated, rows_of_process, to_host
 
 EvalStream = tuple[Callable[[np.ndarray], Iterator[Mapping[str, Any]]], int, int]
 """(`rows -> one pass over padded host batches of these rows`, number of examples, global batch size)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Followed:
+    """A stream of sequences with how it is read: threads, and what bad media do ('skip' or 'raise')."""
+
+    sequences: Sequences
+    threads: int = 4
+    on_error: str = "skip"
 
 
 def jit_predict(method: Method, mesh: Mesh, settings: Any) -> Callable:
@@ -36,7 +47,7 @@ def evaluate(
     method: Method,
     predict: Callable,
     variables: Any,
-    streams: Mapping[str, EvalStream],
+    streams: Mapping[str, EvalStream | Followed],
     mesh: Mesh,
     split: str,
     names: tuple[str, ...] = (),
@@ -57,6 +68,13 @@ def evaluate(
         for stream in evaluator.streams or tuple(streams):
             if stream not in streams:
                 raise InputError(f"split {split!r}: evaluator {name!r} reads stream {stream!r}, which the data lacks")
+            if isinstance(evaluator, Follower) != isinstance(streams[stream], Followed):
+                raise InputError(
+                    f"split {split!r}: evaluator {name!r} cannot read stream {stream!r}; it is of another kind"
+                )
+            if isinstance(evaluator, Follower):
+                acc = _followed(evaluator, acc, predict, variables, stream, streams[stream], mesh, split, results)
+                continue
             if stream not in cache:
                 cache[stream] = _outputs(predict, variables, stream, streams[stream], mesh, split, results)
             for outputs, examples in cache[stream]:
@@ -66,6 +84,20 @@ def evaluate(
         results.update({f"{prefix}{k}": float(v) for k, v in evaluator.compute(acc).items()})
         artifacts.update({f"{prefix}{k}": v for k, v in evaluator.artifacts(acc).items()})
     return results, artifacts
+
+
+def _followed(evaluator, acc, predict, variables, stream, source, mesh, split, results):
+    """The accumulator of a follower with all sequences of a stream."""
+    call = lambda batch: to_host(predict(variables, batch))  # noqa: E731
+    kept, bad = follow(evaluator, stream, source.sequences, call, mesh, source.threads, source.on_error)
+    if len(kept) + bad != len(source.sequences.source):
+        raise RuntimeError(
+            f"split {split!r}, stream {stream!r}: followed {len(kept) + bad} sequences, it has "
+            f"{len(source.sequences.source)}"
+        )
+    if bad:
+        results["skipped"] = results.get("skipped", 0) + bad
+    return {**acc, **{(stream, name): kept[name] for name in sorted(kept)}}
 
 
 def _outputs(predict, variables, stream, source, mesh, split, results) -> list[tuple[dict, dict]]:

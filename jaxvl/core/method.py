@@ -113,6 +113,40 @@ class Evaluator:
         return {}
 
 
+class Follower(Evaluator):
+    """An evaluation in which a frame's result decides what the next frame asks: trackers, recurrent models.
+
+    Its streams are `Sequences`. The house follows as many of them at a time as a batch has rows, one frame of each a
+    call of `Method.predict`, and gives the row of a sequence that ended to the next one (`core/following.py`). What a
+    sequence carries from frame to frame is the `state` here, on the host of the process that has the row; so memory is
+    bounded by the rows and not by the frames. All of this is pure Python and numpy.
+    """
+
+    def fields(self, stream: str, shape: Any) -> Mapping[str, jax.ShapeDtypeStruct]:
+        """What `ask` gives for sequences of a shape (`Sequences.shape_of`), without the batch axis."""
+        raise NotImplementedError
+
+    def begin(self, stream: str, frame: Mapping[str, Any]) -> Any:
+        """The state in front of the first frame."""
+        raise NotImplementedError
+
+    def ask(self, state: Any, frame: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
+        """This sequence's row of the batch that `predict` gets."""
+        raise NotImplementedError
+
+    def answer(self, state: Any, frame: Mapping[str, Any], outputs: Mapping[str, np.ndarray]) -> Any:
+        """The state behind the frame; `outputs` is this sequence's row of what `predict` gave."""
+        raise NotImplementedError
+
+    def end(self, state: Any) -> Any:
+        """What is kept of a sequence: small, since all processes get it, and picklable."""
+        raise NotImplementedError
+
+    def init(self) -> dict[tuple[str, str], Any]:
+        """No sequence yet: `{(stream, id): what end gave}`."""
+        return {}
+
+
 @dataclasses.dataclass(frozen=True)
 class Method:
     """Everything the house needs to train, evaluate, compile and use a method.
@@ -169,6 +203,27 @@ class Examples:
 
 
 @dataclasses.dataclass(frozen=True)
+class Sequences:
+    """A stream of a split whose records are sequences, read frame by frame for a `Follower`.
+
+    source: records by index, one a sequence.
+    frames: `record -> iterator of frames`, `{field: value}` of the host each, in their order; opened when the
+        sequence's turn comes, closed behind it, one frame at a time in memory. May raise BadMedia.
+    length_of: `record -> int`, how many frames `frames` gives.
+    shape_of: `record -> hashable`; only sequences of one shape share a batch, and each shape compiles once.
+    id_of: `record -> str`, unique.
+    batch_size: how many sequences are followed at a time, in all processes together.
+    """
+
+    source: Sequence[Any]
+    frames: Callable[[Any], Iterator[Mapping[str, Any]]]
+    length_of: Callable[[Any], int]
+    shape_of: Callable[[Any], Any]
+    id_of: Callable[[Any], str]
+    batch_size: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Data:
     """A method's data: training streams and, per split, the streams its evaluators read.
 
@@ -178,7 +233,7 @@ class Data:
     """
 
     train: Mapping[str, Examples]
-    splits: Mapping[str, Mapping[str, Examples]] = dataclasses.field(default_factory=dict)
+    splits: Mapping[str, Mapping[str, Examples | Sequences]] = dataclasses.field(default_factory=dict)
     reports: Sequence[str] = ()
     constants: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 

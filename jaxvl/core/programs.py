@@ -92,6 +92,14 @@ def keep(workdir: str | Path, move: bool = True) -> None:
     compilation_cache.reset_cache()  # which was settled by the first program of this process
 
 
+def keep_for_all(workdir: str | Path) -> None:
+    """As `keep`, and runs in other workdirs of this process use this one's programs, too."""
+    global _kept
+    keep(workdir)
+    if _kept is not None and jax.config.jax_compilation_cache_dir == _kept:
+        _kept = ""  # no folder has this name, so nobody moves it
+
+
 _kept: str | None = None  # the folder that `keep` has set
 
 

@@ -35,7 +35,7 @@ Say = Callable[[str], None]
 
 RUN_FILES = (
     *("config.json", "env.json", "metrics.jsonl", "checkpoints", "integrity", "damaged", "tensorboard"),
-    *("report.html", "pictures", "eval", "bad_inputs.jsonl", "vocabulary.json", "classes.json", "ids"),
+    *("report.html", "pictures", "eval", "bad_inputs.jsonl", "left_out.txt", "vocabulary.json", "classes.json", "ids"),
     *("index", "search.png"),
 )
 """What a run leaves in its workdir. `data/`, which may be a rendered world, and `cache/` (`jaxvl.core.programs`) are

@@ -8,6 +8,8 @@ import os
 from jaxvl.core.errors import BadMedia, InputError
 
 POLICIES = ("skip", "raise")
+LEFT_OUT = "left_out.txt"
+"""In a workdir: what the readers left out, a line `split, name, reason` each, where a report has room for a few."""
 
 
 def check_policy(on_error: str) -> None:

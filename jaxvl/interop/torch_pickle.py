@@ -18,7 +18,7 @@ import ml_dtypes
 import numpy as np
 
 from jaxvl.core.errors import InputError
-from jaxvl.core.pickles import Bounded, check_opcodes
+from jaxvl.core.pickles import NUMPY_SCALARS, Bounded, check_opcodes
 
 DTYPES = {
     "HalfStorage": np.dtype("<f2"),
@@ -203,34 +203,6 @@ def _first(value: Any, *_: Any) -> Any:
     return value
 
 
-def _numpy_dtype(text: str, *_: Any) -> _NumpyType:
-    return _NumpyType(text)
-
-
-class _NumpyType:
-    """`numpy.dtype` of a number as pickles build it: only its letter is used."""
-
-    def __init__(self, text: str):
-        self.dtype = np.dtype(str(text)).newbyteorder("<")
-
-    def __setstate__(self, state: Any) -> None:
-        """The order of its bytes."""
-        if state[1] == ">":
-            self.dtype = self.dtype.newbyteorder(">")
-
-
-def _numpy_scalar(kind: _NumpyType, data: bytes) -> Any:
-    if kind.dtype.kind not in "biuf":
-        raise ValueError(f"a numpy scalar of type {kind.dtype}")
-    return np.frombuffer(data, kind.dtype, 1)[0]
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    if encoding != "latin1":
-        raise ValueError(f"bytes in encoding {encoding!r}")
-    return text.encode("latin1")
-
-
 SAFE: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): Once,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
@@ -240,10 +212,7 @@ SAFE: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_parameter"): _first,
     ("torch._utils", "_rebuild_parameter_with_state"): _first,
     ("torch", "Size"): tuple,
-    ("numpy", "dtype"): _numpy_dtype,
-    ("numpy.core.multiarray", "scalar"): _numpy_scalar,
-    ("numpy._core.multiarray", "scalar"): _numpy_scalar,
-    ("_codecs", "encode"): _encode,
+    **NUMPY_SCALARS,
     **{("torch.jit._pickle", f"build_{kind}list"): _first for kind in ("int", "double", "bool", "tensor")},
     ("torch.jit._pickle", "restore_type_tag"): _first,
 }

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxvl.core.errors import InputError
 
@@ -59,6 +62,80 @@ def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """`[B, H, W, in] @ [in, out]` as a product of matrices: where three axes are summed over in its weight gradient,
     XLA's CPU backend does not use its fast library."""
     return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], -1)
+
+
+def depthwise(x: jax.Array, kernel: jax.Array, stride: tuple[int, int] = (1, 1)) -> jax.Array:
+    """NHWC convolution of every channel by an odd kernel of its own, centred: output i looks at inputs around
+    `i·stride`, with PyTorch's symmetric zero padding.
+
+    `[B, H, W, C]`, `[kh, kw, 1, C] -> [B, ⌈H/stride⌉, ⌈W/stride⌉, C]`. On CPUs XLA leaves its fast path for grouped
+    convolutions; there it is a sum of shifted products, forward and backward.
+    """
+    shifted = functools.partial(_depthwise_shifted, stride=stride)
+    native = functools.partial(_depthwise_native, stride=stride)
+    return jax.lax.platform_dependent(x, kernel, cpu=shifted, default=native)
+
+
+def _depthwise_native(x: jax.Array, kernel: jax.Array, stride: tuple[int, int]) -> jax.Array:
+    pads = [(k // 2, k // 2) for k in kernel.shape[:2]]
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(
+        x, kernel, stride, pads, dimension_numbers=numbers, feature_group_count=x.shape[-1]
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _depthwise_shifted(x: jax.Array, kernel: jax.Array, stride: tuple[int, int]) -> jax.Array:
+    return _shifted_products(_padded(x, kernel), kernel, stride, [-(-n // s) for n, s in zip(x.shape[1:3], stride)])
+
+
+def _padded(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """With its border of zeros, laid down in memory: fused into the shifted sums, x would be computed anew for each."""
+    return jax.lax.optimization_barrier(jnp.pad(x, ((0, 0), *((k // 2, k // 2) for k in kernel.shape[:2]), (0, 0))))
+
+
+def _shifted_products(x: jax.Array, kernel: jax.Array, stride: tuple[int, int], size: list[int]) -> jax.Array:
+    """The sum over the kernel's cells of padded x, shifted, times the cell's weights."""
+    out = jnp.zeros((), x.dtype)
+    for i, j in np.ndindex(*kernel.shape[:2]):
+        out += _window(x, (i, j), stride, size) * kernel[i, j, 0]
+    return out
+
+
+def _window(x: jax.Array, start: tuple[int, int], stride: tuple[int, int], size: Sequence[int]) -> jax.Array:
+    """`size` cells of the two middle axes of x, from `start` in steps of `stride`."""
+    rows, columns = (slice(a, a + s * (n - 1) + 1, s) for a, s, n in zip(start, stride, size))
+    return x[:, rows, columns]
+
+
+def _depthwise_forward(x, kernel, stride):
+    return _depthwise_shifted(x, kernel, stride), (x, kernel)
+
+
+def _depthwise_backward(stride, saved, dy):
+    x, kernel = saved
+    dy = jax.lax.optimization_barrier(dy)
+    size, reach = dy.shape[1:3], kernel.shape[:2]
+    # outputs back on the grid of the inputs, zeros between them, under the kernel turned round
+    rest = [n - s * (m - 1) - 1 for n, s, m in zip(x.shape[1:3], stride, size)]
+    middle = [(k // 2, k // 2 + r, s - 1) for k, r, s in zip(reach, rest, stride)]
+    spread = jax.lax.optimization_barrier(jax.lax.pad(dy, jnp.zeros((), dy.dtype), ((0, 0, 0), *middle, (0, 0, 0))))
+    dx = _shifted_products(spread, kernel[::-1, ::-1], (1, 1), x.shape[1:3])
+    # A sum over all but the last axis is slow in XLA's CPU backend: blocks of rows are added element by element, and
+    # the rest is a product with ones.
+    padded, blocks = _padded(x, kernel), math.gcd(size[0], 8)
+    high = size[0] // blocks
+    cells = []
+    for i, j in np.ndindex(*reach):
+        total = jnp.zeros((), x.dtype)
+        for b in range(0, size[0], high):
+            total += _window(padded, (i + b * stride[0], j), stride, (high, size[1])) * dy[:, b : b + high]
+        total = total.reshape(-1, x.shape[-1]).astype(jnp.float32)
+        cells.append((jnp.ones((1, total.shape[0]), total.dtype) @ total)[0])
+    return dx, jnp.stack(cells).reshape(kernel.shape).astype(kernel.dtype)
+
+
+_depthwise_shifted.defvjp(_depthwise_forward, _depthwise_backward)
 
 
 def convolve_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from jaxvl.core import fields, registry
 from jaxvl.core.errors import InputError
+from jaxvl.data.bad_media import LEFT_OUT
 
 
 def prepare(config: ConfigDict, out: str | Path | None, splits: Sequence[str] | None = None) -> None:
@@ -31,6 +32,8 @@ def prepare(config: ConfigDict, out: str | Path | None, splits: Sequence[str] | 
         data = module.build_data(config, Path(scratch), print)
         for line in data.reports:
             print(line)
+        if (left := Path(scratch) / LEFT_OUT).is_file():
+            print(left.read_text(encoding="utf-8"), end="")
         for split in splits or ():
             if split not in data.splits:
                 raise InputError(f"--split {split}: the data has {', '.join(data.splits) or 'none'}")

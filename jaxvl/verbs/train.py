@@ -16,13 +16,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxvl.core import config as configs
-from jaxvl.core import diagnose, fields, loop, memory, processes, programs, registry, session, sharding
+from jaxvl.core import diagnose, fields, following, loop, memory, processes, programs, registry, session, sharding
 from jaxvl.core.checkpoint import Checkpoints
 from jaxvl.core.errors import InputError
-from jaxvl.core.evaluation import device_fields, evaluate
+from jaxvl.core.evaluation import Followed, device_fields, evaluate
 from jaxvl.core.files import printable, replacing, write_text
 from jaxvl.core.lease import Lease
-from jaxvl.core.method import Data, Examples, Method
+from jaxvl.core.method import Data, Examples, Follower, Method, Sequences
 from jaxvl.core.writers import Progress, Writer
 from jaxvl.data import pipeline
 from jaxvl.data.bad_media import BadBudget
@@ -285,14 +285,16 @@ def eval_streams(config: ConfigDict, data: Data, split: str, workdir: Path, left
     if split not in data.splits:
         raise InputError(f"split {split!r}: the data has {', '.join(sorted(data.splits)) or 'none'}")
     options = pipeline_options(config, workdir)
-    return {
-        name: (
-            lambda rows, e=e: left_out.watch(pipeline.eval_batches(e, seed=config.seed, rows=rows, **options)),
-            len(e.source),
-            e.batch_size,
+    found = {}
+    for name, e in data.splits[split].items():
+        if isinstance(e, Sequences):
+            found[name] = Followed(e, config.pipeline.threads, config.pipeline.on_error)
+            continue
+        read = lambda rows, e=e: left_out.watch(  # noqa: E731
+            pipeline.eval_batches(e, seed=config.seed, rows=rows, **options)
         )
-        for name, e in data.splits[split].items()
-    }
+        found[name] = (read, len(e.source), e.batch_size)
+    return found
 
 
 def save_evaluation(
@@ -342,8 +344,24 @@ def _evaluated(config: ConfigDict, compiled, data: Data) -> list[dict[str, Any]]
                 continue
             where = f"batch size of stream {name!r} of split {split!r}"
             sharding.check_batch_size(examples.batch_size, compiled.mesh, where)
+            if isinstance(examples, Sequences):
+                found += _followed(method, name, examples, found)
+                continue
             fields = pipeline.example_fields(examples, seed=config.seed, on_error=config.pipeline.on_error)
             batch = {name: programs.on_device(fields, examples.batch_size)}
             if batch not in found:
                 found.append(batch)
     return found
+
+
+def _followed(method: Method, stream: str, sequences: Sequences, known: list) -> list[dict[str, Any]]:
+    """The batches that following these sequences gives to `predict`, one for each shape."""
+    batches = []
+    for follower in method.evaluators.values():
+        if isinstance(follower, Follower) and stream in follower.streams:
+            for shape in following.shapes(sequences):
+                fields = {name: (s.shape, s.dtype) for name, s in follower.fields(stream, shape).items()}
+                batch = {stream: programs.on_device(fields, sequences.batch_size)}
+                if batch not in [*known, *batches]:
+                    batches.append(batch)
+    return batches

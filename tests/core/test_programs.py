@@ -71,6 +71,9 @@ programs.keep(sys.argv[2], move=False)
 assert jax.config.jax_compilation_cache_dir == kept
 programs.keep(sys.argv[2])
 assert jax.config.jax_compilation_cache_dir.startswith(sys.argv[2])
+programs.keep_for_all(sys.argv[1])
+programs.keep(sys.argv[2])
+assert jax.config.jax_compilation_cache_dir.startswith(sys.argv[1])
 """
 
 

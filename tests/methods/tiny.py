@@ -12,7 +12,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxvl.core import config as configs
+from jaxvl.methods.afe_cnn import recipe as afe_cnn_recipe
 from jaxvl.methods.mist import recipe
+from jaxvl.methods.utt import recipe as utt_recipe
 from tests import tiny
 
 Batch = Mapping[str, Mapping[str, np.ndarray]]
@@ -25,7 +27,8 @@ class Tiny:
     config: float32 matmuls of highest precision, eight rows a batch (eight simulated devices), constant rate.
     batch: `seed -> {stream: fields}`, a global batch of the training streams with values like real ones.
     predict: `seed -> [{stream: fields}, ...]`, what `Method.predict` is called with, one call each.
-    zero_gradient: regex of parameters whose gradient vanishes by construction, and why (in a comment).
+    zero_gradient: regex of parameters whose gradient vanishes by construction, and why (in a comment); or one for each
+        objective.
     variants: overrides under which `trains` is checked once more (frozen parts).
     overfit: (steps, loss): one batch, repeated, is learned to below this loss in so many updates.
     meshes: on which of `MESHES` eight devices are compared with one; all of them for one method and for the toys of
@@ -35,10 +38,14 @@ class Tiny:
     config: ConfigDict
     batch: Callable[[int], Batch]
     predict: Callable[[int], list[Batch]]
-    zero_gradient: str
+    zero_gradient: str | Mapping[str, str]
     overfit: tuple[int, float]
     variants: tuple[tuple[str, ...], ...] = ()
     meshes: tuple[str, ...] = ("mixed",)
+
+    def vanishing(self, objective: str) -> str:
+        """`zero_gradient` of one objective."""
+        return self.zero_gradient if isinstance(self.zero_gradient, str) else self.zero_gradient[objective]
 
 
 MESHES = {
@@ -211,4 +218,122 @@ def mist() -> Tiny:
     )
 
 
-TINY: dict[str, Callable[[], Tiny]] = {"centerclip": centerclip, "drdr": drdr, "mist": mist, "slimclr": slimclr}
+def afe_cnn() -> Tiny:
+    """Eight frames of sixteen joints; which of four joints swings is the class. Three clips show a second body."""
+    config = afe_cnn_recipe.base()
+    config.lock()
+    configs.apply(
+        config,
+        ("precision.matmul=highest", "train.steps=100", "optim.main.name=adam", "optim.main.eps=1e-3",
+         "optim.main.schedule=constant", "optim.main.lr=1e-2", "mesh.data=-1", "model.skeleton=humanoid16",
+         "model.classes=4", "model.width=4", "model.dropout=0.0", "model.kje_hidden=8", "model.kfe_hidden=4",
+         "data.frames=8", "data.batch_size=8", "data.eval_batch_size=8"),
+    )  # fmt: skip
+    rows = 8
+
+    def clips(rng):
+        label = np.arange(rows) % 4
+        x = rng.normal(size=(rows, 2, 1, 16, 3)) + 0.05 * rng.normal(size=(rows, 2, 8, 16, 3))
+        swing = np.sin(np.arange(8) + rng.uniform(0, 6, (rows, 2, 1)))
+        x[np.arange(rows), :, :, 4 * label, 1] += swing
+        present = np.ones((rows, 2), bool)
+        present[3:, 1] = False
+        x = np.where(present[:, :, None, None, None], x, 0).astype(np.float32)
+        return {"x": x, "present": present, "label": label.astype(np.int32)}
+
+    def predict(seed):
+        clip = clips(np.random.default_rng(seed))
+        return [{"clips": {name: clip[name] for name in ("x", "present")}}]
+
+    return Tiny(
+        config=config,
+        batch=lambda seed: {"clips": clips(np.random.default_rng(seed))},
+        predict=predict,
+        # the last layers of both gates start at zero, so that nothing reaches what is in front of them; one factor on
+        # all frames is taken away by the stem's batch norm
+        zero_gradient=r"kje/fc1/|kfe/conv1/|kfe/conv2/bias$",
+        overfit=(60, 0.5),
+    )
+
+
+def utt() -> Tiny:
+    """Crops and pictures of 32x32 with bright rectangles; one iteration of the target transformer on maps of 4x4."""
+    config = utt_recipe.base()
+    config.lock()
+    configs.apply(
+        config,
+        ("precision.matmul=highest", "train.steps=100", "train.clip_norm=1.0", "optim.main.schedule=constant",
+         "optim.main.lr=3e-3", "optim.main.eps=1e-4", "mesh.data=-1", "model.depth=18", "model.blocks=(1,1)",
+         "model.width=8", "model.dim=32", "model.heads=2", "model.ff_dim=16", "model.iterations=1",
+         "model.pool=3", "model.box_layers=1", "model.decoder_layers=1", "model.proposal_min_side=4.0",
+         "model.track_level=0", "model.detector=dense",
+         "model.detector_level=0", "model.detector_layers=1", "model.classes=1", "model.class_offset=0",
+         "model.dropout=0.0", "data.frames=2", "data.crop_size=32", "data.mot_size=(32,32)", "data.max_objects=3",
+         "data.sot_batch_size=8", "data.mot_batch_size=8", "eval.mot.max_tracks=4", "eval.mot.max_detections=6"),
+    )  # fmt: skip
+    rows = 8
+
+    def pictures(rng, colours):
+        """`[rows, 32, 32, 3]` with a rectangle of each colour `[rows, n, 3]`, one below the other, and their boxes."""
+        n = colours.shape[1]
+        images = rng.integers(40, 90, (rows, 32, 32, 3)).astype(np.uint8)
+        low = np.stack([rng.integers(2, 14, (rows, n)), rng.integers(0, 6, (rows, n)) + 16 * np.arange(n)], -1)
+        boxes = np.concatenate([low, low + rng.integers(8, 11, (rows, n, 2))], -1)
+        for image, places, paints in zip(images, boxes, colours):
+            for (x1, y1, x2, y2), paint in zip(places, paints):
+                image[y1:y2, x1:x2] = paint
+        return images, boxes.astype(np.float32)
+
+    def sot(rng):
+        colours = rng.integers(120, 256, (rows, 1, 3))
+        (a, box_a), (b, box_b) = pictures(rng, colours), pictures(rng, colours)
+        pad = np.zeros((rows, 2, 32, 32), bool)
+        pad[::2, :, :5] = True
+        boxes = np.stack([box_a[:, 0], box_b[:, 0]], 1)
+        return {"images": np.stack([a, b], 1), "pad": pad, "boxes": boxes, "ref": np.arange(rows, dtype=np.int32) % 2}
+
+    def mot(rng):
+        colours, out = rng.integers(120, 256, (rows, 2, 3)), {}
+        for frame in ("template", "search"):
+            image, boxes = pictures(rng, colours)
+            valid = np.tile([True, True, False], (rows, 1))
+            out[f"{frame}_image"], out[f"{frame}_pad"] = image, np.zeros((rows, 32, 32), bool)
+            out[f"{frame}_boxes"] = np.concatenate([boxes, np.zeros((rows, 1, 4), np.float32)], 1)
+            out[f"{frame}_valid"], out[f"{frame}_size"] = valid, np.full((rows, 2), 32, np.float32)
+            out[f"{frame}_track_id"] = np.tile(np.array([7, 3, 0], np.int32), (rows, 1))
+        return out
+
+    def batch(seed):
+        rng = np.random.default_rng(seed)
+        return {"sot": sot(rng), "mot": mot(rng)}
+
+    def predict(seed):
+        rng = np.random.default_rng(seed)
+        one, every = sot(rng), mot(rng)
+        vectors = rng.normal(size=(rows, 4, 32)).astype(np.float32)
+        crop = {"crop": one["images"][:, 0], "pad": one["pad"][:, 0], "box": one["boxes"][:, 0]}
+        picture = {"image": every["search_image"], "pad": every["search_pad"], "size": every["search_size"]}
+        tracks = {"boxes": np.tile(every["search_boxes"][:, :1], (1, 4, 1)), "vectors": vectors}
+        tracks["valid"] = np.arange(4) < rng.integers(0, 5, (rows, 1))
+        return [{"sot": {**crop, "vector": vectors[:, 0]}}, {"mot": {**picture, **tracks}}]
+
+    # a batch norm takes what is added before it away, a softmax what is added to all its logits; one target has nobody
+    # to attend to but itself
+    always = r"(proj_\w+/level\d|corner/conv\d)/conv/bias$|attn/key/bias$|corner/conv5/bias$"
+    return Tiny(
+        config=config,
+        batch=batch,
+        predict=predict,
+        zero_gradient={"sot": always + r"|self_attn/(query|key)/", "mot": always},
+        overfit=(140, 3.5),
+    )
+
+
+TINY: dict[str, Callable[[], Tiny]] = {
+    "afe_cnn": afe_cnn,
+    "centerclip": centerclip,
+    "drdr": drdr,
+    "mist": mist,
+    "slimclr": slimclr,
+    "utt": utt,
+}

@@ -130,3 +130,51 @@ def test_equal_rows_passed_once_count_as_often_as_they_stand_in_the_batch():
     np.testing.assert_allclose(np.tile(y, (4, 1)), tiled, atol=1e-6)
     for name in ("mean", "var"):
         np.testing.assert_allclose(stats[name], expected[name], rtol=1e-6)
+
+
+def masked(x, mask, **fields):
+    module = BatchNorm(**fields)
+    variables = module.init(jax.random.key(0), x, True, mask)
+    return module, variables, module.apply(variables, x, True, mask, mutable=["batch_stats"])
+
+
+def test_statistics_of_some_rows_are_flax_s():
+    import flax.linen as nn
+
+    x, mask = random((6, 4, 5, 3), seed=3), jnp.array([1, 0, 1, 1, 0, 1], bool)
+    module, variables, (y, changed) = masked(x, mask, unbiased=False)
+    theirs = nn.BatchNorm(use_running_average=False, momentum=0.9, epsilon=1e-5)
+    where = mask[:, None, None, None]
+    start = theirs.init(jax.random.key(0), x)
+
+    def run(params, x, ours):
+        if ours:
+            return module.apply({**variables, "params": params}, x, True, mask, mutable=["batch_stats"])
+        return theirs.apply({**start, "params": params}, x, mask=where, mutable=["batch_stats"])
+
+    params = {"scale": jnp.array([1.5, 0.5, -1.0]), "bias": jnp.array([0.1, 0.2, 0.3])}
+    wanted, stats = run(params, x, False)
+    np.testing.assert_allclose(run(params, x, True)[0], wanted, atol=1e-5)
+    for name in ("mean", "var"):
+        np.testing.assert_allclose(changed["batch_stats"][name], stats["batch_stats"][name], rtol=1e-5)
+    value = lambda ours: lambda p, x: (jnp.sin(run(p, x, ours)[0])).sum()  # noqa: E731
+    for a, b in zip(*(jax.tree.leaves(jax.grad(value(ours), (0, 1))(params, x)) for ours in (True, False))):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+    np.testing.assert_allclose(y[mask].mean((0, 1, 2)), 0, atol=1e-6)
+
+
+def test_rows_that_do_not_count_change_nothing():
+    x, mask = random((6, 7, 3), seed=4), jnp.array([1, 1, 0, 1, 0, 1], bool)
+    _, _, (y, changed) = masked(x, mask)
+    _, _, (other, same) = masked(jnp.where(mask[:, None, None], x, 1e3), mask)
+    kept, stats, _ = run(x[mask])
+    np.testing.assert_allclose(y[mask], kept, atol=1e-5)
+    np.testing.assert_array_equal(other[mask], y[mask])
+    for name in ("mean", "var"):
+        np.testing.assert_allclose(changed["batch_stats"][name], stats[name], rtol=1e-5)  # unbiased, of 28 values
+        np.testing.assert_array_equal(changed["batch_stats"][name], same["batch_stats"][name])
+
+
+def test_a_mask_and_groups_are_refused():
+    with pytest.raises(InputError, match="takes no mask"):
+        masked(random((4, 3)), jnp.ones(4, bool), groups=2)

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from jaxvl.core.errors import InputError
-from jaxvl.nn.convolution import SMALL_MAP, convolve, convolve_blocks
+from jaxvl.nn import convolution
+from jaxvl.nn.convolution import SMALL_MAP, convolve, convolve_blocks, depthwise
 
 
 def by_hand(x, kernel, stride, dilation):
@@ -78,3 +79,18 @@ def test_convolution_on_blocks_of_pixels_is_the_same():
     np.testing.assert_allclose(jax.jit(convolve_blocks)(x, kernel), by_hand(x, kernel, 2, 1), atol=5e-5)
     with pytest.raises(InputError, match="takes even images and 7x7 kernels, not 15x12"):
         convolve_blocks(x[:, :15], kernel)
+
+
+@pytest.mark.parametrize(("size", "stride"), [((8, 5), (2, 1)), ((7, 6), (2, 2)), ((16, 13), (1, 1)), ((1, 2), (2, 2))])
+def test_depthwise_shifted_sums_are_the_grouped_convolution(size, stride):
+    """Forward, and both gradients, which have a closed form of their own."""
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=(3, *size, 4)).astype(np.float32), rng.normal(size=(3, 3, 1, 4)).astype(np.float32)
+    value = lambda form: lambda *a: (form(*a, stride) ** 2).sum()  # noqa: E731
+    both = lambda form: (form(x, kernel, stride), jax.grad(value(form), (0, 1))(x, kernel))  # noqa: E731
+    shifted, native = both(convolution._depthwise_shifted), both(convolution._depthwise_native)
+    for a, b in zip(jax.tree.leaves(shifted), jax.tree.leaves(native), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+    each = [by_hand(x[..., c : c + 1], kernel[..., c : c + 1], 1, 1)[..., 0] for c in range(4)]
+    whole = np.stack(each, -1)[:, :: stride[0], :: stride[1]]
+    np.testing.assert_allclose(depthwise(x, kernel, stride), whole, rtol=1e-4, atol=1e-4)

@@ -53,7 +53,7 @@ class Report:
 
     found: videos in use. pairs: records made of them. missing: ids without a media file.
     skipped: `(id, reason)` of what was left out although it is there. notes: what the user should know. unit: what the
-    records are called.
+    records are called, '' where each video is one. media: what stands in the place of videos.
     """
 
     dataset: str
@@ -64,10 +64,12 @@ class Report:
     pairs: int = 0
     notes: tuple[str, ...] = ()
     unit: str = "pairs"
+    media: str = "videos"
 
     def line(self) -> str:
         """The report in one line, with the first few names."""
-        parts = [f"{self.dataset} {self.split}: {self.found:,} videos, {self.pairs:,} {self.unit}"]
+        records = f", {self.pairs:,} {self.unit}" if self.unit else ""
+        parts = [f"{self.dataset} {self.split}: {self.found:,} {self.media}{records}"]
         if self.missing:
             parts.append(f"{len(self.missing):,} without a media file ({first_few(self.missing)})")
         by_reason: dict[str, list[str]] = {}
@@ -291,7 +293,7 @@ def write_ids(workdir: str | os.PathLike, split: str, ids: Sequence[str]) -> str
     path = os.path.join(folder, f"{split}.txt")
     line = None
     if os.path.isfile(path):
-        with open(path, encoding="utf-8", newline="") as file:
+        with open(path, encoding="utf-8", errors="surrogatepass", newline="") as file:
             before = file.read().split("\n")[:-1]
         if before == list(ids):
             return None
@@ -299,7 +301,7 @@ def write_ids(workdir: str | os.PathLike, split: str, ids: Sequence[str]) -> str
         line = f"{path}: other videos than when it was written: {gone:,} gone, {new:,} new; written again"
     os.makedirs(folder, exist_ok=True)
     unfinished = f"{path}.{uuid.uuid4().hex}.tmp"  # several hosts may write the same list at once
-    with open(unfinished, "w", encoding="utf-8", newline="") as file:
+    with open(unfinished, "w", encoding="utf-8", errors="surrogatepass", newline="") as file:
         file.writelines(f"{name}\n" for name in ids)
     os.replace(unfinished, path)
     return line

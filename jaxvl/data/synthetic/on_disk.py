@@ -48,6 +48,19 @@ def make_stamp(version: int, layout: str, config: Any) -> dict:
     return {**what, "hash": hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()}
 
 
+def told(say: Callable[[str], None], what: str, unit: str) -> Callable[[int, int], None]:
+    """A `progress` for `ensure` that says a line at every tenth: `rendering WHAT: 3 of 30 UNIT`."""
+    done = -1
+
+    def progress(n: int, total: int) -> None:
+        nonlocal done
+        if total and n * 10 // total != done:
+            done = n * 10 // total
+            say(f"rendering {what}: {n} of {total} {unit}")
+
+    return progress
+
+
 def ensure(
     root: str | Path,
     stamp: dict,

@@ -302,6 +302,7 @@ def build_tokenizer(config: ConfigDict, workdir: Path, captions: Sequence[str]):
 def render_world(d: ConfigDict, root: Path, say) -> None:
     """Renders the sprite world into `root` in the layout of the reader, unless it stands there already."""
     from jaxvl.data.synthetic.layouts import LAYOUTS, ensure_world
+    from jaxvl.data.synthetic.on_disk import told
     from jaxvl.data.synthetic.sprites.world import WorldConfig
 
     if d.reader not in LAYOUTS:
@@ -313,12 +314,4 @@ def render_world(d: ConfigDict, root: Path, say) -> None:
         world = WorldConfig(**d.world.to_dict())
     except TypeError as error:
         raise InputError(f"config.data.world: {error}") from None
-    done = -1
-
-    def progress(n: int, total: int) -> None:
-        nonlocal done
-        if n * 10 // total != done:
-            done = n * 10 // total
-            say(f"rendering the sprite world: {n} of {total} clips")
-
-    ensure_world(world, root, d.reader, progress=progress)
+    ensure_world(world, root, d.reader, progress=told(say, "the sprite world", "clips"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +12,8 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
+from jaxvl.core import class_names
 from jaxvl.core.errors import InputError
-from jaxvl.core.files import read_json, write_text
 from jaxvl.core.method import Data, Examples
 from jaxvl.data import images, transforms
 from jaxvl.data.readers.adaptation import emoji
@@ -36,7 +35,6 @@ from jaxvl.methods.drdr.task import Task
 DIGIT_BORDER = {"mnist5k": 4, "optdigits": 0}
 """Pixels cut off each side, so that the digits of both sets fill their pictures (specification 9b)."""
 READERS = (*SETS, "digits", "emoji", "emoji_packages", "tfds", "features")
-CLASSES = "classes.json"
 
 
 Record = LabelledImage | ArrayPicture | TfdsImage
@@ -161,7 +159,7 @@ def build_data(config: ConfigDict, workdir: Path, say) -> Data:
         train[domain] = ImageReading(f"{domain} (without labels)", images, classes)
     if len(classes) != config.model.classes:
         raise InputError(f"config.model.classes: {config.model.classes}, but the data has {len(classes)} classes")
-    write_classes(workdir, classes)
+    class_names.write(workdir, classes)
     make = training_maker(config)
     streams = {"source": side(train, task.sources, dataclasses.replace(make, labelled=True), d.batch_size)}
     if task.targets:
@@ -189,22 +187,6 @@ def without_labels(config: ConfigDict, task: Task) -> tuple[str, ...]:
             "config.train.eval_split, to 'source'"
         )
     return bare
-
-
-def write_classes(workdir: Path, classes: Sequence[str]) -> None:
-    """`WORKDIR/classes.json`, the names in order of their labels: what predictions are called."""
-    path, text = workdir / CLASSES, json.dumps(list(classes)) + "\n"
-    if not path.is_file() or path.read_bytes() != text.encode():
-        write_text(path, text)
-
-
-def class_names(workdir: Path, count: int) -> list[str]:
-    """The `count` names that `write_classes` kept. Raises InputError."""
-    path, mend = workdir / CLASSES, "train in this workdir again, which writes it"
-    names = read_json(path, list, mend)
-    if len(names) != count or not all(isinstance(name, str) for name in names):
-        raise InputError(f"{path}: holds no list of the {count} classes of this model; {mend}")
-    return names
 
 
 def side(readings: dict[str, ImageReading], domains: Sequence[str], make: Any, batch: int) -> Examples:

@@ -15,14 +15,14 @@ import numpy as np
 from PIL import Image
 
 from jaxvl.arguments import PICTURES, picture, place, whole
-from jaxvl.core import model
+from jaxvl.core import class_names, model
 from jaxvl.core.errors import BadMedia, InputError
 from jaxvl.core.files import printable, replacing
 from jaxvl.core.session import Loaded
 from jaxvl.data import inputs, pipeline
 from jaxvl.data.readers.classification.image_folder import LabelledImage, read_unlabelled
 from jaxvl.methods.drdr import task as tasks
-from jaxvl.methods.drdr.data import MakeImage, class_names, evaluation_maker
+from jaxvl.methods.drdr.data import MakeImage, evaluation_maker
 from jaxvl.viz import images
 from jaxvl.viz.radial import Spokes, radial_picture
 
@@ -77,7 +77,7 @@ class Model(model.Model):
     def __init__(self, loaded: Loaded, say: Callable[[str], None]):
         self.loaded, self.say = loaded, say
         self.source = f"{loaded.workdir}, step {loaded.step}"
-        self.classes = tuple(class_names(loaded.workdir, loaded.config.model.classes))
+        self.classes = tuple(class_names.read(loaded.workdir, loaded.config.model.classes))
 
     def classify(self, images: Sequence[Any], path: str = "target") -> model.Classified:
         """Classes of pictures (paths, Pillow pictures, uint8 `[H, W, 3]`) that are like the domain `path`. Raises
@@ -112,7 +112,7 @@ def classify(
     A row: `path`, `classes` (the `top` most probable, with `confidence`) and `anchors` (the `top` nearest local anchors
     of the path's domain, with `distance` and Student-t `share`).
     """
-    make, names = evaluation_maker(loaded.config), class_names(loaded.workdir, loaded.config.model.classes)
+    make, names = evaluation_maker(loaded.config), class_names.read(loaded.workdir, loaded.config.model.classes)
     good, skipped = [], []
     for image in found:
         try:
@@ -159,7 +159,7 @@ def pictures(loaded: Loaded, data: Any) -> Iterator[tuple[str, Image.Image, str]
     """For the report: the radial structures of source and target in one plane, without and with the orthogonal
     layer."""
     task = tasks.parse(loaded.config.data.task, loaded.config.data.external)
-    names = class_names(loaded.workdir, loaded.config.model.classes)
+    names = class_names.read(loaded.workdir, loaded.config.model.classes)
     parts = {d: _features(loaded, data.splits["source"][d]) for d in task.sources}
     source = _joined("source", list(parts.values()), "features")
     tested = data.splits.get("test", {})

@@ -628,6 +628,7 @@ class MappedVectors:
 
 def render_world(config: ConfigDict, root: Path, say) -> None:
     """Renders the question world into `root` in the layout of the reader, unless it stands there already."""
+    from jaxvl.data.synthetic.on_disk import told
     from jaxvl.data.synthetic.questions.layouts import ensure_question_world
     from jaxvl.data.synthetic.questions.world import QuestionWorldConfig
 
@@ -635,15 +636,7 @@ def render_world(config: ConfigDict, root: Path, say) -> None:
         world = QuestionWorldConfig(**config.data.world.to_dict())
     except TypeError as error:
         raise InputError(f"config.data.world: {error}") from None
-    done = -1
-
-    def progress(n: int, total: int) -> None:
-        nonlocal done
-        if total and n * 10 // total != done:
-            done = n * 10 // total
-            say(f"rendering the question world: {n} of {total} videos")
-
-    ensure_question_world(world, root, config.data.reader, progress=progress)
+    ensure_question_world(world, root, config.data.reader, progress=told(say, "the question world", "videos"))
 
 
 def world_evidence(root: Path, segments: int, reader: str) -> dict[str, list[int]]:

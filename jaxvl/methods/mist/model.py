@@ -24,6 +24,7 @@ from jaxvl.methods.mist.ista import ALL, ISTAConfig, ISTALayer, needs_noise
 from jaxvl.nn.batch_norm import BatchNorm
 from jaxvl.nn.bert import Bert, BertConfig
 from jaxvl.nn.clip import CLIPConfig, TextTower, VisionTower
+from jaxvl.nn.initializers import torch_uniform
 from jaxvl.nn.transformer import PostNormBlock, block_class
 from jaxvl.ops.masking import l2_normalize, masked_mean
 from jaxvl.ops.selection import gumbel, gumbel_of
@@ -186,12 +187,6 @@ def tile_boxes(patches: int) -> np.ndarray:
     y, x = (v.ravel() for v in np.mgrid[:side, :side])
     area = np.full(patches, (tile + 1.0) ** 2 / (tile * side) ** 2)
     return np.stack([x / side, y / side, (x + 1) / side, (y + 1) / side, area], 1).astype(np.float32)
-
-
-def torch_uniform(fan_in: int) -> nn.initializers.Initializer:
-    """PyTorch's default of linear and convolution layers, kernel and bias alike: uniform in ±1/sqrt(fan_in)."""
-    bound = fan_in**-0.5
-    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 class PatchEncoder(nn.Module):

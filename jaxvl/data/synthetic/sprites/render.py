@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -149,16 +149,29 @@ def draw_background(background: Background, side: int, margin: int = 0) -> np.nd
 def render_clip(clip: Clip, without: Collection[int] = ()) -> Rendered:
     """Renders every frame of `clip`. without: ids of sprites that are left out of the picture (their tracks
     are still returned, as if they were there), which shows where a sprite really is."""
-    side = clip.image_size
-    pan = np.array(clip.background.pan) / clip.fps  # pixels a frame
-    margin = math.ceil(float(np.abs(pan).max()) * clip.num_frames) + 1 if pan.any() else 0
-    scene = draw_background(clip.background, side, margin)
-    by_depth = sorted(range(len(clip.sprites)), key=lambda k: clip.sprites[k].depth)
-    frames = np.empty((clip.num_frames, side, side, 3), np.uint8)
+    states = [[sprite_state(clip, s, f) for s in clip.sprites] for f in range(clip.num_frames)]
+    return render_states(clip.background, clip.image_size, clip.fps, clip.sprites, states, without)
+
+
+def render_states(
+    background: Background,
+    side: int,
+    fps: int,
+    sprites: Sequence[Sprite],
+    states_of: Sequence[Sequence[State | None]],
+    without: Collection[int] = (),
+) -> Rendered:
+    """The same for sprites whose states are given, one list a frame with an entry a sprite (None: not on stage)."""
+    count = len(states_of)
+    pan = np.array(background.pan) / fps  # pixels a frame
+    margin = math.ceil(float(np.abs(pan).max()) * count) + 1 if pan.any() else 0
+    scene = draw_background(background, side, margin)
+    by_depth = sorted(range(len(sprites)), key=lambda k: sprites[k].depth)
+    frames = np.empty((count, side, side, 3), np.uint8)
     truths: list[list[tuple]] = []
     last_key, key_frame = None, 0
-    for f in range(clip.num_frames):
-        states = [sprite_state(clip, s, f) for s in clip.sprites]
+    for f, states in enumerate(states_of):
+        states = list(states)
         key = (states, tuple(pan * f))
         if key == last_key:  # a still moment: the same picture again
             frames[f] = frames[key_frame]
@@ -166,15 +179,13 @@ def render_clip(clip: Clip, without: Collection[int] = ()) -> Rendered:
             continue
         last_key, key_frame = key, f
         picture = _window(scene, pan * f, margin, side)
-        drawn = {k: draw_sprite(clip.sprites[k], states[k], side) for k in by_depth if states[k] is not None}
+        drawn = {k: draw_sprite(sprites[k], states[k], side) for k in by_depth if states[k] is not None}
         for k in by_depth:
-            if states[k] is not None and clip.sprites[k].id not in without:
+            if states[k] is not None and sprites[k].id not in without:
                 _blend(picture, drawn[k], states[k].opacity)
         truths.append(_truth(by_depth, drawn, states, side))
-        frames[f] = np.clip(np.rint(picture * clip.background.brightness), 0, 255).astype(np.uint8)
-    tracks = [
-        Track(s.id, *(tuple(t[k][part] for t in truths) for part in range(4))) for k, s in enumerate(clip.sprites)
-    ]
+        frames[f] = np.clip(np.rint(picture * background.brightness), 0, 255).astype(np.uint8)
+    tracks = [Track(s.id, *(tuple(t[k][part] for t in truths) for part in range(4))) for k, s in enumerate(sprites)]
     return Rendered(frames, tuple(tracks))
 
 
