@@ -209,6 +209,7 @@ def ask(run, capsys, *flags):
     return code, capsys.readouterr()
 
 
+@pytest.mark.skipif(not os.environ.get("JAXVL_TEST_ALL"), reason="a minute of compiling; JAXVL_TEST_ALL=1 runs it")
 def test_towers_inside_the_step_and_a_vocabulary_of_texts_train_alike_on_one_device_and_on_two(here, tmp_path):
     """The vocabulary's ids are a constant of the state; it and the frozen tower are on both devices."""
     words = ["model.input=frames", "data.standardize=false", "model.answer_encoder=text", "eval.split=val"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import time
 from pathlib import Path
 
@@ -59,10 +60,17 @@ def over_tensor():
     return dataclasses.replace(toys.contrastive(), partition_rules=((r"left/kernel$", P(None, "tensor")),))
 
 
+EVERY = bool(os.environ.get("JAXVL_TEST_ALL"))
+"""Whether the tests that take longest run, too."""
+METHODS = tuple(TINY) if EVERY else ("centerclip", "drdr", "slimclr")
+"""Methods that are compared over processes. The others use nothing of the house that these do not, and compile for
+minutes; JAXVL_TEST_ALL=1 takes all."""
+
+
 def methods(folder: str) -> None:
-    """Every landed method at its tiny size: losses of a few updates and all outputs of `predict`."""
-    for name, make in TINY.items():
-        tiny = make()
+    """Methods at their tiny size: losses of a few updates and all outputs of `predict`."""
+    for name in METHODS:
+        tiny = TINY[name]()
         c = configs.from_json(configs.to_json(tiny.config))
         c.mesh.update({"data": DEVICES, "fsdp": 1, "tensor": 1})
         compiled = session.compile_method(c)

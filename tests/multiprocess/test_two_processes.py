@@ -12,10 +12,9 @@ import pytest
 
 from jaxvl.core.writers import read_metrics
 from tests import toys
-from tests.methods.tiny import TINY
 from tests.multiprocess import shared
 from tests.multiprocess.launch import Group
-from tests.multiprocess.shared import LONGER, STEPS
+from tests.multiprocess.shared import LONGER, METHODS, STEPS
 
 ORDER = [0, 2, 1, 3]  # rows of a batch belong to processes 0, 1, 0, 1
 
@@ -103,7 +102,7 @@ def test_workdirs_that_are_not_one_folder_are_found_before_the_first_step(two):
     assert not (folder / "disk0" / "metrics.jsonl").exists()
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", METHODS)
 def test_every_method_computes_the_same_in_two_processes(one, two, name):
     ours, theirs = (json.loads((folder / f"{name}.json").read_text()) for folder in (two[0], one[0]))
     np.testing.assert_allclose(ours["losses"], theirs["losses"], rtol=1e-4)
