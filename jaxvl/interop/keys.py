@@ -245,6 +245,13 @@ def plain_keys(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return out
 
 
+def check_copies(arrays: Mapping[str, np.ndarray], copies: Mapping[str, str]) -> None:
+    """Raises InputError where a tensor differs from its copy in the file; copies: key -> key of the copy."""
+    for key, copy in copies.items():
+        if copy in arrays and not np.array_equal(arrays[key], arrays[copy]):
+            raise InputError(f"tensor {copy}: differs from {key}, of which it should be the copy")
+
+
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     """`{'a/b': x} -> {'a': {'b': x}}`."""
     out: dict[str, Any] = {}

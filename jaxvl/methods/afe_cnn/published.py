@@ -81,14 +81,9 @@ def rules(c: Weights) -> list[Rule]:
     return out
 
 
-def plain_keys(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Without the prefix `module.` of several GPUs."""
-    return {k.removeprefix("module."): v for k, v in arrays.items()}
-
-
 def from_published(arrays: Mapping[str, np.ndarray], config: Weights) -> tuple[dict[str, Any], KeyReport]:
     """PyTorch's tensors -> variables; step counters of the norms are dropped."""
-    flat, report = keys.forward(rules(config), plain_keys(arrays), resnet.DROPPED)
+    flat, report = keys.forward(rules(config), keys.plain_keys(arrays), resnet.DROPPED)
     return keys.to_variables(flat), report
 
 
@@ -100,7 +95,7 @@ def to_published(variables: Mapping[str, Any], config: Weights) -> tuple[dict[st
 
 def infer(arrays: Mapping[str, np.ndarray], given: Mapping[str, Any]) -> Weights:
     """The config that shapes imply; `given` fields are taken as they are. Raises InputError for another model."""
-    shapes = {k: np.shape(v) for k, v in plain_keys(arrays).items()}
+    shapes = {k: np.shape(v) for k, v in keys.plain_keys(arrays).items()}
     return of_shapes(
         **{name: shapes.get(f"{key}.weight") for name, key in
            (("stem", "stem"), ("data", "data_bn"), ("head", "fc"), ("joint", "kje_fc1"), ("frame", "kfe_c1"))},

@@ -55,17 +55,10 @@ def rules(config: Weights) -> list[Rule]:
     return [*out, Rule("stiefel_linear.weight", (d, d), ("stiefel/kernel",), keys.linear())]
 
 
-def plain_keys(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Without the prefix `module.` of several GPUs."""
-    return {k.removeprefix("module."): v for k, v in arrays.items()}
-
-
 def from_published(arrays: Mapping[str, np.ndarray], config: Weights) -> tuple[dict[str, Any], KeyReport]:
     """Published keys -> variables. Raises InputError where the two copies of the trunk differ."""
-    arrays = plain_keys(arrays)
-    for name, copy in copies(arrays).items():
-        if copy in arrays and not np.array_equal(arrays[name], arrays[copy]):
-            raise InputError(f"tensor {copy}: differs from {name}, of which it should be the copy")
+    arrays = keys.plain_keys(arrays)
+    keys.check_copies(arrays, copies(arrays))
     flat, report = keys.forward(rules(config), arrays, DROPPED)
     return keys.to_variables(flat), report
 
@@ -94,7 +87,7 @@ def copies(arrays: Mapping[str, Any]) -> dict[str, str]:
 
 def infer(arrays: Mapping[str, np.ndarray], given: Mapping[str, Any]) -> Weights:
     """The config that shapes imply; `given` fields are taken as they are. Raises InputError for another model."""
-    arrays = plain_keys(arrays)
+    arrays = keys.plain_keys(arrays)
     for name in ("bottleneck.weight", "stiefel_linear.weight", "fc.weight"):
         if name not in arrays:
             raise InputError(f"the file has no tensor {name}, so it is no DRDA; plain trunks are torchvision_resnet")

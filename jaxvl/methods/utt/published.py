@@ -174,17 +174,10 @@ def rules(c: Weights) -> list[Rule]:
     return out
 
 
-def plain_keys(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Without the prefix `module.` of several GPUs."""
-    return {k.removeprefix("module."): v for k, v in arrays.items()}
-
-
 def from_published(arrays: Mapping[str, np.ndarray], config: Weights) -> tuple[dict[str, Any], KeyReport]:
     """Published keys -> variables. Raises InputError where the two copies of the box heads differ."""
-    arrays = plain_keys(arrays)
-    for key, copy in copies(arrays).items():
-        if copy in arrays and not np.array_equal(arrays[key], arrays[copy]):
-            raise InputError(f"tensor {copy}: differs from {key}, of which it should be the copy")
+    arrays = keys.plain_keys(arrays)
+    keys.check_copies(arrays, copies(arrays))
     flat, report = keys.forward(rules(config), arrays, DROPPED)
     return keys.to_variables(flat), report
 
@@ -209,7 +202,7 @@ def count_of(arrays: Mapping[str, Any], pattern: str) -> int:
 
 def infer(arrays: Mapping[str, np.ndarray], given: Mapping[str, Any]) -> Weights:
     """The config that shapes imply; `given` fields are taken as they are. Raises InputError for another model."""
-    arrays = plain_keys(arrays)
+    arrays = keys.plain_keys(arrays)
     for name in ("level_embed", "query_embed.weight", "track_head.interact_layers.0.interact.fc1.weight"):
         if name not in arrays:
             raise InputError(
