@@ -14,8 +14,6 @@ all threads work, which other processes hardly change; PyTorch then has one thre
 from __future__ import annotations
 
 import argparse
-import os
-import time
 
 import jax
 import numpy as np
@@ -24,7 +22,7 @@ import torch.nn.functional as F
 
 from benchmarks import results
 from benchmarks.speed import torch_afe_cnn
-from benchmarks.speed.centerclip import MAX_LOAD, MAX_OTHERS, Contest, busy_cores, usage
+from benchmarks.speed.centerclip import Contest, measure
 from jaxvl.core import config as configs
 from jaxvl.core import session, sharding
 from jaxvl.data.skeletons import HUMANOID16
@@ -129,39 +127,16 @@ def main() -> None:
     args = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(1 if args.cpu_seconds else args.threads)
-    clock = time.process_time if args.cpu_seconds else time.perf_counter
-    load = os.getloadavg()[0]
     check_gradients()
     games = [game for bodies in (2, 1) for game in contests(args.batch, bodies)]
-    for game in games:
-        for work in game.sides.values():
-            work()  # compiles, and touches memory once
-    begin = usage()
-    for _ in range(args.rounds):
-        for game in games:
-            game.play(clock)
-    others = busy_cores(begin, usage())
-    quiet = args.cpu_seconds or (load <= MAX_LOAD and others <= MAX_OTHERS)
-    unit = "CPU ms" if args.cpu_seconds else "ms"
-    clips = "clips a CPU second" if args.cpu_seconds else "clips a second"
-    columns = [
-        "piece",
-        f"jaxvl {unit}",
-        f"PyTorch {unit}",
-        "ratio of minima",
-        "ratio of medians",
-        "PyTorch form",
-        clips,
-    ]
-    columns.append(clips)
+    columns, quiet = measure(games, args.rounds, args.cpu_seconds)
+    columns.append("clips a CPU second" if args.cpu_seconds else "clips a second")
     rows = [[*game.row(), f"{args.batch / min(game.seconds['jaxvl']):.0f}"] for game in games]
     config = method.model_config(recipe.ntu("xsub", 60))
     note = (
         f"Below 1 jaxvl is faster; the last column is jaxvl's. float32, {args.rounds} interleaved rounds, PyTorch "
         f"{torch.__version__}. The network has {cost(config).parameters:,} parameters and "
-        f"{cost(config).macs / 1e6:.1f} million multiply-adds a body. Load average at the start {load:.2f}; cores busy "
-        f"with other processes {others:.2f}"
-        + ("." if quiet else ": the machine was not quiet, so only the ratios mean something, and little.")
+        f"{cost(config).macs / 1e6:.1f} million multiply-adds a body. {quiet}"
     )
     name = "speed_afe_cnn_cpu_seconds" if args.cpu_seconds else "speed_afe_cnn"
     title = "CPU seconds of AFE-CNN and of PyTorch" if args.cpu_seconds else "Speed of AFE-CNN against PyTorch"

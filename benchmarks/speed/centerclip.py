@@ -16,7 +16,7 @@ import argparse
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -71,6 +71,26 @@ def usage() -> tuple[float, float, float]:
     """Wall clock, CPU seconds of this process, busy CPU seconds of the machine (Linux)."""
     ticks = [int(v) for v in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
     return time.perf_counter(), time.process_time(), (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
+
+
+def measure(games: Sequence[Contest], rounds: int, cpu_seconds: bool) -> tuple[list[str], str]:
+    """Plays `rounds` of all games in turns, each once beforehand: `(columns of a row, how quiet it was)`."""
+    clock, load = time.process_time if cpu_seconds else time.perf_counter, os.getloadavg()[0]
+    for game in games:
+        for work in game.sides.values():
+            work()  # compiles, and touches memory once
+    begin = usage()
+    for _ in range(rounds):
+        for game in games:
+            game.play(clock)
+    others = busy_cores(begin, usage())
+    quiet = cpu_seconds or (load <= MAX_LOAD and others <= MAX_OTHERS)
+    unit = "CPU ms" if cpu_seconds else "ms"
+    columns = ["piece", f"jaxvl {unit}", f"PyTorch {unit}", "ratio of minima", "ratio of medians", "PyTorch form"]
+    note = f"Load average at the start {load:.2f}; cores busy with other processes {others:.2f}" + (
+        "." if quiet else ": the machine was not quiet, so only the ratios mean something, and little."
+    )
+    return columns, note
 
 
 def clustering_contest() -> Contest:

@@ -13,8 +13,6 @@ threads, which other processes hardly change; PyTorch then has one thread, as it
 from __future__ import annotations
 
 import argparse
-import os
-import time
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +22,7 @@ import torch.nn.functional as F
 
 from benchmarks import results
 from benchmarks.speed import torch_mist
-from benchmarks.speed.centerclip import MAX_LOAD, MAX_OTHERS, Contest, busy_cores, usage
+from benchmarks.speed.centerclip import Contest, measure
 from jaxvl.core import config as configs
 from jaxvl.core import session, sharding
 from jaxvl.interop import keys
@@ -138,25 +136,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(1 if args.cpu_seconds else args.threads)
-    clock = time.process_time if args.cpu_seconds else time.perf_counter
-    load = os.getloadavg()[0]
     games = contests(args.batch, args.answers)
-    for game in games:
-        for work in game.sides.values():
-            work()  # compiles, and touches memory once
-    begin = usage()
-    for _ in range(args.rounds):
-        for game in games:
-            game.play(clock)
-    others = busy_cores(begin, usage())
-    quiet = args.cpu_seconds or (load <= MAX_LOAD and others <= MAX_OTHERS)
-    unit = "CPU ms" if args.cpu_seconds else "ms"
-    columns = ["piece", f"jaxvl {unit}", f"PyTorch {unit}", "ratio of minima", "ratio of medians", "PyTorch form"]
-    note = (
-        f"Below 1 jaxvl is faster. float32, {args.rounds} interleaved rounds, PyTorch {torch.__version__}. "
-        f"Load average at the start {load:.2f}; cores busy with other processes {others:.2f}"
-        + ("." if quiet else ": the machine was not quiet, so only the ratios mean something, and little.")
-    )
+    columns, quiet = measure(games, args.rounds, args.cpu_seconds)
+    note = f"Below 1 jaxvl is faster. float32, {args.rounds} interleaved rounds, PyTorch {torch.__version__}. {quiet}"
     name = "speed_mist_cpu_seconds" if args.cpu_seconds else "speed_mist"
     title = "CPU seconds of MIST and of PyTorch" if args.cpu_seconds else "Speed of MIST against PyTorch"
     raw = {g.name: g.seconds for g in games} | {"torch": torch.__version__}
