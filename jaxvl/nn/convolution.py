@@ -123,7 +123,7 @@ def _depthwise_backward(stride, saved, dy):
     dx = _shifted_products(spread, kernel[::-1, ::-1], (1, 1), x.shape[1:3])
     # A sum over all but the last axis is slow in XLA's CPU backend: blocks of rows are added element by element, and
     # the rest is a product with ones.
-    padded, blocks = _padded(x, kernel), math.gcd(size[0], 8)
+    padded, blocks = _padded(x, kernel), math.gcd(size[0], 4)
     high = size[0] // blocks
     cells = []
     for i, j in np.ndindex(*reach):
