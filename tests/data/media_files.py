@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -40,6 +43,21 @@ def counters(frames: np.ndarray) -> list[int]:
     return [read_counter(picture) for picture in frames]
 
 
+@contextlib.contextmanager
+def unhurried() -> Iterator[None]:
+    """Gives the thread its scheduling back: SVT-AV1 makes whoever opens it as root a real-time process, which then
+    takes the machine from all other test processes until its end."""
+    if not hasattr(os, "sched_setscheduler"):  # not Linux
+        yield
+        return
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameters)
+
+
+@unhurried()
 def write_video(
     path,
     count: int = 16,

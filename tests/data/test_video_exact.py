@@ -360,3 +360,10 @@ def test_zeros_in_a_wmv_are_found(tmp_path, codec):
             refused += 1
     assert refused >= 8
     assert silent <= 1
+
+
+def test_an_encoder_leaves_the_scheduling_of_the_tests_alone(tmp_path):
+    """SVT-AV1 sets SCHED_FIFO 99 for root, and every other test process waits."""
+    before = os.sched_getscheduler(0)
+    written(tmp_path / "a.mkv", "libsvtav1", count=3)
+    assert os.sched_getscheduler(0) == before
