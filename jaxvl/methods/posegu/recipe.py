@@ -1,0 +1,174 @@
+"""Config fields of PoseGU (reconstruction), its recipes, and the arrays that data, generator and model share.
+
+Joints are the sixteen of `jaxvl.data.skeletons.H36M16`. Training stream `poses`, without the batch axis:
+
+- `x2d` float32 `[16, 2]`: joints in the picture, normalised (x in [-1, 1], y in [-h/w, h/w], y down)
+- `x3d` float32 `[16, 3]`: the same joints in camera axes (x right, y down, z forward), metres, absolute; rooted in the
+  loss
+
+On the host `_id`. A split has one stream a data set (`h36m`, `3dhp`, `3dpw`, `mocap`) with these fields, and on the host
+`_action`, `_clip` and `_frame` besides, ints. `Method.predict` reads `x2d` alone and gives `x3d` float32 `[B, 16, 3]`,
+metres, joint 0 at the origin.
+
+With the generator on, `Data.constants` lays `Seeds` into the collection `seeds`, under the names of its fields. Of H3.6M
+S = 7 subjects (order of `SUBJECTS`) with C = 4 cameras each are laid, whichever are trained on; of motion capture,
+whose cameras are drawn, the camera arrays keep what `init` put there. P is `config.data.seed_capacity`; rows from
+`count` on are never drawn.
+
+Nobody could read the method section of the paper for this: only its abstract. What the abstract says is kept, all
+numbers are choices of the reconstruction, and each is a field here.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from jaxvl.core import config as configs
+from jaxvl.core.fields import choice, flag, folder, many, named, real, text, whole
+
+Array = Any
+"""NumPy's or JAX's."""
+
+SUBJECTS = ("S1", "S5", "S6", "S7", "S8", "S9", "S11")
+"""Human3.6M's, in the order of `Seeds.cameras_q`."""
+CAMERAS = 4
+SIGMA_DEG = (40.0, 10.0, 10.0, 15.0, 30.0, 30.0, 30.0, 30.0, 45.0, 45.0, 45.0, 45.0)
+"""Spread of the rotation of each of the twelve groups, degrees."""
+LIFTERS = ("mlp", "vpose", "semgcn")
+DATASETS = ("h36m", "3dhp", "3dpw", "mocap")
+WEIGHTINGS = ("default", "snips", "clipped", "ips")
+
+
+class Seeds(NamedTuple):
+    """What new poses are made from.
+
+    world `[P, 16, 3]`: metres, world axes with z up. count: how many of the P rows there are. subject `[P]` int32: row
+    of the cameras. cameras_q `[S, C, 4]`: unit quaternions (w, x, y, z), camera to world. cameras_t `[S, C, 3]`: places
+    of the cameras, metres. cameras_k `[S, C, 9]`: normalised intrinsics (fx fy cx cy k1 k2 k3 p1 p2). aspect `[S, C]`:
+    height / width of their pictures.
+    """
+
+    world: Array
+    count: Array
+    subject: Array
+    cameras_q: Array
+    cameras_t: Array
+    cameras_k: Array
+    aspect: Array
+
+
+def base() -> ConfigDict:
+    """Every field of the method with its default: PoseGU on all of Human3.6M's training poses."""
+    c = configs.base()
+    c.method = "posegu"
+    c.train.clip_norm = 1.0
+    c.model = {
+        "lifter": "mlp",  # vpose, semgcn
+        "width": 1024,  # 128 of semgcn
+        "stages": 2,  # residual stages of mlp; 4 of vpose and semgcn
+        "dropout": 0.25,
+        "loss": "mse",  # or 'mpjpe'
+        "flip": (),  # data sets whose predictions are averaged with those of the mirrored pose
+        "generated": 0.5,  # share of generated poses in a batch; 0: no generator
+        "gen": {
+            "pool_size": 200_000,  # poses; rounded up to full batches
+            "redraw": True,  # a new pool behind each pass over it; else the first one is sampled with replacement
+            "sigma_deg": SIGMA_DEG,
+            "theta_max_sigmas": 3.0,
+            "theta_cap_deg": 180.0,
+            "mix": ((1.0, 1.0),),  # (share, factor of all sigmas) of each component
+            "delta": 0.15,  # length ratios are drawn from [1 - delta, 1 + delta]
+            "fixed_group": 4,  # of bones, whose length is never changed
+            "bone_length_mode": "ratio",  # or 'template', the lengths of five subjects
+            "limits": "table",  # of joints; 'none', or the dotted name of a function [..., 16, 3] -> bool [...]
+            "oversample": 4,  # poses drawn for one of the pool
+            "root_jitter_m": 0.5,  # of the root on the ground, x and y, cameras of the data set
+            "cameras": "dataset",  # of the seed's subject; or 'random', around the pose
+            "views": 4,  # drawn for a pose; the first that sees it whole is taken, none: the pose is dropped
+        },
+        "crm": {
+            "mode": "default",  # self-normalised, then clipped; snips: not clipped; clipped: not normalised; ips: neither
+            "alpha": 1 / 12,  # tempering of the density ratio; 'ips' takes 1
+            "clip_m": 10.0,  # largest weight
+            "lambda_var": 0.1,  # of the penalty on the variance of the weighted losses
+        },
+    }
+    c.data = {
+        "reader": "h36m",  # or mocap
+        "root": "",  # folder of data_3d_h36m.npz and the 2-D files; '' of mocap, which comes with the package
+        "keypoints": "gt",  # 2-D of Human3.6M: gt, cpn_ft_h36m_dbb, detectron_ft_h36m, hr
+        "seeds": "S15678",  # training poses: '0.01S1', 'S1', 'S15', ..., 'seeds:N'; of mocap the name of a clip
+        "seed_every": 1,  # of mocap: every so many frames
+        "seed_capacity": 2**19,  # rows that the generator keeps for seeds
+        "test": ("h36m",),  # data sets of split 'test': h36m, 3dhp, 3dpw, mocap
+        "root_3dhp": "",  # test_3dhp.npz, or the folder of TS1 to TS6
+        "root_3dpw": "",  # folder sequenceFiles
+        "target_3dhp": "univ_annot3",  # or annot3, metres that are not normalised by height
+        "averaging": "per_action",  # or per_frame
+        "pck_joints": "all16",  # or official14
+        "batch_size": 1024,  # real and generated poses together
+        "eval_batch_size": 1024,
+    }
+    return c
+
+
+FIELDS = {
+    "model.lifter": choice(*LIFTERS),
+    "model.width": whole(1, 2**14),
+    "model.stages": whole(0, 64),
+    "model.dropout": real(0, below=1),
+    "model.loss": choice("mse", "mpjpe"),
+    "model.flip": many(choice(*DATASETS)),
+    "model.generated": real(0, below=1),
+    "model.gen.pool_size": whole(1, 2**30),
+    "model.gen.redraw": flag(),
+    "model.gen.sigma_deg": many(real(0, 1e4), 12, 12),
+    "model.gen.theta_max_sigmas": real(above=0),
+    "model.gen.theta_cap_deg": real(above=0, high=180),
+    "model.gen.mix": many(many(real(above=0), 2, 2), 1),
+    "model.gen.delta": real(0, below=1),
+    "model.gen.fixed_group": whole(-1, 8),
+    "model.gen.bone_length_mode": choice("ratio", "template"),
+    "model.gen.limits": named("table", "none"),
+    "model.gen.oversample": whole(1, 1024),
+    "model.gen.root_jitter_m": real(0),
+    "model.gen.cameras": choice("dataset", "random"),
+    "model.gen.views": whole(1, 1024),
+    "model.crm.mode": choice(*WEIGHTINGS),
+    "model.crm.alpha": real(0),
+    "model.crm.clip_m": real(above=0),
+    "model.crm.lambda_var": real(0),
+    "data.reader": choice("h36m", "mocap"),
+    "data.root": folder(),
+    "data.keypoints": text(empty=False),
+    "data.seeds": text(empty=False),
+    "data.seed_every": whole(1, 2**20),
+    "data.seed_capacity": whole(1, 2**24),
+    "data.test": many(choice(*DATASETS), 1),
+    "data.root_3dhp": folder(),
+    "data.root_3dpw": folder(),
+    "data.target_3dhp": choice("univ_annot3", "annot3"),
+    "data.averaging": choice("per_action", "per_frame"),
+    "data.pck_joints": choice("all16", "official14"),
+    "data.batch_size": whole(1, 2**24),
+    "data.eval_batch_size": whole(1, 2**24),
+}
+"""Type, range and choices of the fields above; see `jaxvl.core.fields`."""
+
+
+def generated_rows(config: ConfigDict) -> int:
+    """Generated poses of a batch."""
+    return round(config.data.batch_size * config.model.generated)
+
+
+def real_rows(config: ConfigDict) -> int:
+    """Rows of stream `poses`: what the generator leaves of a batch."""
+    return config.data.batch_size - generated_rows(config)
+
+
+def pool_columns(config: ConfigDict) -> int:
+    """Updates of a pass over the pool, which holds as many poses for each generated row of a batch."""
+    return math.ceil(config.model.gen.pool_size / generated_rows(config))
