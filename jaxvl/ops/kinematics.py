@@ -42,6 +42,14 @@ def conjugate(q: Array) -> Array:
     return q * like(q).asarray([1.0, -1.0, -1.0, -1.0], dtype=q.dtype)
 
 
+def compose(a: Array, b: Array) -> Array:
+    """The quaternion of "first `b`, then `a`": Hamilton's product of `[..., 4]` and `[..., 4]`."""
+    xp = like(a)
+    w, u, s, v = a[..., :1], a[..., 1:], b[..., :1], b[..., 1:]
+    vector = w * v + s * u + xp.linalg.cross(*xp.broadcast_arrays(u, v))
+    return xp.concatenate([w * s - (u * v).sum(-1, keepdims=True), vector], -1)
+
+
 def quaternion_matrix(q: Array) -> Array:
     """Rotation matrices `[..., 3, 3]` of quaternions `[..., 4]` of any length but 0."""
     xp = like(q)
@@ -118,6 +126,23 @@ def _ancestors(parents: tuple[int, ...]) -> np.ndarray:
     return out
 
 
+def carried(rotations: Sequence[Array | None], parents: Sequence[int]) -> list[Array | None]:
+    """Rotations of each joint with those above it: `D_j = D_parent(j) R_j`, so that a rotation carries the whole limb
+    below. Quaternions `[..., 4]` in the order of the joints, None for the identity; parents come before children."""
+    out: list[Array | None] = []
+    for own, parent in zip(rotations, parents, strict=True):
+        above = out[parent] if parent >= 0 else None
+        out.append(above if own is None else own if above is None else compose(above, own))
+    return out
+
+
+def turn_bones(b: Array, rotations: Sequence[Array | None]) -> Array:
+    """Bones `[..., J, 3]`, each turned by its own quaternion `[..., 4]` (None: not at all)."""
+    xp = like(b)
+    turned = [b[..., j, :] if q is None else rotate(q, b[..., j, :]) for j, q in enumerate(rotations)]
+    return xp.stack(turned, -2)
+
+
 def descendants(joint: int, parents: Sequence[int]) -> tuple[int, ...]:
     """All joints below `joint`, without itself."""
     below = _ancestors(tuple(parents))[:, joint]
@@ -134,14 +159,19 @@ def turn_limb(x: Array, joint: int, rotation: Array, parents: Sequence[int]) -> 
     return xp.where(xp.asarray(moved), turned, x)
 
 
-def torso_frame(hip: Array, thorax: Array, left: Array, right: Array) -> Array:
+def unit(v: Array, floor: float = 0.0) -> Array:
+    """`v / max(|v|, floor)` of vectors `[..., 3]`."""
+    xp = like(v)
+    return v / xp.maximum(xp.sqrt((v * v).sum(-1, keepdims=True)), xp.asarray(floor, dtype=v.dtype))
+
+
+def torso_frame(hip: Array, thorax: Array, left: Array, right: Array, floor: float = 0.0) -> Array:
     """Rows: to the body's left (right to left shoulder or hip, orthogonal to the torso), up (hip to thorax), forward
-    (left x up); four points `[..., 3]` -> `[..., 3, 3]`."""
+    (left x up); four points `[..., 3]` -> `[..., 3, 3]`. floor: least length that a direction is divided by."""
     xp = like(hip)
-    unit = lambda v: v / xp.sqrt((v * v).sum(-1, keepdims=True))  # noqa: E731
-    up = unit(thorax - hip)
+    up = unit(thorax - hip, floor)
     across = left - right
-    lateral = unit(across - (across * up).sum(-1, keepdims=True) * up)
+    lateral = unit(across - (across * up).sum(-1, keepdims=True) * up, floor)
     return xp.stack([lateral, up, xp.linalg.cross(lateral, up)], -2)
 
 

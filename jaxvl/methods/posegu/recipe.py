@@ -6,14 +6,14 @@ Joints are the sixteen of `jaxvl.data.skeletons.H36M16`. Training stream `poses`
 - `x3d` float32 `[16, 3]`: the same joints in camera axes (x right, y down, z forward), metres, absolute; rooted in the
   loss
 
-On the host `_id`. A split has one stream a data set (`h36m`, `3dhp`, `3dpw`, `mocap`) with these fields, and on the host
-`_action`, `_clip` and `_frame` besides, ints. `Method.predict` reads `x2d` alone and gives `x3d` float32 `[B, 16, 3]`,
-metres, joint 0 at the origin.
+On the host `_id`. A split has one stream a data set (`h36m`, `3dhp`, `3dpw`, `mocap`) with `x2d`, and on the host
+`_x3d`, `_action`, `_clip` and `_frame`, the last three ints. `Method.predict` reads `x2d` alone and gives `x3d` float32
+`[B, 16, 3]`, metres, joint 0 at the origin.
 
-With the generator on, `Data.constants` lays `Seeds` into the collection `seeds`, under the names of its fields. Of H3.6M
-S = 7 subjects (order of `SUBJECTS`) with C = 4 cameras each are laid, whichever are trained on; of motion capture,
-whose cameras are drawn, the camera arrays keep what `init` put there. P is `config.data.seed_capacity`; rows from
-`count` on are never drawn.
+With the generator on, `Data.constants` lays `Seeds` into the collection `seeds`, under the names of its fields. Of
+H3.6M S = 7 subjects (order of `SUBJECTS`) with C = 4 cameras each are laid, whichever are trained on; of motion
+capture, whose cameras are drawn, the camera arrays keep what `init` put there. P is `config.data.seed_capacity`; rows
+from `count` on are never drawn.
 
 Nobody could read the method section of the paper for this: only its abstract. What the abstract says is kept, all
 numbers are choices of the reconstruction, and each is a field here.
@@ -90,7 +90,7 @@ def base() -> ConfigDict:
             "views": 4,  # drawn for a pose; the first that sees it whole is taken, none: the pose is dropped
         },
         "crm": {
-            "mode": "default",  # self-normalised, then clipped; snips: not clipped; clipped: not normalised; ips: neither
+            "mode": "default",  # self-normalised, then clipped; snips: not clipped; clipped: no norm; ips: neither
             "alpha": 1 / 12,  # tempering of the density ratio; 'ips' takes 1
             "clip_m": 10.0,  # largest weight
             "lambda_var": 0.1,  # of the penalty on the variance of the weighted losses
@@ -172,3 +172,111 @@ def real_rows(config: ConfigDict) -> int:
 def pool_columns(config: ConfigDict) -> int:
     """Updates of a pass over the pool, which holds as many poses for each generated row of a batch."""
     return math.ceil(config.model.gen.pool_size / generated_rows(config))
+
+
+H36M_POSES = 1_559_752
+"""Training pairs of Human3.6M: all frames of S1, S5, S6, S7, S8 from four cameras."""
+SEED_SETS = {
+    "0.001S1": (2**10, 250, True),
+    "0.01S1": (2**12, 2_500, True),
+    "0.05S1": (2**14, 12_500, True),
+    "0.1S1": (2**15, 25_000, False),
+    "0.5S1": (2**17, 125_000, False),
+    "S1": (2**18, 250_000, False),
+    "S15": (2**19, 620_000, False),
+    "S156": (2**19, 940_000, False),
+    "S1567": (2**19, 1_250_000, False),
+    "S15678": (2**19, H36M_POSES, False),
+    "seeds:100": (2**7, 400, True),
+    "seeds:1000": (2**10, 4_000, True),
+}
+"""Seeds -> (room for them, about how many pairs four cameras make of them, whether they are fewer than 5,000)."""
+POOL = 200_000
+"""Least poses of a pool."""
+
+
+def baseline(lifter: str, seeds: str = "S15678") -> ConfigDict:
+    """The lifter on real pairs alone (PoseAug's recipe): Adam 1e-3, times 0.96 each 100,000 updates, 50 epochs of
+    batches of 1,024; semgcn 2e-2, no dropout, 100 epochs. Few seeds are trained on for as many updates as 200,000 pairs
+    would be."""
+    c = _common(lifter, seeds)
+    epochs, lr = (100, 2e-2) if lifter == "semgcn" else (50, 1e-3)
+    configs.in_epochs(c, epochs)
+    pairs = SEED_SETS[seeds][1]
+    if pairs < POOL:
+        c.train.update({"steps": epochs * (POOL // c.data.batch_size), "epochs": 0.0})
+        c.train.update({"checkpoint_every": c.train.steps // 10, "checkpoint_epochs": 0.0})
+    falling = ConfigDict({"decay_rate": 0.96, "staircase": True, "transition_steps": 100_000})
+    c.optim.main = configs.optimizer(name="adam", lr=lr, schedule="optax.exponential_decay", schedule_args=falling)
+    c.model.generated = 0.0
+    return c
+
+
+def generated(lifter: str, seeds: str = "S15678") -> ConfigDict:
+    """PoseGU: half of a batch (7/8 with fewer than 5,000 seeds) is generated; 50 passes over pools of as many poses as
+    there are pairs, 200,000 at least, each drawn anew; Adam 1e-4 (semgcn 1e-3), falling in equal steps each pass. It
+    starts from the baseline of the same seeds, or from scratch where these are fewer than 5,000."""
+    c = _common(lifter, seeds)
+    _, pairs, few = SEED_SETS[seeds]
+    c.model.generated = 7 / 8 if few else 1 / 2
+    c.model.gen.pool_size = max(pairs, POOL)
+    falling = ConfigDict({"epochs": 50})
+    c.optim.main = configs.optimizer(
+        name="adam",
+        lr=1e-3 if lifter == "semgcn" else 1e-4,
+        schedule="jaxvl.methods.posegu.schedule.falling_by_epoch",
+        schedule_args=falling,
+    )
+    each = pool_columns(c)
+    c.train.update({"steps": 50 * each, "checkpoint_every": 5 * each})
+    c.init.required = not few
+    return c
+
+
+def _common(lifter: str, seeds: str) -> ConfigDict:
+    c = base()
+    c.train.log_every = 100
+    c.model.lifter = lifter
+    if lifter != "mlp":
+        c.model.update({"stages": 4} if lifter == "vpose" else {"stages": 4, "width": 128, "dropout": 0.0})
+    c.data.update({"seeds": seeds, "seed_capacity": SEED_SETS[seeds][0]})
+    return c
+
+
+ROWS: dict[str, dict[str, Any]] = {
+    "posegu": {},
+    "unweighted": {"crm.alpha": 0.0, "crm.lambda_var": 0.0},
+    "no_penalty": {"crm.lambda_var": 0.0},
+    "snips": {"crm.mode": "snips"},
+    "clipped": {"crm.mode": "clipped"},
+    "ips": {"crm.mode": "ips"},
+    "no_body": {"gen.sigma_deg": (0.0, *SIGMA_DEG[1:])},
+    "no_limits": {"gen.limits": "none"},
+    "template": {"gen.bone_length_mode": "template"},
+}
+"""What a row changes in `config.model`: all weights 1 and no penalty, weights as published elsewhere, no rotation of
+the whole body, no limits of joints, lengths of five subjects in place of ratios."""
+
+
+def with_row(c: ConfigDict, row: str) -> ConfigDict:
+    """The config with the fields of one of `ROWS` replaced."""
+    for name, value in ROWS[row].items():
+        group, field = name.split(".")
+        c.model[group][field] = value
+    return c
+
+
+def mocap(row: str = "posegu", biased: bool = False) -> ConfigDict:
+    """The experiment on real motion: eight frames of walking as seeds, tested on all other clips. 'seeds' trains on
+    these alone, all else takes 224 of 256 poses from a fixed pool of 20,000. biased: 95 % of the pool stays near its
+    seed, the pool has 60,000 poses and the network a quarter of the width."""
+    c = base()
+    c.train.update({"steps": 1500, "log_every": 100, "checkpoint_every": 500})
+    c.optim.main = configs.optimizer(name="adam", lr=1e-3, schedule="cosine")
+    c.model.update({"width": 64 if biased else 256, "dropout": 0.1, "generated": 0.0 if row == "seeds" else 7 / 8})
+    c.model.gen.update({"pool_size": 60_000 if biased else 20_000, "redraw": False, "cameras": "random"})
+    if biased:
+        c.model.gen.mix = ((0.95, 0.3), (0.05, 1.0))
+    c.data.update({"reader": "mocap", "seeds": "walk", "seed_every": 5, "seed_capacity": 8, "test": ("mocap",)})
+    c.data.update({"batch_size": 256, "eval_batch_size": 512})
+    return c if row == "seeds" else with_row(c, row)
