@@ -5,6 +5,8 @@ They come without cameras: an upright one is drawn around each pose.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from jaxvl.core.errors import InputError
@@ -41,17 +43,17 @@ def clips_of(seeds: str) -> tuple[str, ...]:
 def read_seeds(seeds: str, every: int = 1) -> PoseSeeds:
     """Every so many frames of `clips_of(seeds)`, from the first on; of `seeds:N` then the N frames that differ most.
     Raises InputError."""
-    world, names = [], []
-    for name in clips_of(seeds):
-        joints = upright(mocap.clips()[name].joints)[::every]
-        world.append(joints)
-        names += [f"{name}/{every * i:06d}" for i in range(len(joints))]
-    world = np.concatenate(world)
+    names = clips_of(seeds)
+    worlds = [upright(mocap.clips()[name].joints)[::every] for name in names]
+    world, counts = np.concatenate(worlds), [len(x) for x in worlds]
+    clip = np.repeat(np.arange(len(names)), counts)
+    frame = np.concatenate([every * np.arange(count) for count in counts])
     if SPREAD.fullmatch(seeds):
         chosen = choose(parse_seeds(seeds), world, 0)
-        world, names = world[chosen], [names[i] for i in chosen]
+        world, clip, frame = world[chosen], clip[chosen], frame[chosen]
     report = Report("motion capture", "train", len(world), unit="", media="poses")
-    return PoseSeeds(world, np.zeros(len(world), np.int32), tuple(names), report)
+    numbers = (np.zeros(len(world)), clip, frame)
+    return PoseSeeds(world, *(np.asarray(x, np.int32) for x in numbers), names, report)
 
 
 def upright(joints: np.ndarray) -> np.ndarray:
@@ -68,13 +70,12 @@ def see(world: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.nda
     return cameras.project(x3d, SCREEN), x3d
 
 
-def read_test(seeds: str, seed: int) -> PosePairs:
-    """All frames of the fifteen actions but those of `clips_of(seeds)`, each before a camera of its own that is drawn by
-    a generator of this seed; every clip is an action. Raises InputError where none is left."""
-    held = clips_of(seeds)
+def read_test(held: Sequence[str], seed: int = 0) -> PosePairs:
+    """All frames of the fifteen actions but those `held` out, each before a camera of its own that is drawn by a
+    generator of this seed; every clip is an action. Raises InputError where none is left."""
     names = tuple(name for name in mocap.ACTIONS if name not in held)
     if not names:
-        raise InputError(f"config.data.seeds: {seeds[:80]!r} leaves no clip for the test")
+        raise InputError("config.data.seeds: names every clip of motion capture; none is left for the test")
     pairs, clip, frame = [], [], []
     for number, name in enumerate(names):
         world = upright(mocap.clips()[name].joints)

@@ -60,12 +60,14 @@ class PoseSeeds(Sequence):
     """The poses that are learned from.
 
     world: float32 `[P, 16, 3]`, metres, z up. subject: int32 `[P]`, row of the cameras that see it; 0 where none do.
-    names: of each. report: what was found.
+    clip, frame: int32 `[P]`, where it comes from; clips names the first.
     """
 
     world: np.ndarray
     subject: np.ndarray
-    names: tuple[str, ...]
+    clip: np.ndarray
+    frame: np.ndarray
+    clips: tuple[str, ...]
     report: Report
 
     def __len__(self) -> int:
@@ -73,4 +75,4 @@ class PoseSeeds(Sequence):
 
     def __getitem__(self, i: int) -> tuple[str, np.ndarray]:
         """Name and pose number i."""
-        return self.names[i], self.world[i]
+        return f"{self.clips[self.clip[i]]}/{int(self.frame[i]):06d}", self.world[i]
