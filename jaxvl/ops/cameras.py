@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxvl.ops.kinematics import Array, like, view
+from jaxvl.ops.kinematics import Array, like
 
 VALUES = 9
 """Numbers of a camera."""
@@ -79,5 +79,6 @@ def upright_view(yaw: Array, pitch: Array) -> Array:
     """`diag(1, -1, -1) Rx(pitch) Ry(yaw)` behind `Y_UP`: from a world with z up to the axes of a camera that stands
     upright; radians `[...]`, `[...] -> [..., 3, 3]`."""
     xp = like(yaw)
-    turned = xp.asarray([1.0, -1.0, -1.0], dtype=yaw.dtype)[:, None] * view(yaw, pitch)
-    return turned @ xp.asarray(Y_UP, dtype=yaw.dtype)
+    (cy, sy), (cp, sp) = ((xp.cos(angle), xp.sin(angle)) for angle in (yaw, pitch))
+    rows = (cy, -sy, xp.zeros_like(cy), -sp * sy, -sp * cy, -cp, cp * sy, cp * cy, -sp)
+    return xp.stack(rows, -1).reshape(*yaw.shape, 3, 3)

@@ -81,6 +81,8 @@ def test_views_of_an_upright_world():
     np.testing.assert_allclose(tilted @ tilted.swapaxes(-1, -2), np.broadcast_to(np.eye(3), (2, 3, 3)), atol=1e-12)
     np.testing.assert_allclose((tilted @ [0, 0, 1.0])[:, 1], -np.cos([0.2, -0.1]), atol=1e-12)  # yaw leaves the height
     np.testing.assert_array_equal(np.array([0.0, 0, 1]) @ cameras.Y_UP.T, [0, 1, 0])
+    seen = kinematics.view(np.array([1.0, 2]), np.array([0.2, -0.1]))  # of a world whose y points up
+    np.testing.assert_allclose(tilted, np.diag([1, -1, -1]) @ seen @ cameras.Y_UP, atol=1e-12)
 
 
 def test_jax_gives_what_numpy_gives(rng):

@@ -21,8 +21,8 @@ SCREEN = np.array([2.29, 2.29, 0, 0, 0, 0, 0, 0, 0], np.float32)
 """The camera that is drawn: focal length of Human3.6M's, no distortion."""
 PITCH_DEG = (10.0, 5.0)
 """Mean and standard deviation; the yaw is uniform."""
-SIDEWAYS, UPWARDS, DISTANCE = 0.5, 0.3, (4.0, 6.0)
-"""Metres: where the root stands before the camera, uniform in [-x, x], [-y, y], [near, far]."""
+NEAR_LEFT, FAR_RIGHT = np.array([-0.5, -0.3, 4.0]), np.array([0.5, 0.3, 6.0])
+"""Metres: corners of the box in which the root stands before the camera, uniformly."""
 
 
 def clips_of(seeds: str) -> tuple[str, ...]:
@@ -63,11 +63,11 @@ def upright(joints: np.ndarray) -> np.ndarray:
 
 def see(world: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """A pose `[16, 3]` with z up before a camera that is drawn: `(x2d [16, 2], x3d [16, 3])` float32, camera's axes."""
-    yaw, pitch = rng.uniform(-np.pi, np.pi), np.deg2rad(rng.normal(*PITCH_DEG))
-    root = np.array([rng.uniform(-SIDEWAYS, SIDEWAYS), rng.uniform(-UPWARDS, UPWARDS), rng.uniform(*DISTANCE)])
-    turn = cameras.upright_view(np.array(yaw), np.array(pitch))
-    x3d = ((np.asarray(world, np.float64) - world[:1]) @ turn.T + root).astype(np.float32)
-    return cameras.project(x3d, SCREEN), x3d
+    yaw, pitch = rng.uniform(-np.pi, np.pi), np.radians(rng.normal(*PITCH_DEG))
+    root = NEAR_LEFT + (FAR_RIGHT - NEAR_LEFT) * rng.uniform(size=3)
+    turn = cameras.upright_view(np.asarray(yaw), np.asarray(pitch))
+    x3d = ((world - world[:1]) @ turn.T + root).astype(np.float32)
+    return cameras.project(x3d, SCREEN, distort=False), x3d
 
 
 def read_test(held: Sequence[str], seed: int = 0) -> PosePairs:
