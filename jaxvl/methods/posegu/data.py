@@ -28,16 +28,17 @@ MOCAP, H36M = "mocap", "h36m"
 @dataclasses.dataclass(frozen=True)
 class MakePair:
     """`PosePair -> one row`: `x2d [16, 2]` and, in training, `x3d [16, 3]`; in tests what the evaluator needs, on the
-    host."""
+    host. actions: their names, of a test."""
 
-    test: bool = False
+    actions: tuple[str, ...] = ()
 
     def __call__(self, pair: PosePair, rng: np.random.Generator) -> dict[str, Any]:
         """Nothing is drawn."""
         del rng
-        if not self.test:
+        if not self.actions:
             return {"x2d": pair.x2d, "x3d": pair.x3d}
-        return {"x2d": pair.x2d, "_x3d": pair.x3d, "_action": pair.action, "_clip": pair.clip, "_frame": pair.frame}
+        place = {"_action": self.actions[pair.action], "_clip": pair.clip, "_frame": pair.frame}
+        return {"x2d": pair.x2d, "_x3d": pair.x3d} | place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +110,7 @@ def build_data(config: ConfigDict, workdir: Path, say: Callable[[str], None]) ->
     splits: dict[str, Examples] = {}
     for data_set in dict.fromkeys(d.test):
         found = files.test(data_set)
-        splits[data_set] = Examples(found, MakePair(test=True), pair_name, d.eval_batch_size)
+        splits[data_set] = Examples(found, MakePair(found.actions), pair_name, d.eval_batch_size)
         reports.append(found.report.line())
     constants = {f"seeds/{k}": v for k, v in seed_set(config, seeds).items()} if config.model.generated else {}
     return Data({STREAM: Examples(source, make, name, rows)}, {"test": splits}, reports, constants)

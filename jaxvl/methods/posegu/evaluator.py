@@ -14,6 +14,7 @@ from jaxvl.metrics import poses
 BY_ACTION = ("h36m", "mocap")
 """Data sets whose published figures are means over actions; the others' are over all frames."""
 PERCENTILE = 90
+KEPT = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +23,7 @@ class PoseErrors(Evaluator):
     `mpjve/SET` (steps within clips), `p90/SET` (90th percentile of the poses' MPJPE), and `pck/SET`, `auc/SET` in
     percent, over the joints of `joints`; `poses/SET`: how many. The same without `/SET` is that of the first data set.
     Where `averaging` is 'per_action', data sets with actions are averaged over each action's poses first, percentiles
-    and PCK, too; `action/SET/N` is the MPJPE of action N. What no pose gives (steps, without clips) is NaN: missing.
+    and PCK, too; `action/SET/NAME` is the MPJPE of an action. What no pose gives (steps, without clips) is NaN: missing.
     """
 
     averaging: str = "per_action"
@@ -56,8 +57,7 @@ class PoseErrors(Evaluator):
         return out
 
     def errors(self, stream: str, seen: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """All metrics of one data set, of `predicted` and `target` `[N, 16, 3]` and the ints `action`, `clip`,
-        `frame`."""
+        """All metrics of one data set, of `predicted` and `target` `[N, 16, 3]`, and `action`, `clip`, `frame`."""
         predicted, target, action = seen["predicted"], seen["target"], seen["action"]
         predicted, target = poses.rooted(predicted), poses.rooted(target)
         how = self.averaging if stream in BY_ACTION else "per_frame"
@@ -78,19 +78,21 @@ class PoseErrors(Evaluator):
             },
             "poses": len(each),
         }
-        for number in np.unique(action) if len(np.unique(action)) > 1 else ():
-            out[f"action/{stream}/{number}"] = float(each[action == number].mean())
+        for name in np.unique(action) if len(np.unique(action)) > 1 else ():
+            out[f"action/{stream}/{name}"] = float(each[action == name].mean())
         return out
 
     def artifacts(self, acc: Any) -> dict[str, np.ndarray]:
-        """Of each data set its frames' ids, actions, predicted and true poses, root-relative, and their MPJPE in
-        millimetres."""
+        """Of each data set the MPJPE of every frame in millimetres, and of up to `KEPT` frames, spread evenly, their
+        numbers, ids, actions, and predicted and true poses, root-relative."""
         out = {}
         for stream, seen in acc.items():
             rows = joined(seen)
             error = poses.MILLIMETRES * poses.mpjpe(poses.rooted(rows["predicted"]), rows["target"])
-            out |= {f"{stream}/{name}": rows[name] for name in ("id", "action", "predicted", "target")}
             out[f"{stream}/mpjpe"] = error.astype(np.float32)
+            row = np.unique(np.linspace(0, max(0, len(error) - 1), min(len(error), KEPT)).astype(int))
+            out[f"{stream}/row"] = row
+            out |= {f"{stream}/{name}": rows[name][row] for name in ("id", "action", "predicted", "target")}
         return out
 
 
@@ -98,7 +100,8 @@ def joined(seen: Mapping[str, list]) -> dict[str, np.ndarray]:
     """The collected batches as arrays, also where there is none."""
     empty = np.zeros((0, 16, 3), np.float32)
     out = {name: np.concatenate([empty, *seen[name]]) for name in ("predicted", "target")}
-    return out | {n: np.array(seen[n], np.int64) for n in ("action", "clip", "frame")} | {"id": np.array(seen["id"])}
+    out |= {name: np.array(seen[name], np.int64) for name in ("clip", "frame")}
+    return out | {name: np.array(seen[name], str) for name in ("action", "id")}
 
 
 def _p90(values: np.ndarray) -> float:
