@@ -134,22 +134,42 @@ def average(values: np.ndarray, actions: np.ndarray, how: str = "per_action") ->
 # -- diversity
 
 
+def in_torso(x: np.ndarray) -> np.ndarray:
+    """Root-relative poses `[N, 16, 3]` in their torso's own axes (left, up, forward): whichever way they face is gone.
+    Poses whose torso or hips have no direction are NaN."""
+    x = rooted(x)
+    good = np.linalg.norm(np.cross(x[:, 8], x[:, 4] - x[:, 1]), axis=-1) > 1e-9
+    out = np.full(x.shape, np.nan)
+    frame = kinematics.torso_frame(*(x[good][:, j] for j in (0, 8, 4, 1)))
+    out[good] = np.einsum("nij,nkj->nki", frame, x[good])
+    return out
+
+
+def nearest(x: np.ndarray, others: np.ndarray, at_once: int = 64) -> np.ndarray:
+    """Of each pose of `[N, 16, 3]` the mean distance of its joints from the nearest of `others` `[M, 16, 3]`, both in
+    their torso's axes, in metres. NaN where one has none."""
+    x, others = in_torso(x).astype(np.float32), in_torso(others).astype(np.float32)
+    others = others[np.isfinite(others).all((1, 2))]
+    if not len(others):
+        return np.full(len(x), np.nan)
+    parts = [
+        np.linalg.norm(x[i : i + at_once, None] - others, axis=-1).mean(-1).min(1) for i in range(0, len(x), at_once)
+    ]
+    return np.concatenate([np.zeros(0), *parts])
+
+
 def direction_histograms(x: np.ndarray, limbs: Sequence[int] = LIMBS) -> np.ndarray:
     """How often each limb bone points where, in the torso's frame: poses `[N, 16, 3]` -> counts `[limbs, 24, 12]`.
 
     Bins: of the azimuth atan2(forward, left) from -180 to 180 degrees, and of the height (the part along the torso)
     from -1 to 1. Poses whose torso or hips have no direction, and bones without length, are not counted.
     """
-    x = rooted(x)
+    x = in_torso(x)
+    x = x[np.isfinite(x).all((1, 2))]
     counts = np.zeros((len(limbs), AZIMUTHS, HEIGHTS), np.int64)
-    up, across = x[:, 8] - x[:, 0], x[:, 4] - x[:, 1]
-    x = x[np.linalg.norm(np.cross(up, across), axis=-1) > 1e-9]
-    if not len(x):
-        return counts
-    frame = kinematics.torso_frame(x[:, 0], x[:, 8], x[:, 4], x[:, 1])
     bones = kinematics.bones(x, H36M16.parents)[:, list(limbs)]
     length = np.linalg.norm(bones, axis=-1, keepdims=True)
-    direction = np.einsum("nij,nlj->nli", frame, bones) / np.maximum(length, 1e-9)
+    direction = bones / np.maximum(length, 1e-9)
     azimuth = np.arctan2(direction[..., 2], direction[..., 0])
     column = np.clip(((azimuth + np.pi) / (2 * np.pi) * AZIMUTHS).astype(int), 0, AZIMUTHS - 1)
     row = np.clip(((direction[..., 1] + 1) / 2 * HEIGHTS).astype(int), 0, HEIGHTS - 1)

@@ -153,3 +153,19 @@ def test_poses_without_a_direction_are_not_counted():
     nothing = np.zeros((3, 16, 3))
     assert poses.direction_histograms(nothing).sum() == 0
     assert np.isnan(poses.diversity(nothing))
+
+
+def test_the_nearest_pose_whichever_way_it_faces():
+    walk = upright(mocap.clips()["walk"].joints)
+    turned = (walk[::3] + 5) @ Rotation.from_euler("z", 1.0).as_matrix().T
+    np.testing.assert_allclose(poses.nearest(turned, walk), 0, atol=1e-5)
+    kick = upright(mocap.clips()["kick"].joints)
+    ours = poses.nearest(kick, walk, at_once=7)
+    a, b = poses.in_torso(kick), poses.in_torso(walk)
+    brute = [min(poses.mpjpe(x[None], y[None])[0] for y in b) for x in a[:20]]
+    np.testing.assert_allclose(ours[:20], brute, atol=1e-5)
+    frame = poses.in_torso(walk)
+    np.testing.assert_allclose(frame[:, 8, [0, 2]], 0, atol=1e-6)
+    assert (frame[:, 4, 0] > frame[:, 1, 0]).all()
+    assert np.isnan(poses.nearest(np.zeros((2, 16, 3)), walk)).all()
+    assert np.isnan(poses.nearest(walk, np.zeros((2, 16, 3)))).all()

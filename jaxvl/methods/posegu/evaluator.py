@@ -23,7 +23,7 @@ class PoseErrors(Evaluator):
     `mpjve/SET` (steps within clips), `p90/SET` (90th percentile of the poses' MPJPE), and `pck/SET`, `auc/SET` in
     percent, over the joints of `joints`; `poses/SET`: how many. The same without `/SET` is that of the first data set.
     Where `averaging` is 'per_action', data sets with actions are averaged over each action's poses first, percentiles
-    and PCK, too; `action/SET/NAME` is the MPJPE of an action. What no pose gives (steps, without clips) is NaN: missing.
+    and PCK, too; `action/SET/NAME` is the MPJPE of an action. What no pose gives (steps, without clips) is NaN.
     """
 
     averaging: str = "per_action"
