@@ -126,21 +126,23 @@ def _ancestors(parents: tuple[int, ...]) -> np.ndarray:
     return out
 
 
-def carried(rotations: Sequence[Array | None], parents: Sequence[int]) -> list[Array | None]:
-    """Rotations of each joint with those above it: `D_j = D_parent(j) R_j`, so that a rotation carries the whole limb
-    below. Quaternions `[..., 4]` in the order of the joints, None for the identity; parents come before children."""
-    out: list[Array | None] = []
-    for own, parent in zip(rotations, parents, strict=True):
-        above = out[parent] if parent >= 0 else None
-        out.append(above if own is None else own if above is None else compose(above, own))
-    return out
+def carried(rotations: Array, parents: Sequence[int]) -> Array:
+    """Rotations of each joint with those above it, `D_j = D_parent(j) R_j`, so that a rotation carries the whole limb
+    below: quaternions `[..., J, 4] -> [..., J, 4]`, level by level of the tree."""
+    levels = _levels(tuple(parents))
+    done, order = rotations[..., levels[0], :], list(levels[0])
+    for level in levels[1:]:
+        above = done[..., np.array([order.index(parents[j]) for j in level]), :]
+        done = like(rotations).concatenate([done, compose(above, rotations[..., level, :])], -2)
+        order += list(level)
+    return done[..., np.argsort(order), :]
 
 
-def turn_bones(b: Array, rotations: Sequence[Array | None]) -> Array:
-    """Bones `[..., J, 3]`, each turned by its own quaternion `[..., 4]` (None: not at all)."""
-    xp = like(b)
-    turned = [b[..., j, :] if q is None else rotate(q, b[..., j, :]) for j, q in enumerate(rotations)]
-    return xp.stack(turned, -2)
+@functools.cache
+def _levels(parents: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+    """The joints by how many there are above them."""
+    depth = _ancestors(parents).sum(1).astype(int) - 1
+    return tuple(np.flatnonzero(depth == d) for d in range(depth.max() + 1))
 
 
 def descendants(joint: int, parents: Sequence[int]) -> tuple[int, ...]:

@@ -202,16 +202,17 @@ def actions(key: jax.Array, seeds: Seeds, settings: Settings, n: int) -> Action:
 
 def draw(key: jax.Array, seeds: Seeds, settings: Settings, n: int) -> Action:
     """n actions, valid or not. Seeds are drawn uniformly."""
-    keys = jax.random.split(key, 4)
-    seed = jax.random.randint(keys[0], (n,), 0, seeds.count)
-    comp = jnp.zeros(n, jnp.int32)
-    if len(settings.mix) > 1:
-        comp = jax.random.categorical(keys[1], jnp.log(jnp.asarray(settings.shares, jnp.float32)), shape=(n,))
+    keys = jax.random.split(key, 3)
+    # the remainder is uniform but for one part in 2^32 / count; `randint` draws twice
+    seed = (jax.random.bits(keys[0], (n,)) % seeds.count.astype(jnp.uint32)).astype(jnp.int32)
+    each = jax.random.uniform(keys[1], (n, GROUPS + 1))
+    passed = jnp.asarray(np.cumsum(settings.shares)[:-1], jnp.float32)
+    comp = (each[:, -1:] >= passed).sum(1, dtype=jnp.int32)
     omega, inside = rotations(keys[2], comp, settings)
     bones = kinematics.bones(seeds.world[seed], PARENTS)
-    scale, ratio = lengths(keys[3], bones, settings)
-    pose = act(bones, omega, scale, settings.turned)
-    return Action(pose, omega, ratio, comp.astype(jnp.int32), seed, inside & settings.limits(pose))
+    scale, ratio = lengths(each[:, :-1], bones, settings)
+    pose = act(bones, omega, scale)
+    return Action(pose, omega, ratio, comp, seed, inside & settings.limits(pose))
 
 
 def rotations(key: jax.Array, comp: jax.Array, settings: Settings) -> tuple[jax.Array, jax.Array]:
@@ -221,41 +222,37 @@ def rotations(key: jax.Array, comp: jax.Array, settings: Settings) -> tuple[jax.
     factor = jnp.asarray([k for _, k in settings.mix], jnp.float32)[comp]
     spread = factor[:, None] * jnp.asarray(settings.sigma, jnp.float32)
     limit = jnp.asarray(settings.theta_max, jnp.float32) ** 2
-    omega, within = jnp.zeros((n, len(ROTATED), 3)), jnp.zeros((n, len(ROTATED)), bool)
-    for turn in range(settings.rounds):
-        fresh = spread[..., None] * jax.random.normal(jax.random.fold_in(key, turn), (n, len(ROTATED), 3))
-        omega = jnp.where(within[..., None], omega, fresh)
+    fresh = jax.random.normal(key, (settings.rounds, n, len(ROTATED), 3)) * spread[..., None]
+    omega, within = fresh[0], (fresh[0] ** 2).sum(-1) <= limit
+    for again in fresh[1:]:
+        omega = jnp.where(within[..., None], omega, again)
         within = (omega * omega).sum(-1) <= limit
     return omega, within.all(-1)
 
 
-def lengths(key: jax.Array, bones: jax.Array, settings: Settings) -> tuple[jax.Array, jax.Array]:
+def lengths(u: jax.Array, bones: jax.Array, settings: Settings) -> tuple[jax.Array, jax.Array]:
     """Factors of the bones 1 to 15 of `[n, 16, 3]`, `[n, 15]`, and the same by length group, `[n, 9]` (the mean, where
-    a template makes the sides of an uneven seed even)."""
-    n, group = len(bones), np.array(LENGTHS)
-    kept = np.arange(GROUPS) == settings.fixed_group
+    a template makes the sides of an uneven seed even), from uniform numbers u `[n, 9]`."""
+    group, kept = np.array(LENGTHS), np.arange(GROUPS) == settings.fixed_group
     if settings.bone_length_mode == "ratio":
-        ratio = jax.random.uniform(key, (n, GROUPS), minval=1 - settings.delta, maxval=1 + settings.delta)
-        ratio = jnp.where(kept, 1.0, ratio)
+        ratio = jnp.where(kept, 1.0, 1 + settings.delta * (2 * u - 1))
         return ratio[:, group], ratio
-    body = jax.random.randint(key, (n,), 0, len(TEMPLATES))
-    wanted = jnp.asarray(TEMPLATES, jnp.float32)[body]
+    wanted = jnp.asarray(TEMPLATES, jnp.float32)[(u[:, 0] * len(TEMPLATES)).astype(jnp.int32)]
     own = jnp.linalg.norm(bones[:, 1:], axis=-1)
     scale = jnp.where(kept[group], 1.0, wanted[:, group] / jnp.maximum(own, 1e-9))
     members = np.equal.outer(group, np.arange(GROUPS)).astype(np.float32)
     return scale, jnp.einsum("nb,bg->ng", scale, members / members.sum(0), precision="highest")
 
 
-def act(bones: jax.Array, omega: jax.Array, scale: jax.Array, turned: np.ndarray | None = None) -> jax.Array:
+def act(bones: jax.Array, omega: jax.Array, scale: jax.Array) -> jax.Array:
     """Poses `[n, 16, 3]` of bones `[n, 16, 3]`, rotation vectors `[n, 12, 3]` and factors `[n, 15]`, joint 0 at the
-    origin. turned: bool `[12]`, the groups that turn; the others' vectors are not read."""
-    turned = np.ones(len(ROTATED), bool) if turned is None else turned
-    own: list[jax.Array | None] = [None] * len(PARENTS)
-    for k, joint in enumerate(ROTATED):
-        if turned[k]:
-            own[joint] = kinematics.axis_angle_quaternion(omega[:, k])
-    after = kinematics.turn_bones(bones, kinematics.carried(own, PARENTS))
-    after = after * jnp.concatenate([jnp.zeros_like(scale[:, :1]), scale], 1)[..., None]
+    origin."""
+    n = len(bones)
+    still = jnp.broadcast_to(jnp.asarray([1.0, 0.0, 0.0, 0.0]), (n, 1, 4))
+    turns = jnp.concatenate([kinematics.axis_angle_quaternion(omega), still], 1)
+    own = turns[:, np.array([ROTATED.index(j) if j in ROTATED else len(ROTATED) for j in range(len(PARENTS))])]
+    after = kinematics.rotate(kinematics.carried(own, PARENTS), bones)
+    after = after * jnp.concatenate([jnp.zeros((n, 1)), scale], 1)[..., None]
     with jax.default_matmul_precision("highest"):
         return kinematics.joints(after, PARENTS)
 
@@ -322,24 +319,25 @@ def views(
     metre away is taken. No density belongs to any of this, since it is the same for generator and target.
     """
     n, tries, pose = len(pose), settings.views, pose[:, None]
-    keys = jax.random.split(key, 3)
-    yaw = jax.random.uniform(keys[0], (n, tries), minval=-math.pi, maxval=math.pi)
+    keys = jax.random.split(key)
+    u = jax.random.uniform(keys[0], (n, tries, 4))
+    yaw, zero = math.pi * (2 * u[..., 0] - 1), jnp.zeros((n, tries))
     if settings.cameras == "dataset":
         subject = seeds.subject[seed][:, None]
-        which = jax.random.randint(keys[1], (n, tries), 0, seeds.cameras_q.shape[1])
-        jitter = jax.random.uniform(keys[2], (n, tries, 2), minval=-1.0, maxval=1.0) * settings.root_jitter_m
-        upright = jnp.zeros((n, tries, 3)).at[..., 2].set(yaw)
-        place = seeds.world[seed, 0][:, None] + jnp.concatenate([jitter, jnp.zeros((n, tries, 1))], -1)
-        turned = kinematics.rotate(kinematics.axis_angle_quaternion(upright)[..., None, :], pose)
+        which = (u[..., 1] * seeds.cameras_q.shape[1]).astype(jnp.int32)
+        jitter = settings.root_jitter_m * (2 * u[..., 2:] - 1)
+        upright = jnp.stack([jnp.cos(yaw / 2), zero, zero, jnp.sin(yaw / 2)], -1)
+        place = seeds.world[seed, 0][:, None] + jnp.concatenate([jitter, zero[..., None]], -1)
         q, t, k = (x[subject, which] for x in (seeds.cameras_q, seeds.cameras_t, seeds.cameras_k))
-        x3d = kinematics.world_to_camera(turned + place[..., None, :], q[..., None, :], t[..., None, :])
+        world = kinematics.rotate(upright[..., None, :], pose) + place[..., None, :]
+        x3d = kinematics.world_to_camera(world, q[..., None, :], t[..., None, :])
     else:
         pitch = jnp.radians(PITCH[0] + PITCH[1] * jax.random.normal(keys[1], (n, tries)))
         low = jnp.asarray([-ROOT_REACH[0], -ROOT_REACH[1], ROOT_DEPTH[0]])
         high = jnp.asarray([*ROOT_REACH, ROOT_DEPTH[1]])
-        place = low + (high - low) * jax.random.uniform(keys[2], (n, tries, 3))
-        axes = cameras.upright_view(yaw, pitch)
-        x3d = (axes[..., None, :, :] * pose[..., None, :]).sum(-1) + place[..., None, :]
+        with jax.default_matmul_precision("highest"):
+            axes = cameras.upright_view(yaw, pitch)
+        x3d = (axes[..., None, :, :] * pose[..., None, :]).sum(-1) + (low + (high - low) * u[..., 1:])[..., None, :]
         k = jnp.asarray([FOCAL, FOCAL, *[0.0] * (cameras.VALUES - 2)])
     x2d = cameras.project(x3d, k[..., None, :])
     seen = (jnp.abs(x2d) <= 1).all((-1, -2)) & (x3d[..., 2] >= NEAREST).all(-1)

@@ -133,7 +133,7 @@ def build(config: ConfigDict) -> Method:
 def lifter_config(config: ConfigDict) -> LifterConfig:
     """The network of `config.model`."""
     m = config.model
-    return LifterConfig(m.lifter, m.width, m.stages, m.dropout, precision.compute_dtype(config.precision).name)
+    return LifterConfig(m.lifter, m.width, m.stages, m.dropout, m.start, precision.compute_dtype(config.precision).name)
 
 
 def batch_spec(config: ConfigDict) -> Mapping[str, jax.ShapeDtypeStruct]:

@@ -26,12 +26,15 @@ torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 @dataclasses.dataclass(frozen=True)
 class LifterConfig:
     """lifter: mlp, vpose or semgcn. stages: of mlp and vpose residual blocks of two layers, of semgcn pairs of units.
-    dtype: of products. Further fields: `recipe.base`."""
+    start: 'published', the weights of mlp normal as by Kaiming; or 'pytorch', as PyTorch leaves them, which gives poses
+    of centimetres instead of metres before training. vpose and semgcn start as published alike. dtype: of products.
+    Further fields: `recipe.base`."""
 
     lifter: str = "mlp"
     width: int = 1024
     stages: int = 2
     dropout: float = 0.25
+    start: str = "published"
     dtype: str = "float32"
     bn_epsilon: float = 1e-5
     bn_momentum: float = 0.9
@@ -90,7 +93,7 @@ class Residual(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """`[B, 16, 2] -> [B, 16, 3]`."""
         c, plain = self.config, self.config.lifter == "mlp"
-        start = kaiming_normal if plain else torch_uniform
+        start = kaiming_normal if plain and c.start == "published" else torch_uniform
         y = Dense(c.width, c, plain, start, name="in")(x.reshape(len(x), -1))
         y = nn.Dropout(c.dropout)(nn.relu(batch_norm(c, "in_bn")(y, train)), deterministic=not train)
         for i in range(c.stages):
