@@ -271,7 +271,12 @@ def test_enough_valid_poses_are_drawn_or_it_is_said():
         InputError, match=r"config.model.gen: of 128 poses drawn around these seeds 0 are valid, 64 are"
     ):
         generator.generate_valid(jax.random.key(0), seeds(), never, 64, tries=2)
-    assert 0.3 < generator.surviving(jax.random.key(0), seeds(), RANDOM) < 0.5
+    assert 0.3 < generator.surviving(seeds().world, RANDOM) < 0.45
+    generator.check_survival(seeds().world, RANDOM)
+    with pytest.raises(
+        InputError, match=r"config.model.gen.oversample: 2, but of the poses drawn around these seeds only"
+    ):
+        generator.check_survival(seeds().world, dataclasses.replace(RANDOM, oversample=2))
 
 
 def test_a_pool_does_not_depend_on_the_devices_that_draw_it(monkeypatch):

@@ -112,7 +112,13 @@ def build_data(config: ConfigDict, workdir: Path, say: Callable[[str], None]) ->
         found = files.test(data_set)
         splits[data_set] = Examples(found, MakePair(found.actions), pair_name, d.eval_batch_size)
         reports.append(found.report.line())
-    constants = {f"seeds/{k}": v for k, v in seed_set(config, seeds).items()} if config.model.generated else {}
+    constants: dict[str, np.ndarray] = {}
+    if config.model.generated:
+        from jaxvl.methods.posegu import generator  # imports jax, which decoder processes must not
+
+        laid = seed_set(config, seeds)
+        generator.check_survival(laid["world"][: len(seeds)], generator.settings_of(config))
+        constants = {f"seeds/{k}": v for k, v in laid.items()}
     return Data({STREAM: Examples(source, make, name, rows)}, {"test": splits}, reports, constants)
 
 

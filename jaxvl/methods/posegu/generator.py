@@ -57,7 +57,7 @@ NEAREST = 1.0
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """`config.model.gen` as the generator takes it, hashable; fields as in `recipe.base`. limits: the
-    function itself."""
+    function itself. target: log q as a function of rotation vectors `[..., 12, 3]` and settings; None: `haar_ball`."""
 
     sigma_deg: tuple[float, ...] = recipe.SIGMA_DEG
     theta_max_sigmas: float = 3.0
@@ -71,6 +71,7 @@ class Settings:
     root_jitter_m: float = 0.5
     cameras: str = "dataset"
     views: int = 4
+    target: Callable[..., Any] | None = None
 
     @property
     def sigma(self) -> np.ndarray:
@@ -106,12 +107,15 @@ class Settings:
 def settings_of(config: ConfigDict) -> Settings:
     """The generator of `config.model.gen`. Raises InputError for limits that cannot be found."""
     g = config.model.gen
-    same = [f.name for f in dataclasses.fields(Settings) if f.name not in ("sigma_deg", "mix", "limits")]
+    other = ("sigma_deg", "mix", "limits", "target")
+    same = [f.name for f in dataclasses.fields(Settings) if f.name not in other]
+    target = config.model.crm.target
     found = LIMITS.get(g.limits) or named.find(g.limits, "config.model.gen.limits")
     return Settings(
         sigma_deg=tuple(g.sigma_deg),
         mix=tuple((float(share), float(factor)) for share, factor in g.mix),
         limits=found,
+        target=None if target == "haar_ball" else named.find(target, "config.model.crm.target"),
         **{name: g[name] for name in same},
     )
 
@@ -184,10 +188,31 @@ def generate_valid(key: jax.Array, seeds: Seeds, settings: Settings, n: int, tri
     )
 
 
-def surviving(key: jax.Array, seeds: Seeds, settings: Settings, n: int = 4096) -> float:
-    """The share of drawn poses that the limits let pass, measured on n."""
-    alone = dataclasses.replace(settings, oversample=1)
-    return float(jax.jit(actions, static_argnums=(2, 3))(key, seeds, alone, n).valid.mean())
+def surviving(world: np.ndarray, settings: Settings, n: int = 4096) -> float:
+    """Around seeds `[P, 16, 3]`, the share of drawn poses that are valid, measured on n that numpy draws."""
+    rng = np.random.default_rng(0)
+    comp = rng.choice(len(settings.mix), n, p=settings.shares)
+    spread = np.array([factor for _, factor in settings.mix])[comp, None, None] * settings.sigma[:, None]
+    limit, omega = settings.theta_max, np.zeros((n, len(ROTATED), 3))
+    far = np.ones(omega.shape[:2], bool)
+    for _ in range(settings.rounds):
+        omega = np.where(far[..., None], spread * rng.normal(size=omega.shape), omega)
+        far = np.linalg.norm(omega, axis=-1) > limit
+    world = np.asarray(world, np.float64)[rng.integers(0, len(world), n)]
+    scale = 1 + settings.delta * rng.uniform(-1, 1, (n, GROUPS))[:, list(LENGTHS)]
+    pose = act(kinematics.bones(world, PARENTS), omega, scale)
+    return float((np.asarray(settings.limits(pose)) & ~far.any(1)).mean())
+
+
+def check_survival(world: np.ndarray, settings: Settings) -> None:
+    """Raises InputError where `oversample` draws a pose do not give one that is valid."""
+    share = surviving(world, settings)
+    if share * settings.oversample < 1.05:
+        more = f"raise it to {math.ceil(1.3 / share)}" if share > 0.01 else "take smaller sigma_deg, or limits 'none'"
+        raise InputError(
+            f"config.model.gen.oversample: {settings.oversample}, but of the poses drawn around these seeds only "
+            f"{100 * share:.2g} % are valid; {more}"
+        )
 
 
 # -- actions
@@ -244,15 +269,15 @@ def lengths(u: jax.Array, bones: jax.Array, settings: Settings) -> tuple[jax.Arr
     return scale, jnp.einsum("nb,bg->ng", scale, members / members.sum(0), precision="highest")
 
 
-def act(bones: jax.Array, omega: jax.Array, scale: jax.Array) -> jax.Array:
+def act(bones: kinematics.Array, omega: kinematics.Array, scale: kinematics.Array) -> kinematics.Array:
     """Poses `[n, 16, 3]` of bones `[n, 16, 3]`, rotation vectors `[n, 12, 3]` and factors `[n, 15]`, joint 0 at the
-    origin."""
-    n = len(bones)
-    still = jnp.broadcast_to(jnp.asarray([1.0, 0.0, 0.0, 0.0]), (n, 1, 4))
-    turns = jnp.concatenate([kinematics.axis_angle_quaternion(omega), still], 1)
+    origin. NumPy or JAX."""
+    xp, n = kinematics.like(bones), len(bones)
+    still = xp.broadcast_to(xp.asarray([1.0, 0.0, 0.0, 0.0], dtype=bones.dtype), (n, 1, 4))
+    turns = xp.concatenate([kinematics.axis_angle_quaternion(omega), still], 1)
     own = turns[:, np.array([ROTATED.index(j) if j in ROTATED else len(ROTATED) for j in range(len(PARENTS))])]
     after = kinematics.rotate(kinematics.carried(own, PARENTS), bones)
-    after = after * jnp.concatenate([jnp.zeros((n, 1)), scale], 1)[..., None]
+    after = after * xp.concatenate([xp.zeros_like(scale[:, :1]), scale], 1)[..., None]
     with jax.default_matmul_precision("highest"):
         return kinematics.joints(after, PARENTS)
 
@@ -287,8 +312,12 @@ def log_propensity(omega: jax.Array, settings: Settings) -> jax.Array:
 
 
 def log_target(omega: jax.Array, settings: Settings) -> jax.Array:
-    """log q of rotation vectors `[..., 12, 3]`, `[...]`: rotations uniform over SO(3) (Haar), restricted to the largest
-    angle of each group. -inf beyond."""
+    """log q of rotation vectors `[..., 12, 3]`, `[...]`: the density under which the loss is to be small."""
+    return (settings.target or haar_ball)(omega, settings)
+
+
+def haar_ball(omega: jax.Array, settings: Settings) -> jax.Array:
+    """Rotations uniform over SO(3) (Haar), restricted to the largest angle of each group. -inf beyond."""
     square, inside = _squares(omega, settings)
     small = square < 1e-8
     half = jnp.sqrt(jnp.where(small, 1.0, square)) / 2

@@ -94,6 +94,7 @@ def base() -> ConfigDict:
             "mode": "default",  # self-normalised, then clipped; snips: not clipped; clipped: no norm; ips: neither
             "alpha": 1 / 12,  # tempering of the density ratio; 'ips' takes 1
             "clip_m": 10.0,  # largest weight
+            "target": "haar_ball",  # density; or the dotted name of a function (omega, settings) -> log q
             "lambda_var": 0.1,  # of the penalty on the variance of the weighted losses
         },
     }
@@ -142,6 +143,7 @@ FIELDS = {
     "model.crm.mode": choice(*WEIGHTINGS),
     "model.crm.alpha": real(0),
     "model.crm.clip_m": real(above=0),
+    "model.crm.target": named("haar_ball"),
     "model.crm.lambda_var": real(0),
     "data.reader": choice("h36m", "mocap"),
     "data.root": folder(),
