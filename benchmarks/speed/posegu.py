@@ -76,7 +76,7 @@ def check_gradients(lifter: str) -> None:
     weights = published.config_of_params(keys.to_flat(variables))
     theirs = published.from_published({k: p.grad.numpy() for k, p in model.named_parameters()}, weights)[0]
     for path, value in keys.to_flat(theirs).items():
-        scale = max(np.abs(value).max(), 1e-3)
+        scale = max(np.abs(value).max(), 2e-2)  # biases in front of a norm have none but rounding
         np.testing.assert_allclose(ours[path], value, atol=2e-3 * scale, err_msg=path)
 
 

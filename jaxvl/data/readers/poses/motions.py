@@ -62,11 +62,13 @@ def upright(joints: np.ndarray) -> np.ndarray:
 
 
 def see(world: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A pose `[16, 3]` with z up before a camera that is drawn: `(x2d [16, 2], x3d [16, 3])` float32, camera's axes."""
-    yaw, pitch = rng.uniform(-np.pi, np.pi), np.radians(rng.normal(*PITCH_DEG))
-    root = NEAR_LEFT + (FAR_RIGHT - NEAR_LEFT) * rng.uniform(size=3)
+    """Poses `[..., 16, 3]` with z up, each before a camera that is drawn: `(x2d [..., 16, 2], x3d [..., 16, 3])`
+    float32, camera's axes."""
+    each = world.shape[:-2]
+    yaw, pitch = rng.uniform(-np.pi, np.pi, each), np.radians(rng.normal(*PITCH_DEG, each))
+    root = NEAR_LEFT + (FAR_RIGHT - NEAR_LEFT) * rng.uniform(size=(*each, 1, 3))
     turn = cameras.upright_view(np.asarray(yaw), np.asarray(pitch))
-    x3d = ((world - world[:1]) @ turn.T + root).astype(np.float32)
+    x3d = ((world - world[..., :1, :]) @ np.swapaxes(turn, -1, -2) + root).astype(np.float32)
     return cameras.project(x3d, SCREEN, distort=False), x3d
 
 
