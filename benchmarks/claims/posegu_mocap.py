@@ -81,11 +81,10 @@ def fresh(compiled: session.Compiled, seed: int) -> TrainState:
 def measured(compiled: session.Compiled, variables: Any, test: Examples) -> dict[str, float]:
     """`METRICS` by the method's own evaluator."""
     judge, size = compiled.method.evaluators["poses"], compiled.config.data.eval_batch_size
-    make, acc = data.MakePair(test=True), judge.init()
-    for begin in range(0, len(test), size):
-        rows = [
-            make(test[i], np.random.default_rng(0)) | {"_id": i} for i in range(begin, min(begin + size, len(test)))
-        ]
+    acc, nothing = judge.init(), np.random.default_rng(0)
+    for begin in range(0, len(test.source), size):
+        part = range(begin, min(begin + size, len(test.source)))
+        rows = [test.make(test.source[i], nothing) | {"_id": test.id_of(test.source[i])} for i in part]
         filled = np.stack([rows[i % len(rows)]["x2d"] for i in range(size)])  # one shape is compiled
         got = compiled.predict(variables, sharding.put_batch({"mocap": {"x2d": filled}}, compiled.mesh))
         host = {name: [row[name] for row in rows] for name in rows[0] if name.startswith("_")}

@@ -125,7 +125,7 @@ def training(config: ConfigDict, what: str) -> Contest:
 
 def generating() -> Contest:
     """`POSES` valid poses; raises AssertionError where the two generators draw otherwise in the mean."""
-    settings, people = Settings(cameras="random"), seeds()
+    settings, people = Settings(cameras="random", views=1), seeds()
     draw = jax.jit(generator.generate, static_argnums=(2, 3))
     turn = [0]
     world = np.asarray(people.world)
