@@ -83,6 +83,11 @@ def on_every_device(tree: Any) -> Any:
     return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, P()), tree)
 
 
+def batch_devices() -> int:
+    """Inside the compiled step: over how many devices a batch is spread. Else 1."""
+    return int(np.prod([jax.sharding.get_abstract_mesh().shape.get(axis, 1) for axis in BATCH_AXES]))
+
+
 def over_batch(tree: Any) -> Any:
     """Inside the compiled step: the arrays with their first axis spread over the batch axes. Else, as they are."""
     if jax.sharding.get_abstract_mesh().empty:

@@ -283,6 +283,7 @@ def test_a_pool_does_not_depend_on_the_devices_that_draw_it(monkeypatch):
     monkeypatch.setattr(pool, "BLOCK", 32)
     monkeypatch.setattr(pool, "AT_ONCE", 1024)
     assert pool.blocks_of(16, 32, 4) == (16, 2)
+    assert pool.blocks_of(16, 32, 4, devices=8) == (16, 1)  # other turns, the same poses
     settings = dataclasses.replace(RANDOM, mix=((0.9, 0.3), (0.1, 1.0)))
     draw = lambda key, s: pool.drawn(key, s, settings, 16, 32)  # noqa: E731
     one = jax.jit(draw)(jax.random.key(2), seeds())

@@ -21,7 +21,7 @@ from jaxvl.methods.posegu.recipe import Seeds
 BLOCK = 2048
 """Least poses of a block: of so few it is sure that four draws for each hold enough valid ones."""
 AT_ONCE = 2**18
-"""Draws in memory at a time."""
+"""Draws in the memory of a device at a time."""
 RULE = r"(^|/)pool/(pose|seed|weight)$"
 """Paths of the leaves that are spread over the batch axes."""
 
@@ -44,12 +44,14 @@ def empty(rows: int, columns: int) -> Pool:
     return Pool(jnp.zeros((*shape, 16, 3)), jnp.zeros(shape, jnp.int32), jnp.full(shape, -1.0), zero, zero)
 
 
-def blocks_of(rows: int, columns: int, oversample: int) -> tuple[int, int]:
+def blocks_of(rows: int, columns: int, oversample: int, devices: int = 1) -> tuple[int, int]:
     """`(blocks, turns)`: of how many blocks a pool is made, the largest divisor of `rows` that leaves each `BLOCK`
-    poses or more, and in how many turns they are drawn."""
+    poses or more, and in how many turns so many devices draw them."""
     blocks = next(n for n in range(rows, 0, -1) if rows % n == 0 and (rows // n * columns >= BLOCK or n == 1))
     draws = rows // blocks * columns * oversample
-    turns = next(n for n in range(1, blocks + 1) if blocks % n == 0 and (blocks // n * draws <= AT_ONCE or n == blocks))
+    turns = next(
+        n for n in range(1, blocks + 1) if blocks % n == 0 and (blocks // n * draws <= devices * AT_ONCE or n == blocks)
+    )
     return blocks, turns
 
 
@@ -65,8 +67,8 @@ def drawn(
 ) -> Pool:
     """A fresh pool with the weights of `crm.weights`, which look at all of it. Traceable; all but key and seeds
     static."""
-    blocks, turns = blocks_of(rows, columns, settings.oversample)
-    each = rows // blocks * columns
+    blocks, turns = blocks_of(rows, columns, settings.oversample, sharding.batch_devices())
+    each, groups = rows // blocks * columns, blocks // turns
 
     def block(key):
         action = generator.actions(key, seeds, settings, each)
@@ -76,9 +78,10 @@ def drawn(
     def turn(_, keys):
         return None, sharding.over_batch(jax.vmap(block)(sharding.over_batch(keys)))
 
-    keys = jax.random.split(key, (turns, blocks // turns))
+    # block g * turns + t has the key of that number, in however many turns they are drawn; the blocks that a device
+    # draws, one a turn, so lie beside each other
+    keys = jax.random.split(key, blocks).reshape(groups, turns).swapaxes(0, 1)
     _, parts = jax.lax.scan(turn, None, keys)
-    # rows of a block stay together, and blocks that one device drew in several turns beside each other
     whole = lambda x: sharding.over_batch(x.swapaxes(0, 1).reshape(rows, columns, *x.shape[3:]))  # noqa: E731
     pose, seed, log_p, log_q, valid = (whole(x) for x in parts)
     weight = crm.weights(log_p, log_q, mode, alpha, clip_m, valid)
