@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from jaxvl.methods.posegu.generator import FOCAL, LENGTHS, PARENTS, PITCH, ROOT_DEPTH, ROOT_REACH, ROTATED, radial_share
+from jaxvl.data.readers.poses.motions import FAR_RIGHT, NEAR_LEFT, PITCH_DEG, SCREEN
+from jaxvl.methods.posegu.generator import LENGTHS, PARENTS, ROTATED, radial_share
 from jaxvl.methods.posegu.model import LifterConfig, edges
 
 
@@ -177,14 +178,13 @@ def see(pose: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """`(x2d, x3d)` by cameras around each of `[n, 16, 3]` (z up)."""
     n = len(pose)
     yaw = (2 * torch.rand(n) - 1) * math.pi
-    pitch = torch.deg2rad(PITCH[0] + PITCH[1] * torch.randn(n))
+    pitch = torch.deg2rad(PITCH_DEG[0] + PITCH_DEG[1] * torch.randn(n))
     zero = torch.zeros(n)
     turn = matrices(torch.stack([pitch, zero, zero], -1)) @ matrices(torch.stack([zero, yaw, zero], -1))
     turn = torch.tensor([1.0, -1, -1])[:, None] * turn @ torch.tensor([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
-    low = torch.tensor([-ROOT_REACH[0], -ROOT_REACH[1], ROOT_DEPTH[0]])
-    high = torch.tensor([*ROOT_REACH, ROOT_DEPTH[1]])
+    low, high = (torch.tensor(corner, dtype=torch.float32) for corner in (NEAR_LEFT, FAR_RIGHT))
     x3d = pose @ turn.transpose(1, 2) + (low + (high - low) * torch.rand(n, 3))[:, None]
-    return FOCAL * (x3d[..., :2] / x3d[..., 2:]).clamp(-1, 1), x3d
+    return float(SCREEN[0]) * (x3d[..., :2] / x3d[..., 2:]).clamp(-1, 1), x3d
 
 
 def weights(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:

@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 
 from jaxvl.core import named
 from jaxvl.core.errors import InputError
+from jaxvl.data.readers.poses.motions import FAR_RIGHT, NEAR_LEFT, PITCH_DEG, SCREEN
 from jaxvl.data.skeletons import H36M16
 from jaxvl.methods.posegu import recipe
 from jaxvl.methods.posegu.limits import LIMITS
@@ -46,10 +47,6 @@ TEMPLATES = np.array(
     ]
 )
 """Metres: bone lengths of Human3.6M's S1, S5, S6, S7, S8 by length group, both sides averaged."""
-FOCAL, ROOT_REACH, ROOT_DEPTH = 2.29, (0.5, 0.3), (4.0, 6.0)
-"""Of cameras that are drawn: focal length, and where the root of the pose is in their axes, metres."""
-PITCH = (10.0, 5.0)
-"""Mean and spread of how far they look down, degrees."""
 NEAREST = 1.0
 """Metres in front of the camera that every joint has to be."""
 
@@ -361,13 +358,12 @@ def views(
         world = kinematics.rotate(upright[..., None, :], pose) + place[..., None, :]
         x3d = kinematics.world_to_camera(world, q[..., None, :], t[..., None, :])
     else:
-        pitch = jnp.radians(PITCH[0] + PITCH[1] * jax.random.normal(keys[1], (n, tries)))
-        low = jnp.asarray([-ROOT_REACH[0], -ROOT_REACH[1], ROOT_DEPTH[0]])
-        high = jnp.asarray([*ROOT_REACH, ROOT_DEPTH[1]])
+        pitch = jnp.radians(PITCH_DEG[0] + PITCH_DEG[1] * jax.random.normal(keys[1], (n, tries)))
+        low, high = (jnp.asarray(corner, jnp.float32) for corner in (NEAR_LEFT, FAR_RIGHT))
         with jax.default_matmul_precision("highest"):
             axes = cameras.upright_view(yaw, pitch)
         x3d = (axes[..., None, :, :] * pose[..., None, :]).sum(-1) + (low + (high - low) * u[..., 1:])[..., None, :]
-        k = jnp.asarray([FOCAL, FOCAL, *[0.0] * (cameras.VALUES - 2)])
+        k = jnp.asarray(SCREEN)
     x2d = cameras.project(x3d, k[..., None, :])
     seen = (jnp.abs(x2d) <= 1).all((-1, -2)) & (x3d[..., 2] >= NEAREST).all(-1)
     first = jnp.argmax(seen, 1)[:, None]

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from jaxvl.core import precision, sharding
 from jaxvl.core.errors import InputError
 from jaxvl.core.method import Aux, Method, Objective
+from jaxvl.data.readers.poses.motions import SCREEN
 from jaxvl.data.skeletons import H36M16
 from jaxvl.methods.posegu import crm, generator, pool, recipe
 from jaxvl.methods.posegu.evaluator import PoseErrors
@@ -159,7 +160,6 @@ def somebody(capacity: int) -> Seeds:
     turn = kinematics.axis_angle_quaternion(np.stack([zero, zero, around], -1))
     q = kinematics.compose(turn, np.broadcast_to(down, turn.shape))
     t = np.stack([4 * np.sin(around), -4 * np.cos(around), zero + 1], -1)
-    k = np.array([generator.FOCAL, generator.FOCAL, *[0.0] * 7])
     each = lambda x: jnp.asarray(np.broadcast_to(x, (*shape, *np.shape(x)[np.ndim(x) - 1 :])), jnp.float32)  # noqa: E731
     return Seeds(
         world=jnp.broadcast_to(jnp.asarray(pose, jnp.float32), (capacity, *pose.shape)),
@@ -167,6 +167,6 @@ def somebody(capacity: int) -> Seeds:
         subject=jnp.zeros(capacity, jnp.int32),
         cameras_q=each(q),
         cameras_t=each(t),
-        cameras_k=each(k),
+        cameras_k=each(SCREEN),
         aspect=jnp.ones(shape),
     )
