@@ -208,6 +208,7 @@ BROKEN = {
         None,
         ("mirrored", "S9"),
     ),
+    "huge numbers": (lambda d: changed(d, "S9", "Photo", lambda x: x * 1e30), None, ("S9/Photo", "no joint has")),
     "a list": (lambda d: [1, 2], None, ("needs a dict",)),
     "texts": (lambda d: changed(d, "S9", "Photo", lambda x: "text"), None, ("S9/Photo", "holds str")),
 }  # fmt: skip
@@ -415,12 +416,29 @@ def test_3dpw(tmp_path):
         (lambda c: c | {"cam_intrinsics": -c["cam_intrinsics"]}, ("cam_intrinsics",)),
         (lambda c: c | {"poses2d": c["poses2d"][:1]}, ("poses2d", "each actor")),
         (lambda c: [1], ("holds list",)),
+        (lambda c: c | {"jointPositions": [filled(x, 6, np.nan) for x in c["jointPositions"]]}, ("NaN", "frame 6")),
+        (lambda c: c | {"cam_intrinsics": c["cam_intrinsics"] * np.nan}, ("cam_intrinsics",)),
         (lambda c: c | {"genders": [_Evil()]}, ("only arrays of numbers",)),
     ],
 )
 def test_what_is_broken_in_3dpw_is_one_line(tmp_path, change, parts):
     files.write_3dpw(tmp_path, change(files.threedpw_sequence()))
     one_line(lambda: threedpw.read_split(tmp_path), *parts)
+
+
+def filled(x, frame, value):
+    """A copy with one frame of a single value."""
+    x = x.copy()
+    x[frame] = value
+    return x
+
+
+def test_frames_that_are_not_valid_may_hold_anything(tmp_path):
+    content = files.threedpw_sequence()
+    content["cam_poses"] = filled(content["cam_poses"], 9, np.nan)
+    content["jointPositions"] = [filled(x, 9, 1e30) for x in content["jointPositions"]]
+    files.write_3dpw(tmp_path, content)
+    assert len(threedpw.read_split(tmp_path)) == 14
 
 
 def test_what_is_no_3dpw(tmp_path):

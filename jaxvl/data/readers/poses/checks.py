@@ -14,6 +14,8 @@ BONE = (0.06, 1.2)
 """Metres between which the mean bone of a person lies."""
 ON_SCREEN = 4.0
 """Normalised values are smaller, pixels larger."""
+LARGEST = 1e6
+"""Neither pixels nor millimetres of a joint are as large."""
 EVIDENCE = 0.3
 """How one-sided the poses must be before they are called mirrored, 0 to 1."""
 FAR, CLOSE = 0.2, 0.5
@@ -33,9 +35,12 @@ def check_shape(x: object, joints: tuple[int, ...], values: int, where: str) -> 
         raise InputError(f"{where}: needs {wants}, holds {type(x).__name__}")
     if x.ndim != 3 or x.shape[2] != values or x.shape[1] not in joints or not len(x):
         raise InputError(f"{where}: has the shape {list(x.shape)}, needs {wants}")
-    bad = ~np.isfinite(x).all((1, 2))
+    bad = ~(np.abs(x) < LARGEST).all((1, 2))
     if bad.any():
-        raise InputError(f"{where}: {int(bad.sum()):,} of {len(x):,} frames hold NaN, first frame {int(bad.argmax())}")
+        what = "numbers that no joint has" if np.isfinite(x).all() else "NaN"
+        raise InputError(
+            f"{where}: {int(bad.sum()):,} of {len(x):,} frames hold {what}, first frame {int(bad.argmax())}"
+        )
     return np.ascontiguousarray(x, np.float32)
 
 

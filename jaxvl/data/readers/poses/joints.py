@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +28,7 @@ from jaxvl.core.errors import BadMedia, InputError
 from jaxvl.data.readers.common import read_csv, read_json
 from jaxvl.data.readers.poses.checks import ON_SCREEN, check_metres
 from jaxvl.data.readers.poses.h36m import sixteen_of
+from jaxvl.data.readers.poses.pickled import BROKEN, reason
 from jaxvl.data.skeletons import H36M16
 from jaxvl.ops import cameras
 
@@ -178,16 +178,16 @@ def _read(name: str, width: int = 2) -> dict[str, Any]:
     if ending not in ENDINGS:
         raise BadMedia(name, f"its ending is none of {', '.join(ENDINGS)}")
     try:
-        found = np.load(name, allow_pickle=False)
-        if isinstance(found, np.ndarray):
-            return {"joints": found}
-        with found as file:
-            if "joints" not in file:
-                raise BadMedia(name, f"has no 'joints'; it has {', '.join(file) or 'nothing'}"[:200])
-            size = tuple(file[k].item() for k in ("width", "height")) if {"width", "height"} <= set(file) else None
-            return {"joints": file["joints"], "size": size}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise BadMedia(name, f"cannot be read ({str(error)[:120]})") from error
+        with open(name, "rb") as opened:
+            found = np.load(opened, allow_pickle=False)
+            if isinstance(found, np.ndarray):
+                return {"joints": found}
+            if "joints" not in found:
+                raise BadMedia(name, f"has no 'joints'; it has {', '.join(found) or 'nothing'}"[:200])
+            size = tuple(found[k].item() for k in ("width", "height")) if {"width", "height"} <= set(found) else None
+            return {"joints": found["joints"], "size": size}
+    except BROKEN as error:
+        raise BadMedia(name, f"cannot be read ({reason(error)})") from error
 
 
 def _json(name: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from jaxvl.data.features import open_hdf5
 from jaxvl.data.readers.common import Report, first_few, near
 from jaxvl.data.readers.poses import checks
 from jaxvl.data.readers.poses.pairs import PosePairs
-from jaxvl.data.readers.poses.pickled import read_member
+from jaxvl.data.readers.poses.pickled import read_member, reason
 from jaxvl.ops import cameras
 
 COMMON, VALID, ANNOTATIONS = "test_3dhp.npz", "mpi_inf_3dhp_valid.npz", "annot_data.mat"
@@ -117,16 +117,17 @@ def read_official(root: str | os.PathLike, target: str = "univ_annot3") -> PoseP
 
 def _sequence(path: str, name: str, target: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """`(x2d, x3d, activity, frame)` of the valid frames."""
+    read: dict[str, np.ndarray] = {}
     with open_hdf5(path) as file:
-        read = {}
         for key, values in (("annot2", 2), (target, 3), ("valid_frame", 0), ("activity_annotation", 0)):
-            data = file.get(key)
-            if data is None or not hasattr(data, "shape"):
-                raise InputError(f"{path}: has no {key!r}; it has {', '.join(file) or 'nothing'}")
             try:
-                array = np.asarray(data)
-            except (OSError, ValueError, TypeError) as error:
-                raise InputError(f"{path}: {key} cannot be read ({str(error)[:120]}); copy it again") from error
+                data = file.get(key)
+                array = None if data is None or not hasattr(data, "shape") else np.asarray(data)
+                has = ", ".join(file) or "nothing"
+            except (OSError, ValueError, TypeError, RuntimeError, KeyError, MemoryError) as error:  # as h5py has it
+                raise InputError(f"{path}: {key} cannot be read ({reason(error)}); copy it again") from error
+            if array is None:
+                raise InputError(f"{path}: has no {key!r}; it has {has[:200]}")
             if array.dtype.kind not in "fiub":
                 raise InputError(f"{path}: {key} holds {array.dtype}, not numbers")
             read[key] = array.reshape(-1) if not values else array

@@ -6,7 +6,9 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Sequence
 from typing import Any, BinaryIO
 
@@ -16,6 +18,11 @@ from jaxvl.core.errors import InputError
 from jaxvl.core.pickles import NUMPY_ARRAYS, Bounded, NumpyArray, check_opcodes
 from jaxvl.data.readers.common import require_file
 
+BROKEN = (
+    *(OSError, EOFError, ValueError, OverflowError, MemoryError, zipfile.BadZipFile, zlib.error, NotImplementedError),
+    *(RuntimeError, SyntaxError, tokenize.TokenError),  # encrypted members; headers that are no Python
+)
+"""What NumPy and zipfile raise on damaged files."""
 DEPTH = 16
 """Dicts and lists inside of each other; a pickle may hold itself."""
 
@@ -75,9 +82,14 @@ def read_member(path: str | os.PathLike, keys: Sequence[str], what: str) -> dict
             if not any(f"{key}.npy" in there for key in keys):
                 has = ", ".join(sorted(n.removesuffix(".npy") for n in there)) or "nothing"
                 raise InputError(f"{name}: has no {keys[0]!r} ({what}); it has {has[:200]}")
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        raise InputError(f"{name}: cannot be read ({str(error)[:120]}); copy it again") from error
+    except BROKEN as error:
+        raise InputError(f"{name}: cannot be read ({reason(error)}); copy it again") from error
     return out
+
+
+def reason(error: Exception) -> str:
+    """An error in some words, one line."""
+    return " ".join(f"{error}".split())[:120] or type(error).__name__
 
 
 def _array(file: BinaryIO, size: int, path: str) -> Any:
@@ -102,7 +114,7 @@ def _load(file: BinaryIO, size: int, path: str) -> Any:
     except InputError:
         raise
     except (OSError, pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, LookupError) as error:
-        raise InputError(f"{path}: no pickle of poses ({str(error)[:120]}); copy it again") from error
+        raise InputError(f"{path}: no pickle of poses ({reason(error)}); copy it again") from error
     except (OverflowError, MemoryError, RecursionError, ArithmeticError) as error:
         raise InputError(f"{path}: no pickle of poses ({type(error).__name__}); copy it again") from error
 

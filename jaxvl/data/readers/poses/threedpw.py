@@ -11,6 +11,7 @@ figure to look at; MPJPE holds a constant error.
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -69,8 +70,8 @@ def read_sequence(path: str | os.PathLike) -> list[tuple[np.ndarray, np.ndarray,
         raise InputError(f"{name}: needs a dict with {', '.join(NEEDED)}; it {has}")
     poses = _numbers(content["cam_poses"], (None, 4, 4), f"{name}: cam_poses")
     lens = _numbers(content["cam_intrinsics"], (3, 3), f"{name}: cam_intrinsics")
-    size = (round(2 * lens[0, 2]), round(2 * lens[1, 2]))
-    if min(size) <= 0:
+    size = tuple(np.round(2 * np.nan_to_num(lens[:2, 2])))
+    if min(size) <= 0 or not (np.abs(lens) < checks.LARGEST).all():
         raise InputError(f"{name}: cam_intrinsics has its middle at ({lens[0, 2]:.0f}, {lens[1, 2]:.0f})")
     camera = cameras.camera((lens[0, 0], lens[1, 1]), (lens[0, 2], lens[1, 2]), size)
     for key in ("jointPositions", "poses2d", "campose_valid"):
@@ -85,8 +86,14 @@ def read_sequence(path: str | os.PathLike) -> list[tuple[np.ndarray, np.ndarray,
         frame = np.flatnonzero((valid != 0) & found.any((1, 2)))
         world = joints.reshape(count, 24, 3)[frame][:, SIXTEEN_OF_SMPL]
         turn, shift = poses[frame, :3, :3], poses[frame, :3, 3]
+        fits = [
+            (np.abs(a) < checks.LARGEST).reshape(len(frame), math.prod(a.shape[1:])).all(1)
+            for a in (world, turn, shift)
+        ]
+        if (bad := ~np.logical_and.reduce(fits)).any():  # what is not valid may hold anything
+            raise InputError(f"{where}: {int(bad.sum())} valid frames hold NaN, first frame {frame[bad.argmax()]}")
         x3d = np.einsum("nij,nkj->nki", turn, world) + shift[:, None]
-        good = np.isfinite(x3d).all((1, 2)) & (x3d[..., 2] > 0).all(1)  # somebody behind the camera is not seen
+        good = (x3d[..., 2] > 0).all(1)  # somebody behind the camera is not seen
         frame, x3d = frame[good], x3d[good].astype(np.float32)
         x2d = cameras.project(x3d, camera.astype(np.float32), distort=False)
         out.append((x2d, x3d, frame.astype(np.int32)))
