@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -86,6 +88,23 @@ def test_seeds_are_laid_with_the_cameras_that_see_them(roots, tmp_path):
         sources.build_data(config_of(*roots, "data.seeds=S15", "data.seed_capacity=5"), tmp_path, print)
     without = sources.build_data(config_of(*roots, "model.generated=0.0"), tmp_path, print)
     assert without.constants == {}
+
+
+@pytest.mark.parametrize("name", ["h36m", "scarce", "cross"])
+def test_every_row_reads_its_published_layout(roots, tmp_path, name):
+    path = f"configs/posegu/{name}.py"
+    rows = configs.module_of(Path(path)).EXPERIMENTS
+    for row in rows:
+        config = configs.load(f"{path}:{row}", [*roots[:3], "data.seed_capacity=1024"])
+        if "spread1000" in row:  # more than the small data set has
+            with pytest.raises(InputError, match="'seeds:1000', but there are 192 poses"):
+                sources.build_data(config, tmp_path, print)
+            continue
+        data = sources.build_data(config, tmp_path, print)
+        train = data.train["poses"]
+        assert len(train.source) >= train.batch_size == recipe.real_rows(config), row
+        assert list(data.splits["test"]) == list(config.data.test), row
+        assert bool(data.constants) == (not row.endswith("baseline")), row
 
 
 def test_motion_capture_needs_nothing_and_sees_few_seeds_again_and_again(tmp_path):
