@@ -206,8 +206,13 @@ def test_a_baseline_has_no_pool_and_a_batch_a_real_pose():
     assert list(made.objectives) == ["lift"]
     assert made.batch_spec["poses"]["x2d"].shape == (16, 16, 2)
     assert set(states.abstract_state(made, config).mutables) == {"batch_stats"}
-    with pytest.raises(InputError, match=r"config.model.generated: 0.99 of 16 rows leave no real pose"):
-        session.build_method(configs.apply(config, ("model.generated=0.99",)))
+    for share, kind in (("0.99", "real"), ("0.01", "generated")):
+        with pytest.raises(
+            InputError, match=rf"config.model.generated: {share} of 16 rows leaves no {kind} pose; set 0"
+        ):
+            session.build_method(configs.apply(config, (f"model.generated={share}",)))
+    with pytest.raises(InputError, match="motion capture has no cameras; set it to 'random'"):
+        session.build_method(configs.apply(config, ("model.generated=0.5", "data.reader=mocap")))
 
 
 def test_predictions_are_rooted_and_averaged_with_the_mirror_image_where_asked(run):

@@ -43,8 +43,8 @@ def build(config: ConfigDict) -> Method:
     cfg = lifter_config(config)
     model = lifter(cfg)
     rows, generated = recipe.real_rows(config), recipe.generated_rows(config)
-    if rows < 1:
-        raise InputError(f"config.model.generated: {m.generated:g} of {config.data.batch_size} rows leave no real pose")
+    if generated and config.data.reader == "mocap" and m.gen.cameras == "dataset":
+        raise InputError("config.model.gen.cameras: 'dataset', but motion capture has no cameras; set it to 'random'")
     settings = generator.settings_of(config)
     columns = recipe.pool_columns(config) if generated else 0
     weighting = {"mode": m.crm.mode, "alpha": m.crm.alpha, "clip_m": m.crm.clip_m}

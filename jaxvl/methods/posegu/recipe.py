@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from jaxvl.core import config as configs
+from jaxvl.core.errors import InputError
 from jaxvl.core.fields import choice, flag, folder, many, named, real, text, whole
 
 Array = Any
@@ -164,8 +165,13 @@ FIELDS = {
 
 
 def generated_rows(config: ConfigDict) -> int:
-    """Generated poses of a batch."""
-    return round(config.data.batch_size * config.model.generated)
+    """Generated poses of a batch. Raises InputError where the share leaves none of the one or the other kind."""
+    batch, share = config.data.batch_size, config.model.generated
+    rows = round(batch * share)
+    if share and not 0 < rows < batch:
+        kind = "real" if rows else "generated"
+        raise InputError(f"config.model.generated: {share:g} of {batch} rows leaves no {kind} pose; set 0 for none")
+    return rows
 
 
 def real_rows(config: ConfigDict) -> int:
