@@ -83,14 +83,23 @@ def on_every_device(tree: Any) -> Any:
     return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, P()), tree)
 
 
+def batch_devices() -> int:
+    """Inside the compiled step: over how many devices a batch is spread. Else 1."""
+    return int(np.prod([jax.sharding.get_abstract_mesh().shape.get(axis, 1) for axis in BATCH_AXES]))
+
+
+def over_batch(tree: Any) -> Any:
+    """Inside the compiled step: the arrays with their first axis spread over the batch axes. Else, as they are."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return tree
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, P(BATCH_AXES)), tree)
+
+
 def spread_rows(function: Callable[[Any], Any], rows: Any) -> Any:
     """`function(rows)` for what belongs to no example (a vocabulary that every step encodes): inside the compiled step
     the rows are spread over the batch axes, so that no two devices do the same work, and the result is gathered whole
     on every device. The number of rows need not divide the mesh. Else, just `function(rows)`."""
-    if jax.sharding.get_abstract_mesh().empty:
-        return function(rows)
-    spread = lambda tree: jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, P(BATCH_AXES)), tree)  # noqa: E731
-    return on_every_device(spread(function(spread(rows))))
+    return on_every_device(over_batch(function(over_batch(rows))))
 
 
 def leaf_spec(path: str, shape: Sequence[int], mesh: Mesh, rules: Rules = ()) -> P:

@@ -178,7 +178,7 @@ class HDF5Features:
         self.path = os.fspath(path)
         self.row_ids = None if row_ids is None else os.fspath(row_ids)
         self._file: tuple[int, Any] | None = None
-        with _hdf5(self.path) as file:
+        with open_hdf5(self.path) as file:
             data = file.get("features")
             if getattr(data, "ndim", 0) != 4 or data.dtype.kind != "f":
                 has = ", ".join(file) or "nothing"
@@ -243,7 +243,7 @@ class HDF5Features:
             if self.offset is not None:
                 rows = np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
             else:
-                rows = _hdf5(self.path)["features"]
+                rows = open_hdf5(self.path)["features"]
             self._file = (os.getpid(), rows)
         return self._file[1]
 
@@ -298,7 +298,8 @@ def known_features(store: FeatureStore, names: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _hdf5(path: str):
+def open_hdf5(path: str) -> Any:
+    """The file, opened to be read. Raises InputError where h5py is not installed, and for another file."""
     try:
         import h5py
     except ImportError as error:

@@ -40,6 +40,12 @@ class Skeleton:
         """`(joint, parent)` of every joint but the root."""
         return tuple((j, p) for j, p in enumerate(self.parents) if p >= 0)
 
+    @property
+    def sides(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Joints of the left side, and those of the right in the same order, by their names."""
+        left = tuple(j for j, name in enumerate(self.joints) if name.startswith("left "))
+        return left, tuple(self.joints.index(self.joints[j].replace("left ", "right ", 1)) for j in left)
+
 
 def _sides(*parts: str) -> tuple[str, ...]:
     return tuple(f"{side} {part}" for side in ("left", "right") for part in parts)
@@ -85,6 +91,19 @@ HUMANOID16 = Skeleton(
     *(0, 7, 8, 10, 13),
 )
 """Sixteen joints of motion capture, in Human3.6M's order."""
+
+H36M16 = Skeleton(
+    "h36m16",
+    (
+        "hip",
+        *(f"{side} {part}" for side in ("right", "left") for part in ("hip", "knee", "foot")),
+        *("spine", "thorax", "head"),
+        *_sides("shoulder", "elbow", "wrist"),
+    ),
+    *(HUMANOID16.parents, HUMANOID16.columns),
+    *(0, 7, 8, 10, 13),
+)
+"""Sixteen of the joints of Human3.6M, which networks that lift poses take: without neck, hands and toes."""
 
 SKELETONS = {s.name: s for s in (NTU25, UTKINECT20, HUMANOID16)}
 

@@ -23,8 +23,11 @@ from jaxvl.core.errors import InputError
 from jaxvl.core.pickles import Bounded
 from jaxvl.interop.torch_pickle import RESAVE, Foreign, Module, Storage, Tensor, load
 
-STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model", "model_dict", "module", "network", "net", "teacher")
-"""Keys under which training scripts keep the state dict (DomainBed's, DeepSpeed's and DINO's among them)."""
+STATE_DICT_KEYS = (
+    *("state_dict", "model_state_dict", "model", "model_dict", "module", "network", "net", "teacher"),
+    "model_pos",
+)
+"""Keys under which training scripts keep the state dict (those of DomainBed, DeepSpeed, DINO and VideoPose3D, too)."""
 OLD_MAGIC = 0x1950A86A20F9469CFC6C
 SWELL, ROOM = 8, 2**26
 """Bytes that may come out of a file: so many times its size, and so many."""

@@ -21,7 +21,7 @@ SERIES = 1e-6
 """Angle below which an axis-angle rotation is taken from its series."""
 
 
-def _like(x: Array) -> Any:
+def like(x: Array) -> Any:
     """The namespace (`numpy` or `jax.numpy`) of an array."""
     return x.__array_namespace__()
 
@@ -31,7 +31,7 @@ def _like(x: Array) -> Any:
 
 def rotate(q: Array, v: Array) -> Array:
     """`v + 2 (w (u x v) + u x (u x v))`: unit quaternions `[..., 4]` on vectors `[..., 3]`."""
-    xp = _like(q)
+    xp = like(q)
     w, u = q[..., :1], q[..., 1:]
     once = xp.linalg.cross(*xp.broadcast_arrays(u, v))
     return v + 2 * (w * once + xp.linalg.cross(*xp.broadcast_arrays(u, once)))
@@ -39,12 +39,20 @@ def rotate(q: Array, v: Array) -> Array:
 
 def conjugate(q: Array) -> Array:
     """The inverse of unit quaternions `[..., 4]`."""
-    return q * _like(q).asarray([1.0, -1.0, -1.0, -1.0], dtype=q.dtype)
+    return q * like(q).asarray([1.0, -1.0, -1.0, -1.0], dtype=q.dtype)
+
+
+def compose(a: Array, b: Array) -> Array:
+    """The quaternion of "first `b`, then `a`": Hamilton's product of `[..., 4]` and `[..., 4]`."""
+    xp = like(a)
+    w, u, s, v = a[..., :1], a[..., 1:], b[..., :1], b[..., 1:]
+    vector = w * v + s * u + xp.linalg.cross(*xp.broadcast_arrays(u, v))
+    return xp.concatenate([w * s - (u * v).sum(-1, keepdims=True), vector], -1)
 
 
 def quaternion_matrix(q: Array) -> Array:
     """Rotation matrices `[..., 3, 3]` of quaternions `[..., 4]` of any length but 0."""
-    xp = _like(q)
+    xp = like(q)
     w, x, y, z = (c for c in xp.moveaxis(q / xp.sqrt((q * q).sum(-1, keepdims=True)), -1, 0))
     rows = (
         (1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)),
@@ -57,7 +65,7 @@ def quaternion_matrix(q: Array) -> Array:
 def axis_angle_matrix(omega: Array) -> Array:
     """`exp([w]x) = I + sin(a)/a K + (1 - cos(a))/a^2 K^2`, a = |w| (Rodrigues): `[..., 3] -> [..., 3, 3]`. Below
     `SERIES` the factors are those of the series, so that values and derivatives are finite at 0."""
-    xp = _like(omega)
+    xp = like(omega)
     square = (omega * omega).sum(-1)[..., None, None]
     small = square < SERIES**2
     safe = xp.where(small, xp.ones_like(square), square)
@@ -73,7 +81,7 @@ def axis_angle_matrix(omega: Array) -> Array:
 
 def axis_angle_quaternion(omega: Array) -> Array:
     """The same rotation as a unit quaternion, `(cos(a/2), sin(a/2) w/a)`: `[..., 3] -> [..., 4]`."""
-    xp = _like(omega)
+    xp = like(omega)
     square = (omega * omega).sum(-1, keepdims=True)
     small = square < SERIES**2
     angle = xp.sqrt(xp.where(small, xp.ones_like(square), square))
@@ -84,7 +92,7 @@ def axis_angle_quaternion(omega: Array) -> Array:
 
 def about(axis: int, angle: Array) -> Array:
     """Turns by `angle` `[...]` about coordinate axis 0, 1 or 2, counter-clockwise seen from its tip: `[..., 3, 3]`."""
-    xp = _like(angle)
+    xp = like(angle)
     omega = [xp.zeros_like(angle)] * 3
     omega[axis] = angle
     return axis_angle_matrix(xp.stack(omega, -1))
@@ -102,7 +110,7 @@ def bones(x: Array, parents: Sequence[int]) -> Array:
 def joints(b: Array, parents: Sequence[int]) -> Array:
     """The inverse of `bones`: each joint the sum of the bones down from the root, which stays where its bone is (0 for
     root-relative joints). One product with a 0/1 matrix."""
-    xp = _like(b)
+    xp = like(b)
     return xp.asarray(_ancestors(tuple(parents)), dtype=b.dtype) @ b
 
 
@@ -118,6 +126,25 @@ def _ancestors(parents: tuple[int, ...]) -> np.ndarray:
     return out
 
 
+def carried(rotations: Array, parents: Sequence[int]) -> Array:
+    """Rotations of each joint with those above it, `D_j = D_parent(j) R_j`, so that a rotation carries the whole limb
+    below: quaternions `[..., J, 4] -> [..., J, 4]`, level by level of the tree."""
+    levels = _levels(tuple(parents))
+    done, order = rotations[..., levels[0], :], list(levels[0])
+    for level in levels[1:]:
+        above = done[..., np.array([order.index(parents[j]) for j in level]), :]
+        done = like(rotations).concatenate([done, compose(above, rotations[..., level, :])], -2)
+        order += list(level)
+    return done[..., np.argsort(order), :]
+
+
+@functools.cache
+def _levels(parents: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+    """The joints by how many there are above them."""
+    depth = _ancestors(parents).sum(1).astype(int) - 1
+    return tuple(np.flatnonzero(depth == d) for d in range(depth.max() + 1))
+
+
 def descendants(joint: int, parents: Sequence[int]) -> tuple[int, ...]:
     """All joints below `joint`, without itself."""
     below = _ancestors(tuple(parents))[:, joint]
@@ -126,7 +153,7 @@ def descendants(joint: int, parents: Sequence[int]) -> tuple[int, ...]:
 
 def turn_limb(x: Array, joint: int, rotation: Array, parents: Sequence[int]) -> Array:
     """`x` `[..., J, 3]` with everything below `joint` turned about it by `rotation` `[..., 3, 3]`."""
-    xp = _like(x)
+    xp = like(x)
     moved = np.zeros((len(parents), 1), bool)
     moved[list(descendants(joint, parents))] = True
     centre = x[..., joint : joint + 1, :]
@@ -134,14 +161,19 @@ def turn_limb(x: Array, joint: int, rotation: Array, parents: Sequence[int]) -> 
     return xp.where(xp.asarray(moved), turned, x)
 
 
-def torso_frame(hip: Array, thorax: Array, left: Array, right: Array) -> Array:
+def unit(v: Array, floor: float = 0.0) -> Array:
+    """`v / max(|v|, floor)` of vectors `[..., 3]`."""
+    xp = like(v)
+    return v / xp.maximum(xp.sqrt((v * v).sum(-1, keepdims=True)), xp.asarray(floor, dtype=v.dtype))
+
+
+def torso_frame(hip: Array, thorax: Array, left: Array, right: Array, floor: float = 0.0) -> Array:
     """Rows: to the body's left (right to left shoulder or hip, orthogonal to the torso), up (hip to thorax), forward
-    (left x up); four points `[..., 3]` -> `[..., 3, 3]`."""
-    xp = _like(hip)
-    unit = lambda v: v / xp.sqrt((v * v).sum(-1, keepdims=True))  # noqa: E731
-    up = unit(thorax - hip)
+    (left x up); four points `[..., 3]` -> `[..., 3, 3]`. floor: least length that a direction is divided by."""
+    xp = like(hip)
+    up = unit(thorax - hip, floor)
     across = left - right
-    lateral = unit(across - (across * up).sum(-1, keepdims=True) * up)
+    lateral = unit(across - (across * up).sum(-1, keepdims=True) * up, floor)
     return xp.stack([lateral, up, xp.linalg.cross(lateral, up)], -2)
 
 
@@ -167,7 +199,7 @@ def humanoid_joints(frames: Array) -> Array:
     Joints: root; right hip, knee, ankle; left hip, knee, ankle; chest, neck, head; left shoulder, elbow, wrist; right
     shoulder, elbow, wrist.
     """
-    xp = _like(frames)
+    xp = like(frames)
     turn = lambda start: quaternion_matrix(frames[..., start : start + 4])  # noqa: E731
     hinge = lambda column: about(2, frames[..., column])  # noqa: E731
     at = lambda place, rotation, offset: place + UNIT * (rotation @ xp.asarray(offset, dtype=frames.dtype))  # noqa: E731

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from jaxvl.core import config as configs
 from jaxvl.methods.afe_cnn import recipe as afe_cnn_recipe
 from jaxvl.methods.mist import recipe
+from jaxvl.methods.posegu import recipe as posegu_recipe
 from jaxvl.methods.utt import recipe as utt_recipe
 from tests import tiny
 
@@ -256,6 +257,40 @@ def afe_cnn() -> Tiny:
     )
 
 
+def posegu() -> Tiny:
+    """Eight real and eight generated poses a batch, these from a pool of 64 around somebody who stands before four
+    cameras; real ones are the same person with their joints moved."""
+    config = posegu_recipe.base()
+    config.lock()
+    configs.apply(
+        config,
+        ("precision.matmul=highest", "train.steps=100", "optim.main.name=adam", "optim.main.eps=1e-3",
+         "optim.main.schedule=constant", "optim.main.lr=1e-2", "mesh.data=-1", "model.width=16", "model.stages=1",
+         "model.dropout=0.0", "model.gen.pool_size=64", "model.gen.oversample=10", "data.seed_capacity=4",
+         "data.batch_size=16"),
+    )  # fmt: skip
+    rows = 8
+
+    def pairs(rng):
+        from jaxvl.methods.posegu.method import somebody
+
+        x = np.asarray(somebody(1).world) - [0, 0, 1] + 0.1 * rng.normal(size=(rows, 16, 3))
+        x = x @ np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]]) + [0, 0, 4]
+        return {"x2d": (2.29 * x[..., :2] / x[..., 2:]).astype(np.float32), "x3d": x.astype(np.float32)}
+
+    def predict(seed):
+        return [{"h36m": {"x2d": pairs(np.random.default_rng(seed))["x2d"]}}]
+
+    return Tiny(
+        config=config,
+        batch=lambda seed: {"poses": pairs(np.random.default_rng(seed))},
+        predict=predict,
+        # a constant in front of a norm of the batch is taken away by it
+        zero_gradient=r"^in/bias$|dense\d/bias$",
+        overfit=(60, 0.1),
+    )
+
+
 def utt() -> Tiny:
     """Crops and pictures of 32x32 with bright rectangles; one iteration of the target transformer on maps of 4x4."""
     config = utt_recipe.base()
@@ -334,6 +369,7 @@ TINY: dict[str, Callable[[], Tiny]] = {
     "centerclip": centerclip,
     "drdr": drdr,
     "mist": mist,
+    "posegu": posegu,
     "slimclr": slimclr,
     "utt": utt,
 }

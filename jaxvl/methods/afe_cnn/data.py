@@ -25,6 +25,7 @@ from jaxvl.data.readers.skeletons import ntu, plain, prepared, utkinect
 from jaxvl.data.readers.skeletons.clips import ClipStore, SkeletonClip, SkeletonReading, clip_name
 from jaxvl.data.readers.skeletons.protocols import NTU_PROTOCOLS, UTKINECT_PROTOCOLS
 from jaxvl.data.skeletons import SKELETONS, Skeleton
+from jaxvl.data.sources import Repeated
 from jaxvl.data.synthetic import actions
 
 STREAM = "clips"
@@ -78,20 +79,6 @@ def whole(bodies: np.ndarray, count: int = BODIES) -> np.ndarray:
     if len(bodies) == count:
         return bodies
     return np.concatenate([bodies, np.zeros((count - len(bodies), *bodies.shape[1:]), bodies.dtype)])
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Repeated(Sequence):
-    """A source in which each record comes `times` times, one behind the other."""
-
-    source: Sequence[SkeletonClip]
-    times: int
-
-    def __len__(self) -> int:
-        return len(self.source) * self.times
-
-    def __getitem__(self, i: int) -> SkeletonClip:
-        return self.source[range(len(self))[i] // self.times]
 
 
 def training_maker(config: ConfigDict, classes: tuple[str, ...] = ()) -> MakeClip:

@@ -1,0 +1,1 @@
+"""Datasets of human poses in 3-D, as published."""
