@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxvl.core.arrays import read_npz, write_npz
 from jaxvl.core.errors import InputError
 from jaxvl.core.method import Data, Examples
 from jaxvl.data import text
@@ -85,17 +86,15 @@ class Scale:
     def save(self, path: Path) -> None:
         """Writes a `.npz`."""
         parts = (("mean", self.mean), ("std", self.std))
-        np.savez(path, **{f"{kind}_{name}": value for kind, part in parts for name, value in part.items()})
+        write_npz(path, {f"{kind}_{name}": value for kind, part in parts for name, value in part.items()})
 
     @classmethod
     def load(cls, path: Path) -> Scale:
         """Reads what `save` wrote. Raises InputError where there is none."""
         if not path.is_file():
             raise InputError(f"{path}: no such file; it is part of the workdir of a run with config.data.standardize")
-        with np.load(path) as file:
-            parts = {
-                kind: {n[len(kind) + 1 :]: file[n] for n in file if n.startswith(kind)} for kind in ("mean", "std")
-            }
+        kept = read_npz(path, "train in this workdir again, which writes it where it is gone")
+        parts = {kind: {n[len(kind) + 1 :]: kept[n] for n in kept if n.startswith(kind)} for kind in ("mean", "std")}
         return cls(parts["mean"], parts["std"])
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jaxvl.arguments import PICTURES, picture, place, positive, whole, word
+from jaxvl.arguments import PICTURES, picture, place, positive, real, whole, word
 from jaxvl.core import model
 from jaxvl.core.errors import InputError
 from jaxvl.core.files import keep, printable
@@ -43,8 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--question", type=word, action="append", default=[], metavar="TEXT", help="may be given several times"
     )
     parser.add_argument("--choices", type=word, metavar="A,B,C", help="the answers to choose from")
-    parser.add_argument("--start", type=float, metavar="S", help="only the part from this second on")
-    parser.add_argument("--end", type=float, metavar="S", help="up to this second")
+    parser.add_argument("--start", type=real(0), metavar="S", help="only the part from this second on")
+    parser.add_argument("--end", type=real(0), metavar="S", help="up to this second")
     parser.add_argument("--fps", type=positive, metavar="RATE", help="rate at which a folder of frames was extracted")
     text = "CLIP of the features; default: that of the config"
     parser.add_argument("--clip-weights", type=place, metavar="DIR", help=text)

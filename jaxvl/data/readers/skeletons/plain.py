@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxvl.core.errors import BadMedia, InputError
+from jaxvl.core.errors import DAMAGE, BadMedia, InputError
 from jaxvl.data.readers.common import Report, near, walk_folders
 from jaxvl.data.readers.skeletons.clips import UNKNOWN, SkeletonClip, SkeletonReading
 from jaxvl.data.readers.skeletons.ntu_classes import NAMES
@@ -215,5 +215,5 @@ def _depth(value: Any) -> int:
 def _npy(name: str) -> np.ndarray:
     try:
         return np.load(name, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except DAMAGE as error:
         raise BadMedia(name, f"no .npy array of numbers ({str(error)[:80]})") from error
