@@ -325,6 +325,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     result = evaluate_fully(args.workdir, args.split, args.checkpoint, args.best, say, args.overrides, args.out)
     if not main:
         return 0
+    print(f"evaluated step {result['step']} on split {result['split']!r}", file=sys.stderr)
     if args.json:
         print(json.dumps(result["metrics"]))
     else:

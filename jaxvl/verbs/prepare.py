@@ -3,6 +3,7 @@ videos, or computes the features that a method trains on."""
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,6 +41,8 @@ def prepare(config: ConfigDict, out: str | Path | None, splits: Sequence[str] | 
                 raise InputError(f"--split {split}: the data has {', '.join(data.splits) or 'none'}")
         if out is not None:
             module.write_records(config, data, Path(out), tuple(splits or ()), _say)
+        else:
+            print("checked; nothing is written without --out, --shrink or --extract", file=sys.stderr)
 
 
 def shrink(

@@ -82,7 +82,7 @@ def run(loaded: Loaded, args: argparse.Namespace, as_json: bool) -> int:
         tracker=args.tracker or "", least_score=args.least_score,
     )  # fmt: skip
     if found.left_out:
-        say(f"{found.left_out:,} detections were not used: without extent, beyond the video, or too many in a frame")
+        say(f"{found.left_out:,} detections were not used: no extent, outside of the video, or too many in a frame")
     name = Path(args.video).name if Path(args.video).is_dir() else Path(args.video).stem
     folder = Path(args.out) if args.out else loaded.workdir / "tracks" / (name or "video")
     about = described(found, str(args.video), args.box)
