@@ -320,6 +320,7 @@ def test_choices_part_of_a_video_and_text_output(here, run, capsys):
             ["--video", "VIDEO", "--question", "q", "--choices", "centre,up there"],
             "'up there' is not among the 13 answers",
         ),
+        (["--video", "VIDEO", "--question", "q", "--choices", "centre,,up"], "an answer is empty"),
         (["--video", "VIDEO", "--question", "q", "--clip-weights", "nowhere"], "is no weights folder"),
         (["--video", "VIDEO", "--question", "q", "--out", "a.txt"], "name a picture file"),
         (["--video", "VIDEO", "--question", "q", "--start", "99"], "the video ends at 16.00 s"),
