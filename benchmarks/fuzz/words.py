@@ -41,7 +41,6 @@ WRONG = {
     **dict.fromkeys(("start", "end", "fps"), NUMBERS),
     "least-score": (*NUMBERS, "2"),
     "box": ("", "1,2,3", "1,2,3,4,5", "a,b,c,d", "1,2,3,nan", "1,2,inf,4", "1;2;3;4", "1,,3,4"),
-    "out": (*TEXTS, "."),
     "choices": (*TEXTS, ",", "a,,b", " , "),
 }
 """Flag of a method's `predict` -> wrong values; of the rest `TEXTS`."""
