@@ -251,7 +251,7 @@ def check_hf_config(path: Path) -> None:
             for name, value in HF_FIELDS.items()
             if content.get(name, value) != value
         ]
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: not a config of a ResNet ({error})") from None
     if wrong:
         raise InputError(f"{path}: {', '.join(wrong)}; that is another network")

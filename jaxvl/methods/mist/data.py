@@ -15,7 +15,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxvl.core.arrays import read_npz, write_npz
-from jaxvl.core.errors import InputError
+from jaxvl.core.errors import DAMAGE, InputError
+from jaxvl.core.files import read_json
 from jaxvl.core.method import Data, Examples
 from jaxvl.data import text
 from jaxvl.data.extract import Extraction, Item
@@ -331,7 +332,7 @@ def check_clip(workdir: Path, clip: Any, weights: str) -> None:
     """Raises InputError where the features that the run was trained on came from another CLIP."""
     path = Path(workdir) / MADE
     if path.is_file():
-        made = json.loads(path.read_text(encoding="utf-8"))
+        made = read_json(path, dict, "train in this workdir again, which writes it")
         if made.get("weights", clip.weights) != clip.weights:
             raise InputError(
                 f"{weights}: is another CLIP ({clip.weights}) than the features were made with ({made['weights']}); "
@@ -591,7 +592,7 @@ def question_vectors(
         if weights.is_file():
             stamp["weights"] = hashlib.sha256(weights.read_bytes()).hexdigest()
         about = path.with_suffix(".json")
-        if not (path.is_file() and about.is_file() and json.loads(about.read_text()) == stamp):
+        if not _kept(path, about, stamp, len(texts)):
             clip = clip or load_clip(clip_weights(config, root), config.model.clip, "config.data.clip_weights")
             if clip.config.embed_dim != config.model.query_dim:
                 raise InputError(
@@ -607,6 +608,14 @@ def question_vectors(
             about.write_text(json.dumps(stamp))
         found[split] = MappedVectors(str(path))
     return found
+
+
+def _kept(path: Path, about: Path, stamp: Mapping[str, Any], count: int) -> bool:
+    """Whether the vectors of these texts are there; damaged ones are computed anew."""
+    try:
+        return read_json(about, dict, "") == stamp and len(np.load(path, mmap_mode="r")) == count
+    except (InputError, *DAMAGE):
+        return False
 
 
 class MappedVectors:
