@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from jaxvl.core import config as configs
 from jaxvl.core import registry, session
 from jaxvl.core.errors import InputError
+from jaxvl.core.files import printable
 from jaxvl.core.model import Model
 from jaxvl.interop import weights
 from jaxvl.verbs import evaluate as evaluation
@@ -24,7 +25,7 @@ from jaxvl.verbs.train import Result
 
 def say_on_stderr(line: str) -> None:
     """Where the API says what it does, unless a call is given another `say`."""
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)
 
 
 def config(name: str | Path, **overrides: Any) -> ConfigDict:

@@ -42,6 +42,22 @@ def whole(low: int) -> Callable[[str], int]:
     return parse
 
 
+def real(low: float, high: float = math.inf) -> Callable[[str], float]:
+    """A finite number from `low` to `high`."""
+    needs = f"a number from {low:g} to {high:g}" if high < math.inf else f"a number of at least {low:g}"
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high or value == math.inf:
+            raise argparse.ArgumentTypeError(f"needs {needs}, got {text[:40]!r}")
+        return value
+
+    return parse
+
+
 def positive(text: str) -> float:
     """A finite number above 0."""
     try:

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 from jaxvl.arguments import Parser, pattern, place, positive, whole, word
 from jaxvl.core.errors import BadMedia, InputError
-from jaxvl.core.files import printable
+from jaxvl.core.files import mend, printable
 from jaxvl.interrupts import Interrupts, leave
 
 TAKE_CONFIG = ("train", "prepare")
@@ -108,8 +108,7 @@ def _of_the_machine(error: OSError) -> str:
         _no_more_output()
     names = [str(name) for name in (error.filename, error.filename2) if name is not None]
     where = f"{' -> '.join(names)}: " if names else ""
-    mend = "free space there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend it"
-    return f"{where}{error.strerror or error}; {mend} and give the same command again"
+    return f"{where}{error.strerror or error}; {mend(error) or 'mend it'} and give the same command again"
 
 
 def _no_more_output() -> None:
@@ -326,6 +325,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     result = evaluate_fully(args.workdir, args.split, args.checkpoint, args.best, say, args.overrides, args.out)
     if not main:
         return 0
+    print(f"evaluated step {result['step']} on split {result['split']!r}", file=sys.stderr)
     if args.json:
         print(json.dumps(result["metrics"]))
     else:
@@ -355,7 +355,7 @@ def _classify(args: argparse.Namespace) -> int:
     _start(args)
     from jaxvl.verbs import classify
 
-    say = lambda line: print(line, file=sys.stderr)  # noqa: E731
+    say = lambda line: print(printable(line), file=sys.stderr)  # noqa: E731
     found = classify.classify(args.weights, args.images, args.classes, args.template or classify.TEMPLATES, say)
     print("\n".join(classify.lines(found, args.top, args.json)))
     return 0

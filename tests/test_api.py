@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -193,6 +194,23 @@ def test_a_folder_of_pictures_is_classified(clip_folder, page, tmp_path, capsys)
 
 
 # -- wrong input
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"vision_width": 128, "vision_heads": 2}, "says vision_width 128, its weights have 64"),
+        ({"text_layers": 10**9}, "text_layers 1000000000 is not from 1 to 1024"),
+        ({"context_length": 8}, "says context_length 8, its weights have 77"),
+    ],
+)
+def test_a_folder_whose_description_is_not_its_weights_is_refused(clip_folder, tmp_path, change, line):
+    shutil.copytree(clip_folder[0] / "CLIP", tmp_path / "CLIP")
+    file = tmp_path / "CLIP" / "weights.json"
+    info = json.loads(file.read_text())
+    file.write_text(json.dumps({**info, "config": {**info["config"], **change}}))
+    with pytest.raises(jaxvl.InputError, match=line):
+        jaxvl.load(tmp_path / "CLIP")
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,8 @@ NOTE = (
     "something is left out, or an older checkpoint is taken, and that is said. Silent: another answer, without a word, "
     "or a wrong value that is accepted. What no reader can notice is not asked: values inside safetensors, stamps of "
     "MPEG streams and the tails of broadcasts have no checksum and no length. Bits inside a picture of a WMV that give "
-    "another legal picture cannot be told either (one of 120 places tried in wmv1, none of 120 in wmv2)."
+    "another legal picture cannot be told either (one of 120 places tried in wmv1, none of 120 in wmv2). Kinds may be "
+    "run apart: `--only KIND --count 143` draws what a whole run draws of it."
 )
 
 

@@ -11,15 +11,23 @@ from pathlib import Path
 from benchmarks.fuzz.outcome import Case, Reached, command
 from jaxvl.core import config as configs
 
-METHODS = ("centerclip", "slimclr", "drdr")
+METHODS = ("centerclip", "slimclr", "drdr", "mist", "afe_cnn", "utt")
 WORDS = {  # texts that are names of something
     *("schedule", "name", "best_mode", "compute", "matmul", "remat", "on_error", "ties", "activation", "algorithm"),
     *("aggregation", "metric", "graph", "head", "linear_patch", "reader", "sampling", "eval_sampling", "frame_order"),
     *("tokenizer", "preset", "features", "framework", "trunk", "distill", "distill_logits", "momentum_schedule"),
     *("inplace", "augment", "absent_class", "consensus", "mode", "anchor_weights", "task"),
+    *("input", "query", "selector", "eval_noise", "eval_select", "visual", "segment_norm", "readout", "answer_pool"),
+    *("answer_encoder", "clip", "dtype", "feature_dtype", "region_selector", "skeleton", "gates", "protocol"),
+    *("track_gaps", "interaction", "mot_levels", "mot_target_levels", "mot_target_at", "mot_target_grad", "detector"),
+    *("offset_norm", "giou_fallback", "sot_test", "mot_test", "mot_part", "coords", "tracker", "detections"),
 }
+PATHS = ("data.features",)
+"""Fields whose last part is the name of a choice elsewhere."""
 NEGATIVE = ("logit_scale_range",)
 """Fields that negative numbers are right for."""
+SETS, TEXTS = ("sot_train", "mot_train"), ("sot_train", "mot_train", "missing")
+"""Fields of several names, and of several texts."""
 
 
 def cases(root: Path) -> list[Case]:
@@ -54,9 +62,11 @@ def _wrong(name: str, value) -> Iterator[str]:
         yield from ("-8", "1.5", str(2**70))
     elif isinstance(value, float):
         yield from ("-1.0", "float('nan')", "1e400", "abc")
-    elif isinstance(value, tuple):
+    elif isinstance(value, tuple) and leaf not in TEXTS:
         yield from ("(float,)", "((1,2),(3,4),5)") + (() if leaf in NEGATIVE else ("(-1.5,-1.5,-1.5)",))
-    elif isinstance(value, str) and leaf in WORDS:
+    elif isinstance(value, tuple):
+        yield from ("(1,2)", "((1,2),(3,4),5)", "('a\\0b',)") + (("('no such name',)",) if leaf in SETS else ())
+    elif isinstance(value, str) and leaf in WORDS and name not in PATHS:
         yield "no such name"
     elif isinstance(value, str) and leaf in ("no_decay", "stiefel"):
         yield from ("(", "*")

@@ -2,24 +2,48 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.fuzz.outcome import Case, command
+from benchmarks.fuzz.outcome import Case, Reached, command
+from jaxvl.core import config as configs
 
 FLAGS = {  # verb -> what it needs, and the flags that take a value
     "train": (["--config", "CONFIG", "--workdir", "NEW"], ["--config", "--workdir"]),
     "evaluate": (["--workdir", "RUN"], ["--workdir", "--checkpoint", "--split"]),
     "predict": (["--workdir", "RUN", "--videos", "VIDEOS", "--text", "x"], ["--workdir", "--checkpoint", "--top"]),
-    "prepare": (["--config", "CONFIG"], ["--config", "--out", "--split", "--shrink", "--short-side", "--fps"]),
+    "prepare": (
+        ["--config", "CONFIG"],
+        ["--config", "--out", "--split", "--shrink", "--short-side", "--fps", "--extract", "--processes", "--process"],
+    ),
     "convert": (["FILE", "--from", "hf_clip", "--to", "NEW"], ["--from", "--to", "--image-size", "--interpolation"]),
     "report": (["--workdir", "RUN"], ["--workdir"]),
+    "classify": (["--weights", "RUN", "--images", "VIDEOS", "--classes", "a"], ["--weights", "--images", "--top"]),
     "doctor": ([], ["--workdir"]),
     "methods": ([], []),
 }
-PLACES = ("--workdir", "--config", "--out", "--to", "--shrink")
+PLACES = ("--workdir", "--config", "--out", "--to", "--shrink", "--extract", "--weights", "--images")
+OWN = {  # method -> what its `predict` needs, and wrong values of its flags
+    "mist": (["--video=a.mp4", "--question=why"], ("top", "start", "end", "fps", "clip-weights", "out", "choices")),
+    "afe_cnn": (["--sequences=a.csv"], ("sequences", "top", "out")),
+    "utt": (
+        ["--video=a.mp4"],
+        ("video", "box", "detections", "start", "end", "fps", "tracker", "least-score", "out", "submit", "split"),
+    ),
+}
+TEXTS = ("", " ", "a\0b")
+NUMBERS = ("", "x", "nan", "inf", "-1", "1e999")
+WRONG = {
+    "top": ("", "0", "-1", "1.5", "x", "9" * 30),
+    **dict.fromkeys(("start", "end", "fps"), NUMBERS),
+    "least-score": (*NUMBERS, "2"),
+    "box": ("", "1,2,3", "1,2,3,4,5", "a,b,c,d", "1,2,3,nan", "1,2,inf,4", "1;2;3;4", "1,,3,4"),
+    "choices": (*TEXTS, ",", "a,,b", " , "),
+}
+"""Flag of a method's `predict` -> wrong values; of the rest `TEXTS`."""
 CONFIGS = {
     "syntax": "def get_config(:\n",
     "none": "def get_config():\n    return None\n",
@@ -83,7 +107,47 @@ def cases(root: Path, run: Path, videos: Path, config: Path) -> list[Case]:
     found += [
         ["evaluate", "--workdir", run, f"--config.{item}"] for item in ("seed=1", "data.root", "model.head=meanP")
     ]
-    return [Case(" ".join(map(str, words)), lambda w=words: command(w)) for words in found]
+    return [Case(" ".join(map(str, words)), lambda w=words: command(w)) for words in found] + _of_methods(root)
+
+
+def _of_methods(root: Path) -> list[Case]:
+    """Wrong flags of what the methods add to `predict`, and verbs that they lack. Nothing is trained: a flag that is
+    wrong must be told before a checkpoint is looked for, so one that gets there was accepted."""
+    found: list[list] = []
+    for method, (needed, flags) in OWN.items():
+        workdir = root / f"of_{method}"
+        workdir.mkdir(exist_ok=True)
+        base = importlib.import_module(f"jaxvl.methods.{method}.recipe").base()
+        (workdir / "config.json").write_text(configs.to_json(base), encoding="utf-8")
+        start = ["predict", "--workdir", workdir]
+        found += [[*start, *needed, "--nope"], [*start, *needed, "stray"], [*start, *needed, "--config.seed=1"]]
+        for flag in flags:
+            given = [word for word in needed if not word.startswith(f"--{flag}=")]
+            found += [[*start, *given, f"--{flag}"]]
+            found += [[*start, *given, f"--{flag}={value}"] for value in WRONG.get(flag, TEXTS)]
+        if method != "utt":  # which may write a submission instead
+            found.append(start)
+        file = root / f"of_{method}.py"
+        file.write_text(f"from jaxvl.methods.{method} import recipe\nget_config = recipe.base\n", encoding="utf-8")
+        for flag in ("--shrink", "--extract", "--out"):
+            found.append(["prepare", "--config", file, flag, root / "made"])
+        found += [["train", "--config", file, "--workdir", root / "made", "--folds"]]
+        found += [["train", "--config", file, "--workdir", root / "made", "--folds=3"]]
+    return [Case(" ".join(map(str, words)), lambda w=words: _unloaded(w)) for words in found]
+
+
+def _unloaded(words: list) -> tuple[str, str]:
+    """The command up to where a checkpoint is read: flags that get there were accepted."""
+    from jaxvl.core import session
+
+    def reached(*_, **__):
+        raise Reached
+
+    old, session.load = session.load, reached
+    try:
+        return command(words)
+    finally:
+        session.load = old
 
 
 SHRINK = ("--short-side", "--fps")

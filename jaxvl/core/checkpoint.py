@@ -9,9 +9,11 @@ is lost. Restoring goes newest first and falls back, with a line.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import json
 import logging
+import os
 import re
 import shutil
 import sys
@@ -31,7 +33,7 @@ from orbax.checkpoint._src.futures import future, signaling_client
 
 from jaxvl.core import processes
 from jaxvl.core.errors import InputError
-from jaxvl.core.files import cannot_write, printable, read_json, write_text
+from jaxvl.core.files import MENDS, cannot_write, mend, printable, read_json, write_text
 from jaxvl.core.state import TrainState
 
 A = ocp.args
@@ -179,7 +181,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _writing(self, step: int | None) -> Iterator[None]:
-        """A disk that is full, or gone, as one line; whatever was saved before is as it was."""
+        """A disk that is full, gone or too slow, as one line; whatever was saved before is as it was."""
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:
@@ -190,8 +192,8 @@ class Checkpoints:
                 shutil.rmtree(self.root / f"{step}.orbax-checkpoint-tmp", ignore_errors=True)
             kept = [s for s in _step_folders(self.root) if s != step]
             raise InputError(
-                f"checkpoint {step}: cannot be written to {self.root} ({_short(error)}); free space there and give the "
-                f"same command again, which goes on from {f'step {kept[-1]}' if kept else 'the start'}"
+                f"checkpoint {step}: cannot be written to {self.root} ({_short(error)}); {mend(error) or 'mend that'} "
+                f"and give the same command again, which goes on from {f'step {kept[-1]}' if kept else 'the start'}"
             ) from None
 
     def close(self) -> None:
@@ -402,8 +404,8 @@ def _crc(path: Path) -> int:
 
 
 def _short(error: Exception) -> str:
-    reasons = r"No space left on device|Disk quota exceeded|Read-only file system|File too large|Input/output error"
-    if found := re.search(reasons, str(error)):
-        return found[0]
+    for number in (*MENDS, errno.EFBIG):
+        if (reason := os.strerror(number)) in str(error):
+            return reason
     text = str(error).strip().splitlines()
     return (text[0] if text else type(error).__name__)[:160]

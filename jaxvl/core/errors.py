@@ -7,6 +7,19 @@
 
 from __future__ import annotations
 
+import pickle
+import struct
+import tokenize
+import zipfile
+import zlib
+
+DAMAGE = (
+    *(OSError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, MemoryError),
+    *(RuntimeError, SyntaxError, tokenize.TokenError, struct.error, zlib.error, zipfile.BadZipFile),
+    pickle.UnpicklingError,
+)
+"""What numpy, Pillow and the standard library raise for files that are damaged: whatever their reading happens on."""
+
 
 class InputError(Exception):
     """What the user gave is wrong. The message names the file or field and the mend, in one line."""

@@ -4,6 +4,7 @@ be written."""
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import unicodedata
@@ -15,6 +16,12 @@ from jaxvl.core.errors import InputError
 
 UNSEEN = ("Cc", "Cs", "Zl", "Zp")
 TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+MENDS = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free space there"),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "make it writable"),
+    **dict.fromkeys((errno.EIO, errno.ETIMEDOUT, errno.ESTALE), "look whether its disk still answers"),
+}
+"""What is wrong with a disk -> what helps."""
 KINDS = {dict: "an object", list: "a list", str: "a text", int: "a whole number", float: "a number"}
 
 
@@ -37,7 +44,19 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def cannot_write(path: str | Path, error: OSError) -> InputError:
     """The line for a file that cannot be written."""
-    return InputError(f"{path}: cannot be written ({error.strerror or error}); free space there, or name another place")
+    either = f"{mend(error)}, or name another place" if mend(error) else "name another place"
+    return InputError(f"{path}: cannot be written ({error.strerror or error}); {either}")
+
+
+def mend(error: Exception) -> str:
+    """What helps a place that cannot be written, '' where it depends.
+
+    Libraries in C++ give the reason in words, without a number.
+    """
+    for number, words in MENDS.items():
+        if getattr(error, "errno", None) == number or os.strerror(number) in str(error):
+            return words
+    return "look whether its disk still answers" if isinstance(error, TimeoutError) else ""
 
 
 def keep(path: Path, write: Callable[[Path], None], asked: bool, say: Callable[[str], None]) -> Path | None:

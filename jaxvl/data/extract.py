@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 
 from jaxvl.core.errors import BadMedia, InputError
+from jaxvl.core.files import write_text
 from jaxvl.core.writers import Progress
 from jaxvl.data.bad_media import BadBudget
 from jaxvl.data.features import INDEX_FILE, VERSION, Features, pack_features, unpack_features
@@ -292,6 +293,4 @@ def _write_index(folder: Path, shards: Sequence[_Shard], extraction: Extraction)
 
 
 def _write_json(path: Path, content: Any) -> None:
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    unfinished.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
-    os.replace(unfinished, path)
+    write_text(path, json.dumps(content, ensure_ascii=False, indent=1))

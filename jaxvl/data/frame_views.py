@@ -68,6 +68,8 @@ def load_view(
     if start_s is not None or end_s is not None:
         if not source.timed:
             raise InputError(f"{source.path}: a range in seconds needs the rate of these frames")
+        if end_s is not None and end_s < (start_s or 0.0):
+            raise InputError(f"{source.path}: the range {start_s or 0.0:g} to {end_s:g} s is inverted")
         rate = count / source.duration
         begin = 0.0 if start_s is None else start_s * rate
         end = end if end_s is None else min(end_s * rate, count)

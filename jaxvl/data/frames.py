@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import os
 import re
-import zipfile
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
 
-from jaxvl.core.errors import BadMedia
+from jaxvl.core.errors import DAMAGE, BadMedia
 from jaxvl.data import images
 
 PICTURE_ENDINGS = tuple(end for end in images.IMAGE_ENDINGS if end != ".gif")  # a GIF is a video of its own
@@ -147,8 +146,11 @@ def _load_frames(path: str) -> np.ndarray:
             names = data.files
             if len(names) != 1 and "frames" not in names:
                 raise BadMedia(path, f"needs one array, or one called 'frames'; it holds {', '.join(names) or 'none'}")
-            return data["frames" if "frames" in names else names[0]]
+            found = data["frames" if "frames" in names else names[0]]
+            if not isinstance(found, np.ndarray):  # another file in a zip comes as bytes
+                raise ValueError("holds no array")
+            return found
     except FileNotFoundError as error:
         raise BadMedia(path, "file is missing") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise BadMedia(path, f"not a readable numpy file: {error}") from error
+    except DAMAGE as error:
+        raise BadMedia(path, f"not a readable numpy file: {str(error) or type(error).__name__}") from error

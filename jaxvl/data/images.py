@@ -13,7 +13,7 @@ import os
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from jaxvl.core.errors import BadMedia
+from jaxvl.core.errors import DAMAGE, BadMedia
 
 IMAGE_ENDINGS = (
     *(".apng", ".avif", ".avifs", ".bmp", ".dds", ".dib", ".gif", ".ico", ".j2c", ".j2k", ".jfif", ".jif", ".jp2"),
@@ -122,6 +122,8 @@ def read_image(path: str | os.PathLike, *, exif_orientation: bool = False) -> Im
         raise BadMedia(name, "is a pipe or a device, not a picture file")
     try:
         with Image.open(name) as image:
+            if image.format == "EPS":  # a program, which Pillow hands to Ghostscript
+                raise BadMedia(name, "not a picture file but PostScript")
             if image.width * image.height > MAX_PIXELS:
                 raise BadMedia(name, f"{image.width}x{image.height} pixels, more than the {MAX_PIXELS} allowed")
             image.load()
@@ -134,6 +136,6 @@ def read_image(path: str | os.PathLike, *, exif_orientation: bool = False) -> Im
         raise BadMedia(name, reason) from error
     except Image.DecompressionBombError as error:
         raise BadMedia(name, f"more pixels than the {MAX_PIXELS} allowed") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow's decoders raise on broken data
-        raise BadMedia(name, f"cannot decode the picture: {error}") from error
+    except DAMAGE as error:
+        raise BadMedia(name, f"cannot decode the picture: {str(error) or type(error).__name__}") from error
     return ImageOps.exif_transpose(image) if exif_orientation else image

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jaxvl.core.errors import BadMedia, InputError
+from jaxvl.core.errors import DAMAGE, BadMedia, InputError
 from jaxvl.data.bad_media import BadBudget, check_policy
 from jaxvl.data.frames import FrameSource, stack_frames
 from jaxvl.data.readers.common import read_json
@@ -80,7 +80,7 @@ class ClipRecord:
             with Image.open(io.BytesIO(self.jpegs[index])) as picture:
                 picture.load()
                 return picture
-        except (OSError, SyntaxError, ValueError) as error:
+        except DAMAGE as error:
             raise BadMedia(self.path, f"frame {index} is a broken JPEG: {error}") from error
 
 

@@ -100,8 +100,8 @@ def shrink_videos(
     top, folder = Path(videos), Path(out)
     if short_side < 2 or short_side % 2:
         raise InputError(f"--short-side {short_side}: must be even and at least 2 (H.264 stores colour by halves)")
-    if not 0 < fps <= 1000:
-        raise InputError(f"--fps {fps:g}: must be above 0 and at most 1000 frames a second")
+    if not 1e-3 <= fps <= 1000:
+        raise InputError(f"--fps {fps:g}: must be 0.001 to 1000 frames a second")
     if folder.resolve() == top.resolve() or top.resolve() in folder.resolve().parents:
         raise InputError(f"--shrink {folder}: lies in the folder of the originals, {top}; choose one outside")
     other = [p for p in paths if os.path.isdir(p) or p.lower().endswith(ARRAY_ENDINGS)]

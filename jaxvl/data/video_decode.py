@@ -43,6 +43,8 @@ DEMUXERS = (
     "mpjpeg,yuv4mpegpipe,rm,ivr,nsv,nuv,pva,ty,wtv,dhav,roq,bink,smk,flic,swf,lmlm4,film_cpk,cine,ipmovie,mlv,"
     "ingenient,smjpeg,amv,xmv,thp,viv,vividas,idcin,rpl"
 )
+STILL_BRANDS = ("avif", "mif1", "heic", "heix")
+"""What the header of pictures says (ISO/IEC 23008-12) that lie in the boxes of an MP4; sequences have others."""
 _OPTIONS = {"format_whitelist": DEMUXERS, "protocol_whitelist": "file"}
 # Titles that are not UTF-8 must not stop a file from opening: PyAV 19 never decodes them strictly, before it one asks.
 _LENIENT = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
@@ -66,6 +68,8 @@ def opened(media: Media) -> Iterator[tuple]:
     try:
         with av.open(file, options=dict(_OPTIONS), **_LENIENT) as container:
             inside = True
+            if container.metadata.get("major_brand", "").strip() in STILL_BRANDS:
+                raise BadMedia(name, "a still picture, not a video")
             hidden = Disposition.attached_pic | Disposition.timed_thumbnails  # covers of music files, previews
             streams = [s for s in container.streams.video if not s.disposition & hidden]
             if not streams:

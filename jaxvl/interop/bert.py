@@ -217,7 +217,7 @@ def read_hf_config(path: Path, prefix: str) -> dict[str, Any]:
             if content.get(name) not in (None, value)
         ]
         fields = {ours: content[theirs] for ours, theirs in HF[prefix].items() if content.get(theirs) is not None}
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: not a config of a {NAMES[prefix]} ({error})") from None
     if wrong:
         raise InputError(f"{path}: {', '.join(wrong)}; that is another network")

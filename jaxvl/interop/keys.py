@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxvl.core.errors import InputError
+from jaxvl.core.files import printable
 
 BATCH_STATS = "batch_stats/"
 """Prefix of the flat paths of running statistics."""
@@ -147,7 +148,7 @@ class KeyReport:
             f"{len(self.used)} tensors mapped ({self.numbers:,} numbers), {len(self.reshaped)} of them changed in "
             f"form; {len(self.dropped)} dropped, {len(self.missing)} missing, {len(self.unused)} unused"
         )
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
 
     def summary(self) -> dict[str, Any]:
         """Counts and the names left over, for JSON."""

@@ -19,6 +19,7 @@ from jaxvl.core.errors import InputError
 from jaxvl.interop import keys
 from jaxvl.interop.keys import Dropped, KeyReport, Rule
 from jaxvl.nn.resnet import BLOCKS, MEAN, STD
+from jaxvl.nn.transformer import LARGEST, MOST_BLOCKS
 
 Arrays = Mapping[str, np.ndarray]
 Names = Callable[[str], str]
@@ -38,6 +39,16 @@ class ResNetConfig:
     bottleneck: bool = True
     width: int = 64
     num_classes: int | None = None
+
+    def __post_init__(self):
+        counts = self.blocks if isinstance(self.blocks, list | tuple) else (None,)
+        if not 1 <= len(counts) <= 8 or not all(type(n) is int and 1 <= n <= MOST_BLOCKS for n in counts):
+            raise InputError(f"resnet.blocks {self.blocks!r}: needs the numbers of blocks of its stages")
+        object.__setattr__(self, "blocks", tuple(counts))
+        if type(self.bottleneck) is not bool or type(self.width) is not int or not 1 <= self.width <= LARGEST:
+            raise InputError(f"resnet.bottleneck {self.bottleneck!r}, width {self.width!r}: needs a flag and a size")
+        if self.num_classes is not None and (type(self.num_classes) is not int or self.num_classes < 1):
+            raise InputError(f"resnet.num_classes {self.num_classes!r}: needs a whole number of at least 1")
 
     @property
     def depth(self) -> int | None:
@@ -240,7 +251,7 @@ def check_hf_config(path: Path) -> None:
             for name, value in HF_FIELDS.items()
             if content.get(name, value) != value
         ]
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: not a config of a ResNet ({error})") from None
     if wrong:
         raise InputError(f"{path}: {', '.join(wrong)}; that is another network")

@@ -9,17 +9,15 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-import pickle
 import struct
 import zipfile
-import zlib
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxvl.core.errors import InputError
+from jaxvl.core.errors import DAMAGE, InputError
 from jaxvl.core.pickles import Bounded
 from jaxvl.interop.torch_pickle import RESAVE, Foreign, Module, Storage, Tensor, load
 
@@ -31,11 +29,6 @@ STATE_DICT_KEYS = (
 OLD_MAGIC = 0x1950A86A20F9469CFC6C
 SWELL, ROOM = 8, 2**26
 """Bytes that may come out of a file: so many times its size, and so many."""
-DAMAGE = (
-    *(pickle.UnpicklingError, EOFError, struct.error, zipfile.BadZipFile, zlib.error, KeyError, IndexError),
-    *(ValueError, TypeError, AttributeError, OverflowError, RuntimeError, OSError),
-)
-"""What a garbled pickle or zip raises inside the standard library."""
 
 
 def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:

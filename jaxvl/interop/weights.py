@@ -20,6 +20,8 @@ from jaxvl.interop.safetensors_file import read_safetensors, write_safetensors
 
 WEIGHTS, INFO = "weights.safetensors", "weights.json"
 FORMAT = 1
+HELD = {"config": dict, "semantics": dict, "report": dict, "collections": list, "sha256": str, "family": str}
+"""Fields of `weights.json` and what they hold, where they are given."""
 
 
 def save_weights(folder: str | Path, flat: Mapping[str, np.ndarray], info: Mapping[str, Any]) -> None:
@@ -44,7 +46,11 @@ def load_weights(folder: str | Path, collection: str = "params") -> tuple[dict[s
     try:
         info = json.loads((folder / INFO).read_text(encoding="utf-8"))
         found, others = info["format"], info.get("collections", [])
-    except (ValueError, KeyError, TypeError) as error:
+        if odd := [name for name, kind in HELD.items() if name in info and not isinstance(info[name], kind)]:
+            raise ValueError(f"{odd[0]} holds no {HELD[odd[0]].__name__}")
+        if not all(isinstance(name, str) for name in others):
+            raise ValueError("collections holds no list of texts")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{folder / INFO}: damaged ({error}); run jaxvl convert again") from None
     if found != FORMAT:
         raise InputError(f"{folder / INFO}: has format {found}, this version reads {FORMAT}; run jaxvl convert again")

@@ -7,11 +7,11 @@ space: the candidates of each role, 'NONE' first.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jaxvl.core.errors import InputError
+from jaxvl.core.files import read_json
 
 ROLES = ("action", "subjects", "prep", "objects", "state", "number", "yes/no", "order")
 NONE = "NONE"
@@ -52,12 +52,7 @@ def read_space(path: str | Path) -> dict[str, tuple[str, ...]]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file; Env-QA's score needs the answer space, role -> list of candidates")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: is {type(content).__name__}, not an object with the roles {', '.join(ROLES)}")
+    content = read_json(path, dict, f"needs an object with the roles {', '.join(ROLES)}")
     lost = [role for role in ROLES if not isinstance(content.get(role), list)]
     if lost:
         raise InputError(f"{path}: has no list of candidates for {', '.join(lost)}")

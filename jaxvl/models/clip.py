@@ -20,12 +20,15 @@ from jaxvl.data import images, inputs
 from jaxvl.data.clip_bpe import CLIPTokenizer
 from jaxvl.data.text import cut_note
 from jaxvl.data.video import load_clip
+from jaxvl.interop import clip
 from jaxvl.interop.keys import nest
-from jaxvl.interop.weights import load_weights
+from jaxvl.interop.weights import INFO, load_weights
 from jaxvl.nn.clip import CLIP, CLIPConfig
 from jaxvl.ops.masking import l2_normalize, unit_mean
 
 TEMPLATES = ("a photo of a {}.",)
+UNTOLD = ("activation", "ln_eps", "eos_token_id", "logit_scale_init", "linear_patch")
+"""Fields that shapes do not tell."""
 PREFIXES = ("visual/", "text/", "logit_scale")
 
 
@@ -60,11 +63,15 @@ class CLIPModel(Model):
     def of_folder(cls, folder: str | Path, **options: Any) -> CLIPModel:
         """The CLIP of a weights folder; what lies around it (the head of a method) is left out. Raises InputError."""
         flat, info = load_weights(folder)
+        params = {path: x for path, x in flat.items() if path.startswith(PREFIXES)}
         try:
             config = CLIPConfig(**info["config"])
-        except (KeyError, TypeError) as error:
+            told = clip.config_of_params(params, {name: getattr(config, name) for name in UNTOLD})
+        except (KeyError, TypeError, InputError) as error:
             raise InputError(f"{folder}: holds no CLIP ({info.get('family', 'unknown family')}, {error})") from None
-        params = {path: x for path, x in flat.items() if path.startswith(PREFIXES)}
+        if other := [name for name in clip.FIELDS if getattr(told, name) != getattr(config, name)]:
+            said = f"{other[0]} {getattr(config, other[0])}, its weights have {getattr(told, other[0])}"
+            raise InputError(f"{Path(folder) / INFO}: says {said}; run jaxvl convert again")
         variables = {"params": nest(params)}
         for name in info.get("collections", []):
             variables[name] = nest(load_weights(folder, name)[0])

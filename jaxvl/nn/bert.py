@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from jaxvl.core.errors import InputError
 from jaxvl.nn.attention import ATTENTION_IMPLEMENTATIONS
-from jaxvl.nn.transformer import PostNormBlock, block_class, layer_norm, remat_policy
+from jaxvl.nn.transformer import PostNormBlock, block_class, largest, layer_norm, remat_policy
 
 STD = 0.02
 """Of the normal distribution that all kernels and embeddings start from."""
@@ -63,10 +63,13 @@ class BertConfig:
             value = getattr(self, field.name)
             if not isinstance(value, kinds[field.type]) or (isinstance(value, bool) and field.type != "bool"):
                 raise InputError(f"bert.{field.name} {value!r} is not of type {field.type}")
-            if field.type == "int" and value < (field.name not in ("token_types", "layers")):
-                raise InputError(f"bert.{field.name} {value} is too small")
+            least = int(field.name not in ("token_types", "layers"))
+            if field.type == "int" and not least <= value <= largest(field.name):
+                raise InputError(f"bert.{field.name} {value} is not from {least} to {largest(field.name)}")
         if self.width % self.heads:
             raise InputError(f"bert.width {self.width} is not a multiple of heads {self.heads}")
+        if not 0 < self.ln_eps < 1:
+            raise InputError(f"bert.ln_eps {self.ln_eps} is not in (0, 1)")
         if not 0 <= self.dropout < 1:
             raise InputError(f"bert.dropout {self.dropout} is not in [0, 1)")
         if self.attention not in ATTENTION_IMPLEMENTATIONS:

@@ -28,7 +28,7 @@ import numpy as np
 from jaxvl.core.errors import InputError
 from jaxvl.nn.attention import ATTENTION_IMPLEMENTATIONS
 from jaxvl.nn.clip_resnet import STRIDE, ModifiedResNet
-from jaxvl.nn.transformer import ACTIVATIONS, block_class, layer_norm, remat_policy
+from jaxvl.nn.transformer import ACTIVATIONS, MOST_BLOCKS, block_class, largest, layer_norm, remat_policy
 
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -92,9 +92,15 @@ class CLIPConfig:
             value, kind = getattr(self, field.name), KINDS[field.type]
             if not isinstance(value, kind) or isinstance(value, bool):
                 raise InputError(f"clip.{field.name} {value!r} is not of type {field.type}")
-            if field.type == "int" and value < 1:
-                raise InputError(f"clip.{field.name} {value} is not at least 1")
+            if field.type == "int" and not 1 <= value <= largest(field.name):
+                raise InputError(f"clip.{field.name} {value} is not from 1 to {largest(field.name)}")
         object.__setattr__(self, "vision_blocks", tuple(self.vision_blocks))
+        if not all(type(n) is int and 1 <= n <= MOST_BLOCKS for n in self.vision_blocks):
+            raise InputError(f"clip.vision_blocks {self.vision_blocks}: each is a number of blocks, 1 to {MOST_BLOCKS}")
+        if not 0 < self.ln_eps < 1 or not math.isfinite(self.logit_scale_init):
+            raise InputError(f"clip.ln_eps {self.ln_eps} is not in (0, 1), or clip.logit_scale_init is not finite")
+        if self.eos_token_id is not None and not 0 <= self.eos_token_id < self.vocab_size:
+            raise InputError(f"clip.eos_token_id {self.eos_token_id} is no id of a vocabulary of {self.vocab_size}")
         if self.vision_blocks and (len(self.vision_blocks) != 4 or self.patch_size != STRIDE):
             raise InputError(f"clip.vision_blocks {self.vision_blocks}: a ResNet has 4 stages and patch_size {STRIDE}")
         if self.linear_patch not in LINEAR_PATCHES:

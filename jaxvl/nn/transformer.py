@@ -18,6 +18,15 @@ SAVED_INDICES = "token_indices"
 recomputing a selection costs far more than the few bytes it occupies."""
 
 
+MOST_BLOCKS, LARGEST = 1024, 2**24
+"""Above these a size is a slip, and would take the memory before anything else notices."""
+
+
+def largest(field: str) -> int:
+    """The largest value of a config's field of this name: a number of blocks or a size."""
+    return 8192 if field == "image_size" else MOST_BLOCKS if field.endswith("layers") else LARGEST
+
+
 def quick_gelu(x: jax.Array) -> jax.Array:
     """`x · sigmoid(1.702 x)`, the activation of the OpenAI weights. Any shape."""
     return x * jax.nn.sigmoid(1.702 * x)

@@ -15,8 +15,6 @@ import hashlib
 import json
 import os
 import time
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxvl.core.errors import InputError
+from jaxvl.core.errors import DAMAGE, InputError
 from jaxvl.data.readers.common import VIDEO_ENDINGS, walk_folders, without_companions
 
 VERSION = 2
@@ -32,8 +30,6 @@ INDEX_FILE = "index.npz"
 ABOUT = "about"
 SAVE_SECONDS = 60  # between two writes while embedding: what a killed run loses
 SAVE_SHARE = 20  # and so many times what a write takes, since each is of the whole
-_BROKEN = (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, EOFError)  # what damage raises
-_BROKEN += (zipfile.BadZipFile, zlib.error, RuntimeError, MemoryError, OverflowError)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -275,7 +271,7 @@ def read(path: Path) -> SearchIndex | None:
         if set(vectors) != {name for name, state in about["files"].items() if not state[2]}:
             raise ValueError("its files and rows differ")
         return SearchIndex(about["folder"], about["provenance"], about["files"], vectors)
-    except _BROKEN as error:
+    except DAMAGE as error:
         reason = str(error) or type(error).__name__
         raise InputError(f"{path}: damaged search index ({reason}); make it again with --rebuild") from error
 

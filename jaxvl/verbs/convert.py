@@ -196,7 +196,7 @@ def _read_ours(source: Path, family: Family, say: Say) -> tuple[dict[str, np.nda
     if (source / weights.INFO).is_file():
         _, info = weights.load_weights(source)
         flat, _ = read_safetensors(source / weights.WEIGHTS)
-        return flat, family.check_fields(info["config"], str(source / weights.INFO))
+        return flat, family.check_fields(info.get("config", {}), str(source / weights.INFO))
     if (source / "config.json").is_file() and not source.is_file():
         from jaxvl.core import session  # needs jax and its devices; a weights folder does not
 

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from jaxvl.core import config as configs
 from jaxvl.core import fields, processes, programs, registry, session
 from jaxvl.core.errors import InputError
-from jaxvl.core.files import cannot_write, write_text
+from jaxvl.core.files import cannot_write, printable, write_text
 from jaxvl.verbs.evaluate import evaluate
 from jaxvl.verbs.report import read_result
 from jaxvl.verbs.train import train
@@ -111,4 +111,4 @@ def table(found: Folds) -> Table:
 
 def session_say() -> session.Say:
     """Speaks in the first process."""
-    return (lambda line: print(line, flush=True)) if processes.index() == 0 else (lambda line: None)
+    return (lambda line: print(printable(line), flush=True)) if processes.index() == 0 else (lambda line: None)

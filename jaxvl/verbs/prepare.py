@@ -3,6 +3,7 @@ videos, or computes the features that a method trains on."""
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from ml_collections import ConfigDict
 
 from jaxvl.core import fields, registry
 from jaxvl.core.errors import InputError
+from jaxvl.core.files import printable
 from jaxvl.data.bad_media import LEFT_OUT
 
 
@@ -29,16 +31,18 @@ def prepare(config: ConfigDict, out: str | Path | None, splits: Sequence[str] | 
             f"config.method: {config.method} has no record form; {other}without --out the data is only checked"
         )
     with tempfile.TemporaryDirectory() as scratch:
-        data = module.build_data(config, Path(scratch), print)
+        data = module.build_data(config, Path(scratch), _say)
         for line in data.reports:
-            print(line)
+            _say(line)
         if (left := Path(scratch) / LEFT_OUT).is_file():
             print(left.read_text(encoding="utf-8"), end="")
         for split in splits or ():
             if split not in data.splits:
                 raise InputError(f"--split {split}: the data has {', '.join(data.splits) or 'none'}")
         if out is not None:
-            module.write_records(config, data, Path(out), tuple(splits or ()), print)
+            module.write_records(config, data, Path(out), tuple(splits or ()), _say)
+        else:
+            print("checked; nothing is written without --out, --shrink or --extract", file=sys.stderr)
 
 
 def shrink(
@@ -61,10 +65,10 @@ def shrink(
     module = registry.module(config.method, "data")
     if not hasattr(module, "media_files"):
         raise InputError(f"config.method: {config.method} reads no video files; --shrink is not for it")
-    folder, paths = module.media_files(config, tuple(splits or ()), print)
-    done = shrink_videos(folder, paths, out, short_side=short_side, fps=fps, processes=processes)
+    folder, paths = module.media_files(config, tuple(splits or ()), _say)
+    done = shrink_videos(folder, paths, out, short_side=short_side, fps=fps, processes=processes, say=_say)
     for line in done.table():
-        print(line)
+        _say(line)
     print(f"train from them with --config.data.videos={Path(out).absolute()}")
 
 
@@ -94,10 +98,10 @@ def extract(
         raise InputError("--process and --processes: give both, or neither")
     process = jax.process_index() if process is None else process
     processes = jax.process_count() if processes is None else processes
-    what = module.extraction(config, tuple(splits or ()), print)
+    what = module.extraction(config, tuple(splits or ()), _say)
     progress = Progress(len(what.items), what="extract", unit="video", every=10.0)
     try:
-        with told(print):
+        with told(_say):
             done = extract_features(
                 out,
                 what,
@@ -111,9 +115,13 @@ def extract(
     finally:
         progress.close()
     for name, reason in done.skipped:
-        print(f"left out {name}: {reason}")
+        _say(f"left out {name}: {reason}")
     print(f"{done.done:,} examples in {out}" + (f", {done.frames_per_s:.1f} frames/s" if done.frames_per_s else ""))
     if not done.complete:
         print("files of other processes are missing; the one that ends last writes the index")
         return
     print(f"train from them with --config.data.features={Path(out).absolute()}")
+
+
+def _say(line: str) -> None:
+    print(printable(line))  # names of files may hold anything

@@ -57,7 +57,7 @@ def evidence_sheet(
     without them only the timeline is drawn. truth: `(start_s, end_s)` of the evidence where it is known, drawn above
     the layers. side: of a drawn frame. boxes: how many of the most attended tiles of a frame are framed.
     """
-    count, duration = len(spans), float(spans[-1, 1])
+    count, duration = len(spans), max(float(spans[-1, 1]), 1e-9)  # of a moment: 0
     per = 0 if frames is None else len(frames) // count
     left = 64
     width = max(left + 520, left + per * (side + GAP) + GAP)

@@ -63,6 +63,36 @@ def test_a_clock_that_jumps_by_weeks_does_not_end_a_save(trained, tmp_path, monk
     checkpoints.close()
 
 
+@pytest.mark.parametrize(
+    ("raised", "says"),
+    [
+        (
+            TimeoutError("Timed out after 9 seconds."),
+            "Timed out after 9 seconds.); look whether its disk still answers",
+        ),
+        (ValueError("OS error 28: No space left on device [x]"), "No space left on device); free space there"),
+        (OSError(30, "Read-only file system"), "Read-only file system); make it writable"),
+    ],
+)
+def test_a_save_that_fails_says_what_happened_and_where(trained, tmp_path, monkeypatch, raised, says):
+    config, _, states = trained
+    checkpoints = checkpoint.Checkpoints(tmp_path, config)
+
+    def fails():
+        raise raised
+
+    assert checkpoints.save(states[0], {}, {})
+    checkpoints.wait()
+    assert checkpoints.save(states[1], {}, {})
+    monkeypatch.setattr(checkpoints._manager, "check_for_errors", fails)
+    with pytest.raises(InputError) as line:
+        checkpoints.wait()
+    monkeypatch.undo()
+    checkpoints.close()
+    assert f"cannot be written to {tmp_path / 'checkpoints'} ({says} and give the same command again" in str(line.value)
+    assert "which goes on from step 1" in str(line.value)
+
+
 def test_best_is_kept_beside_the_last(trained, tmp_path):
     config, _, states = trained
     config = config.copy_and_resolve_references()

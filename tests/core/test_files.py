@@ -1,3 +1,4 @@
+import errno
 import json
 
 import pytest
@@ -44,6 +45,30 @@ def test_text_is_utf8_and_whole_or_not_there(tmp_path, monkeypatch):
     ]
     with pytest.raises(InputError, match="cannot be written"):
         files.keep(path, lambda p: p.write_bytes(b"x"), True, said.append)
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (
+            OSError(errno.EDQUOT, "Disk quota exceeded"),
+            "(Disk quota exceeded); free space there, or name",
+        ),
+        (PermissionError(errno.EACCES, "Permission denied"), "(Permission denied); make it writable, or name"),
+        (OSError(errno.EROFS, "Read-only file system"), "(Read-only file system); make it writable, or name"),
+        (
+            OSError(errno.EIO, "Input/output error"),
+            "(Input/output error); look whether its disk still answers",
+        ),
+        (FileExistsError(errno.EEXIST, "File exists"), "(File exists); name another place"),
+        (
+            TimeoutError("timed out after 600 s"),
+            "(timed out after 600 s); look whether its disk still answers",
+        ),
+    ],
+)
+def test_the_mend_is_that_of_the_fault(error, says):
+    assert says in str(files.cannot_write("a/b", error))
 
 
 def test_what_a_terminal_would_obey_is_escaped():

@@ -65,3 +65,5 @@ def test_folders_of_frames_give_the_same(tmp_path):
     assert not view.timed
     with pytest.raises(InputError, match="needs the rate"):
         load_view(FrameFolder(tmp_path), num_frames=3, size=32, grid=2, start_s=0.0, end_s=2.0)
+    with pytest.raises(InputError, match="the range 2 to 1 s is inverted"):
+        load_view(tmp_path, num_frames=3, size=32, grid=2, fps=2.0, start_s=2.0, end_s=1.0)

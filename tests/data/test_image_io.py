@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import pickle
 
@@ -108,6 +109,9 @@ def test_bad_pictures(tmp_path, monkeypatch):
         with pytest.raises(BadMedia, match=reason) as error:
             images.read_image(path)
         assert pickle.loads(pickle.dumps(error.value)).path == str(path)
+    (tmp_path / "program.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
+    with pytest.raises(BadMedia, match="PostScript"):  # it would be run
+        images.read_image(tmp_path / "program.png")
     noise(30, 30).save(tmp_path / "bomb.png")
     monkeypatch.setattr(images, "MAX_PIXELS", 899)
     with pytest.raises(BadMedia, match="30x30 pixels"):
@@ -115,3 +119,19 @@ def test_bad_pictures(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(BadMedia, match="more pixels"):
         images.read_image(tmp_path / "bomb.png")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("kind", ["AVIF", "BLP", "TIFF", "JPEG2000", "GIF"])
+def test_whatever_damage_makes_of_a_picture_is_one_line(tmp_path, kind):
+    buffer, path, rng, shown = io.BytesIO(), tmp_path / "a.png", np.random.default_rng(0), 0
+    noise(16, 12).convert("P" if kind == "BLP" else "RGB").save(buffer, kind)
+    for number in range(40):
+        data = bytearray(buffer.getvalue())
+        for _ in range(4):
+            data[int(rng.integers(min(len(data), 200)))] = int(rng.integers(256))
+        path.write_bytes(data[: len(data) if number % 4 else int(rng.integers(len(data)))])
+        with contextlib.suppress(BadMedia):
+            assert images.square(images.read_image(path), 8).shape == (8, 8, 3)
+            shown += 1
+    assert shown < 40

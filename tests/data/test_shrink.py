@@ -129,7 +129,8 @@ def test_folder_is_shrunk_resumed_and_counted(folder, tmp_path):
 
 def test_wrong_settings_and_places(folder, tmp_path):
     run = lambda out, **how: shrink_videos(folder, paths_of(folder), out, say=quiet, **how)  # noqa: E731
-    for how, message in (({"short_side": 33}, "even"), ({"short_side": 0}, "at least 2"), ({"fps": 0}, "--fps 0")):
+    wrong = (({"short_side": 33}, "even"), ({"short_side": 0}, "at least 2"), ({"fps": 0}, "--fps 0"))
+    for how, message in (*wrong, ({"fps": 1e-30}, "0.001 to 1000"), ({"fps": float("nan")}, "--fps nan")):
         with pytest.raises(InputError, match=message):
             run(tmp_path / "s", **how)
     for inside in (folder, folder / "small"):

@@ -9,6 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxvl.core.errors import BadMedia
 from jaxvl.data.lmdb_source import EncodedVideo
@@ -330,11 +331,12 @@ def test_lists_of_other_files_pipes_and_devices_are_no_videos(tmp_path):
     (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile real.mp4\n")
     (tmp_path / "self.mp4").write_text("ffconcat version 1.0\nfile self.mp4\n")
     (tmp_path / "hls.mp4").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nreal.mp4\n#EXT-X-ENDLIST\n")
+    Image.new("RGB", (64, 48)).save(tmp_path / "picture.mp4", "AVIF")
     (tmp_path / "text.srt.mp4").write_text("1\n00:00:00,000 --> 00:00:01,000\nhello\n")
     os.mkfifo(tmp_path / "pipe.mp4")
     os.symlink("/dev/zero", tmp_path / "zero.mp4")
     os.symlink(tmp_path / "loop.mp4", tmp_path / "loop.mp4")
-    for name in ("list", "self", "hls", "text.srt", "pipe", "zero", "loop"):
+    for name in ("list", "self", "hls", "picture", "text.srt", "pipe", "zero", "loop"):
         with pytest.raises(BadMedia) as error:
             index_video(tmp_path / f"{name}.mp4")
         assert error.value.reason

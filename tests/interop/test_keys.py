@@ -67,6 +67,11 @@ def test_forward_and_backward():
     assert keys.flatten(keys.nest(flat)) == flat
 
 
+def test_what_a_terminal_would_obey_is_escaped_in_the_table():
+    _, report = keys.forward(RULES, {**arrays(), "\x1b[2J": np.ones(2)})
+    assert r"UNUSED   \x1b[2J" in report.table()
+
+
 def test_report_names_everything_that_is_left_over():
     source = arrays()
     del source["out"]

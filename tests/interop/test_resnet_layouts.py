@@ -64,6 +64,22 @@ def test_arrays_land_where_the_module_reads_them(depth):
         np.testing.assert_array_equal(got[path], value)
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"blocks": 3},
+        {"blocks": (3, 4, 10**9, 3)},
+        {"blocks": ()},
+        {"width": 0},
+        {"bottleneck": 1},
+        {"num_classes": "a"},
+    ],
+)
+def test_sizes_that_no_network_has_are_refused(odd):
+    with pytest.raises(InputError, match=next(iter(odd))):
+        ResNetConfig(**odd)
+
+
 @pytest.mark.parametrize("family", ["torchvision_resnet", "timm_resnet", "hf_resnet"])
 @pytest.mark.parametrize("depth", [18, 50])
 def test_there_and_back_bit_for_bit(tmp_path, family, depth):

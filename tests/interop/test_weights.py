@@ -34,6 +34,13 @@ def test_folders_that_are_none_are_refused(tmp_path):
     (tmp_path / INFO).write_text("{")
     with pytest.raises(InputError, match="damaged"):
         load_weights(tmp_path)
+    for odd in ('"config": 3', '"collections": null', '"collections": [1]', '"semantics": []', '"sha256": 1'):
+        (tmp_path / INFO).write_text('{"format": 1, ' + odd + "}")
+        with pytest.raises(InputError, match=f"weights.json: damaged .{odd[1:6]}"):
+            load_weights(tmp_path)
+    (tmp_path / INFO).write_text("[1]")
+    with pytest.raises(InputError, match="damaged"):
+        load_weights(tmp_path)
     (tmp_path / WEIGHTS).unlink()
     with pytest.raises(InputError, match="no weights folder"):
         load_weights(tmp_path)

@@ -7,9 +7,10 @@ import pytest
 
 from jaxvl.core import class_names
 from jaxvl.core import config as configs
-from jaxvl.core.errors import InputError
+from jaxvl.core.errors import BadMedia, InputError
 from jaxvl.data import pipeline, skeletons
 from jaxvl.data.readers.skeletons.clips import SkeletonClip
+from jaxvl.data.readers.skeletons.plain import as_bodies
 from jaxvl.methods.afe_cnn import data as sources
 from jaxvl.verbs import prepare
 from tests.data.readers import skeleton_files as files
@@ -59,6 +60,18 @@ def test_absent_bodies_and_holes():
     centre = sources.MakeClip(skeletons.NTU25, 8, centre=0.95)
     want = centre(clip(), np.random.default_rng(0))["x"]
     np.testing.assert_array_equal(centre(SkeletonClip("c", 0, padded), np.random.default_rng(0))["x"], want)
+
+
+def test_a_body_without_extent_and_one_that_is_miles_away_are_bad_media():
+    still = SkeletonClip("stuck", 0, np.ones((1, 9, 25, 3), np.float32))
+    for make in (sources.MakeClip(skeletons.NTU25, 8), sources.MakeClip(skeletons.NTU25, 8, centre=0.95)):
+        with pytest.raises(BadMedia, match="stuck: no frame has a body with an extent"):
+            make(still, np.random.default_rng(0))
+    for far in (np.inf, -1e38, 2e4):
+        joints = files.person(np.random.default_rng(0), 4)
+        joints[2, 3, 1] = far
+        with pytest.raises(BadMedia, match=r"a joint is at .* m; joints are in metres"):
+            as_bodies(joints, skeletons.NTU25, "far")
 
 
 def published(kind, root):
@@ -158,6 +171,8 @@ def test_folds_are_those_of_the_recordings(tmp_path):
     config = configs.load("configs/afe_cnn/utkinect.py:loso", [f"data.root={tmp_path}"])
     assert sources.folds(config) == [{"data.fold": n} for n in range(8)]
     assert sources.folds(configs.load("configs/afe_cnn/utkinect.py:xsub_odd", [f"data.root={tmp_path}"])) == []
+    with pytest.raises(InputError, match=r"config.data.root: is empty; name the folder of UTKinect"):
+        sources.folds(configs.load("configs/afe_cnn/utkinect.py:loso"))
 
 
 @pytest.mark.parametrize(

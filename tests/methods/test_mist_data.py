@@ -320,6 +320,7 @@ def test_choices_part_of_a_video_and_text_output(here, run, capsys):
             ["--video", "VIDEO", "--question", "q", "--choices", "centre,up there"],
             "'up there' is not among the 13 answers",
         ),
+        (["--video", "VIDEO", "--question", "q", "--choices", "centre,,up"], "an answer is empty"),
         (["--video", "VIDEO", "--question", "q", "--clip-weights", "nowhere"], "is no weights folder"),
         (["--video", "VIDEO", "--question", "q", "--out", "a.txt"], "name a picture file"),
         (["--video", "VIDEO", "--question", "q", "--start", "99"], "the video ends at 16.00 s"),
@@ -341,6 +342,22 @@ def test_another_clip_than_that_of_the_features_is_refused(run, here, tmp_path):
         InputError, match=r"another CLIP \(untrained tiny\) than the features were made with \(sha256 0123\)"
     ):
         sources.check_clip(workdir, load_clip("random", "tiny", "x"), "random")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b"\xff", b"[" * 100_000])
+def test_damaged_notes_of_features_are_one_line_and_of_vectors_a_reason_to_compute(tmp_path, content):
+    (tmp_path / sources.MADE).write_bytes(content)
+    with pytest.raises(InputError, match=r"features\.json: .* train in this workdir again"):
+        sources.check_clip(tmp_path, None, "random")
+    path, about = tmp_path / "a.npy", tmp_path / "a.json"
+    np.save(path, np.zeros((3, 2), np.float32))
+    about.write_text('{"texts": "x"}')
+    assert sources._kept(path, about, {"texts": "x"}, 3)
+    assert not sources._kept(path, about, {"texts": "y"}, 3)
+    path.write_bytes(content)
+    assert not sources._kept(path, about, {"texts": "x"}, 3)
+    about.write_bytes(content)
+    assert not sources._kept(path, about, {"texts": "x"}, 3)
 
 
 def test_the_released_layout_and_choices(tmp_path):

@@ -133,6 +133,16 @@ def test_forms_of_the_benchmarks(tmp_path):
     assert (tmp_path / "otb100/Basket.txt").read_text().startswith("2.00\t3.00\t3.00\t4.00\n")
     with pytest.raises(InputError, match="`jaxvl evaluate` writes it"):
         results.read_tracks(tmp_path / "none.npz")
+    odd = {
+        "sot/a": np.zeros(3),
+        "mot/a": np.zeros((2, 2)),
+        "mot/b": np.full((2, 7), np.nan),
+        "sot/../a": np.zeros((2, 4)),
+    }
+    for name, value in odd.items():
+        np.savez(tmp_path / "odd.npz", **{name: value})
+        with pytest.raises(InputError, match=f"{name} holds no tracks"):
+            results.read_tracks(tmp_path / "odd.npz")
 
 
 def test_one_object_with_all_files(model, video, tmp_path, capsys):
@@ -172,6 +182,8 @@ def test_everything_with_detections_of_ones_own(model, video, detections, tmp_pa
     more = video.with_name("more.txt")
     more.write_text(detections.read_text() + "99,-1,1,1,5,5,1\n2,-1,1,1,0,5,1\n" + "3,-1,1,1,5,5,.1\n" * 6)
     assert model.track(video, detections=more, tracker="released").left_out == 3  # one of frame 3 is a seventh
+    more.write_text(detections.read_text() + "2,-1,1e30,1,5,5,1\n3,-1,1,-40,5,5,1\n3,-1,-3,1,5,5,1\n")
+    assert model.track(video, detections=more, tracker="released").left_out == 2  # outside; the third shows in part
 
 
 def test_the_command_itself(run, video, detections, capsys):
@@ -276,6 +288,8 @@ def test_a_movie_of_changing_frames_keeps_its_times(tmp_path):
         (("--detections", "nowhere.txt"), "no such file"),
         (("--tracker", "sort"), "none of transformer, released, byte"),
         (("--start", "9"), "no frame lies between 9 and inf s"),
+        (("--start", "nan"), "needs a number of at least 0, got 'nan'"),
+        (("--least-score", "7"), "needs a number from 0 to 1, got '7'"),
     ],
 )
 def test_wrong_flags_are_one_line(model, video, args, line):

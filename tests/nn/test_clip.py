@@ -389,6 +389,12 @@ def test_initial_scales():
         {"activation": "relu"},
         {"attention": "flash"},
         {"remat": "some"},
+        {"text_layers": 10**9},
+        {"image_size": 32 * 10**6},
+        {"vision_blocks": (3, 4, 0, 3)},
+        {"ln_eps": 0.0},
+        {"ln_eps": float("nan")},
+        {"eos_token_id": 49408},
     ],
 )
 def test_config_errors_name_the_field(bad):

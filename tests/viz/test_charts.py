@@ -5,9 +5,11 @@ import math
 import re
 import xml.etree.ElementTree as ET
 
+import numpy as np
 import pytest
 
 from jaxvl.viz.curves import Series, line_chart, number, series_from_rows, ticks
+from jaxvl.viz.evidence import Look, evidence_sheet
 from jaxvl.viz.timeline import Bar, timeline
 
 
@@ -118,3 +120,9 @@ def test_timeline_bars_are_in_proportion_and_cut_to_the_clip():
         timeline([("a", [Bar(2, 1)])], 3.0)
     with pytest.raises(ValueError, match="not positive"):
         timeline([], 0)
+
+
+def test_evidence_of_a_moment_is_drawn():
+    look = Look(np.array([0.7, 0.3]), (0,), None)
+    sheet = evidence_sheet("what is it?", "a circle", [look], np.zeros((2, 2)))
+    assert sheet.width > sheet.height > 0

@@ -337,6 +337,8 @@ def read_csv(path: str | os.PathLike, columns: Sequence[str], what: str, *, text
         if lost:
             has = ", ".join(header) or "nothing"
             raise InputError(f"{os.fspath(path)}: {what} needs a header line with {', '.join(lost)}; it has {has}")
+        if twice := [c for c in columns if header.count(c) > 1]:
+            raise InputError(f"{os.fspath(path)}: the header line of {what} has {twice[0]} more than once; keep one")
         rows = []
         for row in reader:
             if surplus := row.pop(None, None):
@@ -348,7 +350,8 @@ def read_csv(path: str | os.PathLike, columns: Sequence[str], what: str, *, text
                 raise InputError(f"{os.fspath(path)}: line {reader.line_num} has fewer fields than the header")
             rows.append(row)
     except csv.Error as error:
-        raise InputError(f"{os.fspath(path)}: broken csv at line {reader.line_num} ({error})") from error
+        begin = reader.line_num + 1  # of the row that is broken; `line_num` is the end of the last good one
+        raise InputError(f"{os.fspath(path)}: broken csv at line {begin} ({error})") from error
     return rows
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxvl.core.errors import InputError
+from jaxvl.core.files import read_json
 from jaxvl.data import mocap
 from jaxvl.data.skeletons import HUMANOID16, random_window, resample
 from jaxvl.ops import kinematics
@@ -159,7 +160,7 @@ def ensure_world(world: ActionWorld, root: Path, say: Callable[[str], None] = pr
     stands there; one that was begun is written again. InputError for another one, and for a folder of anything else."""
     file, begun, wanted = root / WORLD_FILE, root / f".{WORLD_FILE}", dataclasses.asdict(world)
     for there in (file, begun):
-        if there.is_file() and json.loads(there.read_text(encoding="utf-8")) != wanted:
+        if there.is_file() and read_json(there, dict, "remove the folder, or name another") != wanted:
             raise InputError(f"{root}: holds another world of actions; name another config.data.root or remove it")
     if file.is_file():
         return

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxvl.core.errors import InputError
+from jaxvl.core.files import read_json
 
 STAMP, TRUTH, PARTS = "world_stamp.json", "world.jsonl", ".parts"
 _IN_PROCESS = 16  # fewer items than this are not worth starting processes for
@@ -116,7 +117,13 @@ def read_truth(root: str | Path) -> list[dict]:
     path = Path(root) / TRUTH
     if not path.is_file():
         raise InputError(f"{path}: no such file, so no rendered world stands here")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    try:
+        rows = [json.loads(line) for line in path.read_bytes().decode("utf-8").splitlines()]
+    except (ValueError, RecursionError):
+        rows = [None]
+    if not all(isinstance(row, dict) for row in rows):
+        raise InputError(f"{path}: damaged; delete {root} to have the world rendered anew")
+    return rows
 
 
 def _claim(root: Path, stamp: dict) -> bool:
@@ -126,7 +133,7 @@ def _claim(root: Path, stamp: dict) -> bool:
     for name, finished in ((STAMP, True), (f"{PARTS}/{STAMP}", False)):
         path = root / name
         if path.is_file():
-            found = _read_stamp(path)
+            found = read_json(path, dict, "name an empty folder to render the world anew")
             if found.get("hash") != stamp["hash"]:
                 raise InputError(
                     f"{path} belongs to another world ({_difference(found, stamp)}): "
@@ -142,13 +149,6 @@ def _claim(root: Path, stamp: dict) -> bool:
     (root / PARTS).mkdir(parents=True, exist_ok=True)
     write(root / PARTS / STAMP, json.dumps(stamp, indent=1))
     return False
-
-
-def _read_stamp(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is not JSON: name an empty folder to render the world anew") from error
 
 
 def _difference(found: dict, wanted: dict) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from jaxvl.core.errors import InputError
+from jaxvl.core.files import read_json
 
 WORLD_FILE = "patterns.json"
 PROTOTYPE = 24
@@ -76,7 +77,7 @@ def ensure_world(world: PatternWorld, root: Path, say: Callable[[str], None] = p
     """Renders `root/{train,test}/c00/00000.png` ... unless the very same world stands there. InputError for another."""
     file, wanted = root / WORLD_FILE, dataclasses.asdict(world)
     if file.is_file():
-        if json.loads(file.read_text(encoding="utf-8")) != wanted:
+        if read_json(file, dict, "remove the folder, or name another") != wanted:
             raise InputError(f"{root}: holds another pattern world; name another config.data.root or remove it")
         return
     for split, count in (("train", world.num_train), ("test", world.num_test)):

@@ -60,6 +60,8 @@ class MakeClip:
             raise BadMedia(clip.name, f"shows {len(clip.bodies)} bodies, but config.data.bodies is {self.bodies}")
         x = skeletons.normalise(whole(clip.bodies, self.bodies), self.skeleton, self.view, self.size)
         x = x[:, : skeletons.valid_length(x)]
+        if not x.shape[1]:
+            raise BadMedia(clip.name, "no frame has a body with an extent: all of its joints lie in one place")
         if self.centre:
             window = skeletons.centre_window(x.shape[1], self.centre)
         else:
@@ -258,6 +260,8 @@ def folds(config: ConfigDict) -> list[dict[str, Any]]:
     d = config.data
     if d.reader != "utkinect" or d.protocol != FOLDS:
         return []
+    if not d.root:
+        raise InputError(f"config.data.root: is empty; name {LAYOUTS[d.reader]}")
     clips, _, _ = utkinect.read_all(d.root)
     recordings = {(clip.subject, clip.take) for clip in clips}
     return [{"data.fold": fold} for fold in range(len(recordings))]

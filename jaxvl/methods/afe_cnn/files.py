@@ -16,6 +16,7 @@ from PIL import Image
 
 from jaxvl.arguments import PICTURES, place, whole
 from jaxvl.core import class_names, model
+from jaxvl.core.arrays import read_npz
 from jaxvl.core.errors import BadMedia, InputError
 from jaxvl.core.files import keep, printable
 from jaxvl.core.session import Loaded
@@ -266,8 +267,7 @@ def pictures(loaded: Loaded, data: Any) -> Iterator[tuple[str, Image.Image, str]
         )
     kept = Path(loaded.workdir) / "eval" / f"{c.eval.split}.npz"
     if kept.is_file():
-        with np.load(kept) as file:
-            counts = file["confusion"]
+        counts = read_npz(kept, "evaluate again")["confusion"]
         yield (
             "Confusion matrix",
             drawing.confusion_picture(counts, recogniser.classes),

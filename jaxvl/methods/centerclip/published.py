@@ -122,7 +122,7 @@ def read_overrides(path: Path, config: CLIPConfig) -> dict[str, Any]:
         return overrides(json.loads(path.read_text(encoding="utf-8")), config)
     except KeyError as error:
         raise InputError(f"{path}: lacks {error}, so it is not of a published run") from None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: not the arguments of a published run ({error})") from None
 
 

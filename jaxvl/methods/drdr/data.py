@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from jaxvl.core import class_names
-from jaxvl.core.errors import InputError
+from jaxvl.core.errors import DAMAGE, InputError
 from jaxvl.core.method import Data, Examples
 from jaxvl.data import images, transforms
 from jaxvl.data.readers.adaptation import emoji
@@ -276,7 +275,7 @@ def read_features(root: str, domain: str, dim: int) -> ImageReading:
     try:
         with np.load(path, allow_pickle=False) as file:
             values, labels, classes = (file[name] for name in ("features", "labels", "classes"))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except DAMAGE as error:
         raise InputError(f"{path}: needs the arrays features, labels and classes ({error})") from None
     if values.ndim != 2 or len(values) != len(labels) or values.shape[1] != dim:
         raise InputError(

@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxvl.core.errors import InputError
+from jaxvl.core.arrays import read_npz, write_npz
+from jaxvl.core.errors import DAMAGE, InputError
+from jaxvl.core.files import read_json
 from jaxvl.core.method import Data, Examples
 from jaxvl.data import text
 from jaxvl.data.extract import Extraction, Item
@@ -85,17 +87,15 @@ class Scale:
     def save(self, path: Path) -> None:
         """Writes a `.npz`."""
         parts = (("mean", self.mean), ("std", self.std))
-        np.savez(path, **{f"{kind}_{name}": value for kind, part in parts for name, value in part.items()})
+        write_npz(path, {f"{kind}_{name}": value for kind, part in parts for name, value in part.items()})
 
     @classmethod
     def load(cls, path: Path) -> Scale:
         """Reads what `save` wrote. Raises InputError where there is none."""
         if not path.is_file():
             raise InputError(f"{path}: no such file; it is part of the workdir of a run with config.data.standardize")
-        with np.load(path) as file:
-            parts = {
-                kind: {n[len(kind) + 1 :]: file[n] for n in file if n.startswith(kind)} for kind in ("mean", "std")
-            }
+        kept = read_npz(path, "train in this workdir again, which writes it where it is gone")
+        parts = {kind: {n[len(kind) + 1 :]: kept[n] for n in kept if n.startswith(kind)} for kind in ("mean", "std")}
         return cls(parts["mean"], parts["std"])
 
 
@@ -332,7 +332,7 @@ def check_clip(workdir: Path, clip: Any, weights: str) -> None:
     """Raises InputError where the features that the run was trained on came from another CLIP."""
     path = Path(workdir) / MADE
     if path.is_file():
-        made = json.loads(path.read_text(encoding="utf-8"))
+        made = read_json(path, dict, "train in this workdir again, which writes it")
         if made.get("weights", clip.weights) != clip.weights:
             raise InputError(
                 f"{weights}: is another CLIP ({clip.weights}) than the features were made with ({made['weights']}); "
@@ -592,7 +592,7 @@ def question_vectors(
         if weights.is_file():
             stamp["weights"] = hashlib.sha256(weights.read_bytes()).hexdigest()
         about = path.with_suffix(".json")
-        if not (path.is_file() and about.is_file() and json.loads(about.read_text()) == stamp):
+        if not _kept(path, about, stamp, len(texts)):
             clip = clip or load_clip(clip_weights(config, root), config.model.clip, "config.data.clip_weights")
             if clip.config.embed_dim != config.model.query_dim:
                 raise InputError(
@@ -608,6 +608,14 @@ def question_vectors(
             about.write_text(json.dumps(stamp))
         found[split] = MappedVectors(str(path))
     return found
+
+
+def _kept(path: Path, about: Path, stamp: Mapping[str, Any], count: int) -> bool:
+    """Whether the vectors of these texts are there; damaged ones are computed anew."""
+    try:
+        return read_json(about, dict, "") == stamp and len(np.load(path, mmap_mode="r")) == count
+    except (InputError, *DAMAGE):
+        return False
 
 
 class MappedVectors:

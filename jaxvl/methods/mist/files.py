@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jaxvl.arguments import PICTURES, picture, place, positive, whole, word
+from jaxvl.arguments import PICTURES, picture, place, positive, real, whole, word
 from jaxvl.core import model
 from jaxvl.core.errors import InputError
 from jaxvl.core.files import keep, printable
@@ -42,9 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--question", type=word, action="append", default=[], metavar="TEXT", help="may be given several times"
     )
-    parser.add_argument("--choices", type=word, metavar="A,B,C", help="the answers to choose from")
-    parser.add_argument("--start", type=float, metavar="S", help="only the part from this second on")
-    parser.add_argument("--end", type=float, metavar="S", help="up to this second")
+    parser.add_argument("--choices", type=named, default=[], metavar="A,B,C", help="the answers to choose from")
+    parser.add_argument("--start", type=real(0), metavar="S", help="only the part from this second on")
+    parser.add_argument("--end", type=real(0), metavar="S", help="up to this second")
     parser.add_argument("--fps", type=positive, metavar="RATE", help="rate at which a folder of frames was extracted")
     text = "CLIP of the features; default: that of the config"
     parser.add_argument("--clip-weights", type=place, metavar="DIR", help=text)
@@ -53,11 +53,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-picture", action="store_true", help="no evidence picture")
 
 
+def named(text: str) -> list[str]:
+    """`a,b,c` on the command line."""
+    names = [name.strip() for name in word(text).split(",")]
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"{text[:80]!r}: an answer is empty; give them as a,b,c")
+    return names
+
+
 def run(loaded: Loaded, args: argparse.Namespace, as_json: bool) -> int:
     """Computes the features of the video once, answers each question, prints answers and evidence, draws them."""
     if not args.question or not all(q.strip() for q in args.question):
         raise InputError("--question: say what to ask")
-    choices = [c.strip() for c in args.choices.split(",") if c.strip()] if args.choices else []
+    choices = args.choices
     say = lambda line: print(printable(line), file=sys.stderr)  # noqa: E731
     asker = Asker(loaded, args.clip_weights, say)
     asker.check_choices(choices)
@@ -172,6 +180,8 @@ class Asker:
         """Raises InputError where there must be some, or one is no answer that the model can give."""
         if self.config.model.num_options and not choices:
             raise InputError("--choices: this model chooses among answers; give them, as a,b,c")
+        if not all(isinstance(c, str) and c.strip() for c in choices):
+            raise InputError("--choices: an answer is empty, or no text")
         unknown = [c for c in choices if self.answers and c not in self.answers]
         if unknown:
             raise InputError(f"--choices: {unknown[0]!r} is not among the {len(self.answers)} answers of this model")

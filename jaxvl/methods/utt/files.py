@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jaxvl.arguments import place, positive, word
+from jaxvl.arguments import place, positive, real, word
 from jaxvl.core import model
 from jaxvl.core.errors import InputError
 from jaxvl.core.files import keep, printable, write_text
@@ -41,11 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--box", type=four, metavar="X,Y,W,H", help="follow what is there in the first frame")
     text = "boxes of your own detector, MOT text: frame,-1,left,top,width,height,score, from 1"
     parser.add_argument("--detections", type=place, metavar="FILE", help=text)
-    parser.add_argument("--start", type=float, metavar="S", help="only the part from this second on")
-    parser.add_argument("--end", type=float, metavar="S", help="up to this second")
+    parser.add_argument("--start", type=real(0), metavar="S", help="only the part from this second on")
+    parser.add_argument("--end", type=real(0), metavar="S", help="up to this second")
     parser.add_argument("--fps", type=positive, metavar="RATE", help="rate at which a folder of frames was extracted")
     parser.add_argument("--tracker", type=word, metavar="NAME", help=f"how all are linked: {', '.join(TRACKERS)}")
-    parser.add_argument("--least-score", type=float, metavar="P", help="of a detection; default: the config's")
+    parser.add_argument("--least-score", type=real(0, 1), metavar="P", help="of a detection; default: the config's")
     text = "folder of tracks.txt, tracks.json, timeline.png and tracks.mp4; default WORKDIR/tracks/NAME"
     parser.add_argument("--out", type=place, metavar="DIR", help=text)
     parser.add_argument("--no-video", action="store_true", help="no annotated video")
@@ -82,7 +82,7 @@ def run(loaded: Loaded, args: argparse.Namespace, as_json: bool) -> int:
         tracker=args.tracker or "", least_score=args.least_score,
     )  # fmt: skip
     if found.left_out:
-        say(f"{found.left_out:,} detections were not used: without extent, beyond the video, or too many in a frame")
+        say(f"{found.left_out:,} detections were not used: no extent, outside of the video, or too many in a frame")
     name = Path(args.video).name if Path(args.video).is_dir() else Path(args.video).stem
     folder = Path(args.out) if args.out else loaded.workdir / "tracks" / (name or "video")
     about = described(found, str(args.video), args.box)

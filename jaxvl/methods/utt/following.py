@@ -28,8 +28,8 @@ class Tracked:
     """The tracks of a video. R rows, by frame: frame int32 `[R]` from 0, as the video counts them; ids int32 `[R]` from
     1; boxes float32 `[R, 4]`, left, top, width, height; scores float32 `[R]`. times: `[T]` seconds of all its frames,
     shown: the frames that were looked at; duration in seconds (timed False: frame numbers stand for them). rate: frames
-    a second that were followed, without the first, which compiles. left_out: given detections without extent, of frames
-    that the video does not have, or beyond `max_detections` of one frame."""
+    a second that were followed, without the first, which compiles. left_out: given detections without extent, outside
+    of the picture, of frames that the video does not have, or beyond `max_detections` of one frame."""
 
     frame: np.ndarray
     ids: np.ndarray
@@ -179,6 +179,12 @@ def given_of(detections: Any, count: int) -> tuple[MotRows | None, int]:
     return rows.take(good), int((~good).sum())
 
 
+def meets(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
+    """bool `[n]`: whether boxes (left, top, width, height) `[n, 4]` show in a picture of this size, if only in part."""
+    left, top = boxes[:, 0], boxes[:, 1]
+    return (left < width) & (top < height) & (left + boxes[:, 2] > 0) & (top + boxes[:, 3] > 0)
+
+
 class _Run:
     """Rows so far, and the time they took. rows: frame, id, box, score, an array a frame each."""
 
@@ -249,6 +255,9 @@ class _All(_Run):
         frame: dict[str, Any] = {"image": picture}
         if self.given is not None:
             here = np.flatnonzero(self.given.frame == number)
+            inside = meets(self.given.boxes[here], picture.shape[1], picture.shape[0])
+            self.left_out += int((~inside).sum())
+            here = here[inside]
             here = here[np.argsort(-self.given.score[here], kind="stable")]  # the best, where there are too many
             self.left_out += max(0, len(here) - self.loaded.config.eval.mot.max_detections)
             frame |= {"given": corners(self.given.boxes[here]), "given_scores": self.given.score[here]}

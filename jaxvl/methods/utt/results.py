@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from jaxvl.core.arrays import read_npz
 from jaxvl.core.errors import InputError
 from jaxvl.core.files import write_text
 from jaxvl.data.readers.tracking.mot import DETECTORS, PEDESTRIAN, MotRows, write_mot_results
 from jaxvl.data.readers.tracking.tables import read_table
 
-TASKS = ("sot", "mot")
+TASKS = {"sot": 4, "mot": 7}
+"""Task -> columns of what an evaluation keeps of a sequence."""
 
 
 def read_tracks(path: Path) -> dict[str, dict[str, np.ndarray]]:
@@ -21,13 +23,15 @@ def read_tracks(path: Path) -> dict[str, dict[str, np.ndarray]]:
     if not path.is_file():
         raise InputError(f"{path}: no such file; `jaxvl evaluate` writes it")
     found: dict[str, dict[str, np.ndarray]] = {}
-    with np.load(path) as file:
-        for key in file.files:
-            parts = key.split("/")
-            task = parts[0]
-            if task in TASKS and len(parts) > 1:  # behind the name of the evaluator, where there are two of them
-                name = "/".join(parts[2:] if len(parts) > 2 and parts[1] == task else parts[1:])
-                found.setdefault(task, {})[name] = file[key]
+    for key, value in read_npz(path, "evaluate again").items():
+        parts = key.split("/")
+        task = parts[0]
+        if task in TASKS and len(parts) > 1:  # behind the name of the evaluator, where there are two of them
+            name = "/".join(parts[2:] if len(parts) > 2 and parts[1] == task else parts[1:])
+            good = value.ndim == 2 and value.shape[1] == TASKS[task] and value.dtype.kind in "fiu"
+            if not good or not np.isfinite(value).all() or {"", ".", ".."} & set(name.split("/")):
+                raise InputError(f"{path}: {key} holds no tracks of a sequence; evaluate again")
+            found.setdefault(task, {})[name] = value
     if not found:
         raise InputError(f"{path}: holds no tracks; evaluate again")
     return found

@@ -134,3 +134,19 @@ def test_two_class_folders_of_one_name_are_named(tmp_path):
         picture(tmp_path / name / "a.png")
     with pytest.raises(InputError, match=r"two class folders are called 'café' .*cafe\\u0301.*caf\\xe9.* move the pic"):
         read_image_folder(tmp_path)
+
+
+def test_links_to_nothing_are_counted_and_those_in_a_circle_are_no_classes(folder):
+    (folder / "art" / "apple" / "gone.jpg").symlink_to(folder / "nowhere.jpg")
+    (folder / "art" / "circle").symlink_to(folder / "art" / "circle")
+    got = read_image_folder(folder / "art")
+    assert got.classes == ("apple", "back pack")
+    assert ("apple/gone.jpg", "a link to nothing") in got.skipped
+
+
+def test_a_second_label_of_a_listed_file_is_counted(folder):
+    file = folder / "list.txt"
+    file.write_text("art/apple/x.JPEG 0\nart/back pack/b.jpg 1\nart/apple/x.JPEG 0\nart/apple/x.JPEG 1\n")
+    got = read_image_list(file, folder)
+    assert [i.label for i in got.images] == [0, 1, 0]
+    assert got.skipped == (("art/apple/x.JPEG", "listed again with another label"),)

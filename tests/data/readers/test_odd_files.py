@@ -85,6 +85,17 @@ def test_surplus_commas_belong_to_the_text_or_are_named(tmp_path):
     path.write_text("sentence,id\na, b,1\n")
     with pytest.raises(InputError, match="line 2 has more fields"):
         common.read_csv(path, ["id", "sentence"], "the list", text="sentence")
+    path.write_text("id,id,sentence\n1,2,a\n")
+    with pytest.raises(InputError, match="has id more than once"):
+        common.read_csv(path, ["id", "sentence"], "the list", text="sentence")
+
+
+@pytest.mark.parametrize("row", ['3,"open', "3," + "x" * 200_000])
+def test_a_broken_row_is_named_by_the_line_where_it_begins(tmp_path, row):
+    path = tmp_path / "a.csv"
+    path.write_text(f'id,sentence\n1,"a\nb"\n2,c\n{row}\n4,d\n')
+    with pytest.raises(InputError, match=r"a\.csv: broken csv at line 5 \("):
+        common.read_csv(path, ["id", "sentence"], "the list", text="sentence")
 
 
 @pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC"), ("NFC", "NFC")])

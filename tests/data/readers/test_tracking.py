@@ -212,6 +212,7 @@ def test_bad_annotations_of_pictures_are_one_line(tmp_path):
         ("1e20,1,1,1,5,5,1", "row 1 has the frame 1e\\+20"),
         ("1,nan,1,1,5,5,1", "row 1 has the id nan"),
         ("1,1,inf,1,5,5,1", "row 1 has a box that is no number"),
+        ("1,1,1,1,5,5,nan", "row 1 has a score or a visibility that is no finite number"),
         ("1,1,1", "line 1 .* needs at least 6 numbers"),
         ("eins,1,1,1,5,5,1", "line 1 .* needs at least 6 numbers"),
     ],

@@ -9,7 +9,7 @@ from jaxvl.core.errors import InputError
 from jaxvl.data import mocap
 from jaxvl.data.readers.skeletons.plain import read_files
 from jaxvl.data.skeletons import HUMANOID16, normalise
-from jaxvl.data.synthetic import actions
+from jaxvl.data.synthetic import actions, on_disk, patterns
 from jaxvl.ops import kinematics
 from tests.tiny import quiet
 
@@ -117,3 +117,21 @@ def test_a_world_is_written_once_and_read_back(tmp_path):
 def test_worlds_that_there_are_not(fields):
     with pytest.raises(InputError, match="action world: "):
         actions.ActionWorld(**fields)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b"\xff", b"[" * 100_000])
+def test_a_damaged_description_of_a_world_is_one_line(tmp_path, content):
+    worlds = {
+        "actions": lambda root: actions.ensure_world(actions.ActionWorld(), root),
+        "patterns": lambda root: patterns.ensure_world(patterns.PatternWorld(), root),
+        "sprites": lambda root: on_disk._claim(root, {"hash": "x"}),
+    }
+    for (name, ensure), file in zip(worlds.items(), (actions.WORLD_FILE, patterns.WORLD_FILE, on_disk.STAMP)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_bytes(content)
+        with pytest.raises(InputError, match=f"{name}/{file}: .*folder") as line:
+            ensure(tmp_path / name)
+        assert "\n" not in str(line.value)
+    (tmp_path / on_disk.TRUTH).write_bytes(content or b"\n")
+    with pytest.raises(InputError, match="damaged; delete"):
+        on_disk.read_truth(tmp_path)

@@ -61,10 +61,9 @@ def read_image_folder(
     name: what reports call the set (default: the folder's name). classes: the class folders to use, in order of their
         labels; by default all, sorted. inner: folders that may stand between `root` and the classes, the first that
         exists is taken (Office-31 has `images` in some copies).
-    Files of 0 bytes and class folders without a picture are skipped with a reason; files that are no pictures are
-    ignored. Raises InputError: no such folder, no class folders (pictures lying in `root` itself are named as the
-    reason), a missing class, two class folders
-    whose names differ in Unicode form alone, no picture.
+    Files of 0 bytes, links to nothing and class folders without a picture are skipped with a reason; files that are no
+    pictures are ignored. Raises InputError: no such folder, no class folders (pictures lying in `root` itself are named
+    as the reason), a missing class, two class folders whose names differ in Unicode form alone, no picture.
     """
     top = os.fspath(root)
     if not os.path.isdir(top):
@@ -86,7 +85,9 @@ def read_image_folder(
             skipped.append((folder, "class folder without a picture"))
         for path in files:
             image_id = os.path.relpath(path, top)
-            if os.path.getsize(path) == 0:
+            if not os.path.exists(path):
+                skipped.append((image_id, "a link to nothing"))
+            elif os.path.getsize(path) == 0:
                 skipped.append((image_id, "file of 0 bytes"))
             else:
                 images.append(LabelledImage(path, label, image_id))
@@ -113,7 +114,8 @@ def class_folders(root: str | os.PathLike) -> dict[str, str]:
     nothing but that.
     """
     with os.scandir(root) as entries:
-        names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith((".", "__MACOSX")))
+        named = [e for e in entries if not e.name.startswith((".", "__MACOSX"))]
+    names = sorted(e.name for e in named if os.path.isdir(e.path))  # of links in a circle `is_dir` raises
     found: dict[str, str] = {}
     for name in names:
         composed = unicodedata.normalize("NFC", name)

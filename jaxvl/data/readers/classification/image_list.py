@@ -32,8 +32,8 @@ def read_image_list(
     classes: name of each label; by default the folder of each label's pictures where every label has one of its own,
         else the numbers. one_based: labels count from 1 (PACS). strict: a missing file is an error.
     Names may differ in Unicode form from those on disk. Files that are not there are reported, files of 0 bytes
-    skipped. Raises InputError: a line without a label, a label out of range
-    (with the line's number), an empty list, no picture at all.
+    skipped, and so are further labels of a file that has one. Raises InputError: a line without a label, a label out of
+    range (with the line's number), an empty list, no picture at all.
     """
     file, top = os.fspath(list_file), os.fspath(root)
     rows = parse_list(file, one_based)
@@ -43,10 +43,12 @@ def read_image_list(
         more = "" if one_based else "; lists that count from 1 need one_based"
         raise InputError(f"{file}: line {high[2]}: label {shown}, but there are {len(names)} classes{more}")
     images, missing, skipped = [], [], []
-    on_disk = NamesOnDisk()
+    on_disk, first = NamesOnDisk(), {relative: label for relative, label, _ in reversed(rows)}
     for relative, label, _ in rows:
         path = on_disk.find(os.path.join(top, relative))
-        if path is None or not os.path.isfile(path):
+        if label != first[relative]:
+            skipped.append((relative, "listed again with another label"))
+        elif path is None or not os.path.isfile(path):
             missing.append(relative)
         elif os.path.getsize(path) == 0:
             skipped.append((relative, "file of 0 bytes"))

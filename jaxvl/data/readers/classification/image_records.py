@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jaxvl.core.errors import BadMedia, InputError
+from jaxvl.core.errors import DAMAGE, BadMedia, InputError
 from jaxvl.data import images
 from jaxvl.data.readers.classification.image_arrays import ArrayPicture
 from jaxvl.data.readers.classification.image_folder import LabelledImage
@@ -38,7 +38,7 @@ def load_picture(picture: Picture) -> Image.Image:
         with Image.open(io.BytesIO(picture.jpegs[0])) as image:
             image.load()
             return images.to_rgb(image)
-    except (OSError, SyntaxError, ValueError) as error:
+    except DAMAGE as error:
         raise BadMedia(picture.path, f"broken JPEG: {error}") from error
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxvl.core.errors import InputError
+from jaxvl.core.errors import DAMAGE, InputError
 from jaxvl.data.readers.common import Report, read_json
 
 VERSION = 1
@@ -290,7 +290,7 @@ class Questions(Sequence):
             groups = {name: tuple(tuple(v) for v in values) for name, values in content["groups"].items()}
             if len(columns["question"]) != content["count"]:
                 raise ValueError("its columns are of another length")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except DAMAGE as error:
             raise InputError(
                 f"{folder}: damaged table of questions ({error}); delete it to have it made again"
             ) from error

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxvl.core.errors import InputError
+from jaxvl.core.errors import DAMAGE, InputError
 from jaxvl.data.readers.common import Report, read_json
 from jaxvl.data.skeletons import SKELETONS, Skeleton
 
@@ -92,7 +92,7 @@ class ClipStore(Sequence):
             self._offsets = columns["offset"]
             if len(self.columns["label"]) != content["count"]:
                 raise ValueError("its shards hold another number of sequences than it says")
-        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        except DAMAGE as error:
             raise InputError(f"{self.folder}: damaged skeleton sequences ({error}); have them made again") from error
 
     def __len__(self) -> int:
@@ -151,7 +151,7 @@ def map_member(path: str | os.PathLike, member: str) -> np.ndarray:
             lengths = np.frombuffer(file.read(4), "<u2")
         begin = info.header_offset + 30 + int(lengths.sum()) + header
         return np.memmap(path, dtype, "r", begin, shape)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except DAMAGE as error:
         raise InputError(f"{os.fspath(path)}: {member} cannot be read ({error}); copy the file again") from error
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxvl.core.errors import BadMedia, InputError
+from jaxvl.core.errors import DAMAGE, BadMedia, InputError
 from jaxvl.data.readers.common import Report, near, walk_folders
 from jaxvl.data.readers.skeletons.clips import UNKNOWN, SkeletonClip, SkeletonReading
 from jaxvl.data.readers.skeletons.ntu_classes import NAMES
@@ -70,6 +70,10 @@ def read_clips(path: str | os.PathLike, skeleton: Skeleton, track_gaps: str = "o
     return [dataclasses.replace(clip, name=f"{name}/{clip.name}") for clip in found]
 
 
+FARTHEST = 1e4
+"""Metres. What is farther is another unit, or damage, and no float32 could turn it."""
+
+
 def as_bodies(values: Any, skeleton: Skeleton, name: str) -> np.ndarray:
     """`[M, F, J, 3]`, or `[F, J, 3]` of one body, as float32, without frames that nobody is in; NaN: absent. Raises
     BadMedia."""
@@ -83,8 +87,9 @@ def as_bodies(values: Any, skeleton: Skeleton, name: str) -> np.ndarray:
         raise BadMedia(name, f"joints of shape {list(bodies.shape)}, not {wants}")
     if len(bodies) > BODIES:
         raise BadMedia(name, f"{len(bodies)} bodies; at most {BODIES} are read")
-    with np.errstate(over="ignore"):
-        bodies = trimmed(bodies.astype(np.float32))
+    if (far := bodies[np.abs(bodies) > FARTHEST]).size:  # of a NaN nothing is true
+        raise BadMedia(name, f"a joint is at {far[0]:g} m; joints are in metres, NaN where a body is absent")
+    bodies = trimmed(bodies.astype(np.float32))
     if not len(bodies):
         raise BadMedia(name, "no frame has a body")
     return bodies[:, present_frames(bodies).any(axis=0)]
@@ -215,5 +220,5 @@ def _depth(value: Any) -> int:
 def _npy(name: str) -> np.ndarray:
     try:
         return np.load(name, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except DAMAGE as error:
         raise BadMedia(name, f"no .npy array of numbers ({str(error)[:80]})") from error

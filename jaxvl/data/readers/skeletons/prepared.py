@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from jaxvl.core.errors import InputError
+from jaxvl.core.errors import DAMAGE, InputError
 from jaxvl.core.pickles import NUMPY_ARRAYS, Bounded, NumpyArray, check_opcodes
 from jaxvl.data.readers.common import Report, require_file
 from jaxvl.data.readers.skeletons import clips as store
@@ -83,7 +83,7 @@ def array_clips(
                         about["skipped"].append([name, reason])
                     else:
                         yield SkeletonClip(name, int(label), bodies)
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
+    except DAMAGE as error:
         what = str(error.args[0]) if error.args else type(error).__name__
         raise InputError(
             f"{path}: x_{split} and y_{split} cannot be read ({what}); needs a .npz of x_train, y_train, x_test, y_test"

@@ -231,7 +231,7 @@ def read_mot_results(path: str | os.PathLike) -> MotRows:
 
 def checked(table: np.ndarray, path: str | os.PathLike) -> MotRows:
     """The rows of a table `[n, 9]`. Raises InputError for frames, ids and classes that are no whole numbers, frames
-    below 1, boxes that are no numbers, and an id twice in a frame."""
+    below 1, boxes and scores that are no finite numbers, and an id twice in a frame."""
     name = os.fspath(path)
     for column, what in ((0, "frame"), (1, "id"), (7, "class")):
         good = np.abs(table[:, column]) < 2**31
@@ -244,6 +244,8 @@ def checked(table: np.ndarray, path: str | os.PathLike) -> MotRows:
         raise InputError(f"{name}: row {bad[0] + 1} is of frame {rows.frame[bad[0]] + 1}; frames count from 1")
     if (bad := np.flatnonzero(~np.isfinite(rows.boxes).all(1))).size:
         raise InputError(f"{name}: row {bad[0] + 1} has a box that is no number; fetch the file again")
+    if (bad := np.flatnonzero(~(np.isfinite(rows.score) & np.isfinite(rows.visibility)))).size:
+        raise InputError(f"{name}: row {bad[0] + 1} has a score or a visibility that is no finite number")
     known_ids = rows.track_id >= 0
     pairs = np.stack([rows.frame[known_ids], rows.track_id[known_ids]], 1)
     values, counts = np.unique(pairs, axis=0, return_counts=True)

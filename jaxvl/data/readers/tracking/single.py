@@ -19,9 +19,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from jaxvl.core.errors import InputError
+from jaxvl.core.errors import DAMAGE, InputError
 from jaxvl.data.readers.common import first_few, near, read_ids, read_text
 from jaxvl.data.readers.tracking.tables import finite_boxes, read_flags, read_table
 from jaxvl.data.readers.tracking.tracks import Frames, TrackReading, TracksBuilder, list_frames
@@ -221,7 +221,7 @@ def picture_size(frames: Frames) -> tuple[int, int]:
     try:
         with Image.open(path) as image:  # the header alone is read
             return image.size
-    except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError):
+    except (*DAMAGE, Image.DecompressionBombError):
         return 0, 0  # its own turn in training or evaluation names it
 
 
