@@ -100,7 +100,12 @@ def test_one_object_follows_what_the_network_says():
         described = np.full(16, len(state.boxes) + 1.0)
         state = follower.answer(state, frame, {"box": corners, "score": np.float32(1), "described": described})
         assert state.tracker.vector.tolist() == [1.0] * 16  # that of the first frame, kept
-    scores = follower.compute({("sot", "ball"): follower.end(state)})
+    followed = follower.end(state)
+    assert (followed.seconds > 0).all()
+    assert follower.artifacts({("sot", "ball"): followed}).keys() == {"sot/ball"}  # times would differ from run to run
+    c.data.sot_test = "got10k"
+    assert follower.artifacts({("sot", "ball"): followed})["sot_seconds/ball"].shape == (FRAMES,)
+    scores = follower.compute({("sot", "ball"): followed})
     assert scores["ao"] == pytest.approx(1, abs=1e-6)
     assert scores["precision"] == 1
     assert scores["ao_first_box"] < 0.6

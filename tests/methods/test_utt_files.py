@@ -121,8 +121,14 @@ def test_forms_of_the_benchmarks(tmp_path):
 
     boxes = np.array([[1, 2, 3, 4], [1.5, 2, 3, 4.25]])
     rows = np.array([[1, 5, 0, 0, 10, 20, 0.5], [1, 3, 7, 8, 10, 20, 1]])
-    tracks = {"sot": {"GOT-10k_Test_000001": boxes}, "mot": {"MOT20-04": rows}}
-    results.write_submission(tracks, Sets, tmp_path)
+    name = "GOT-10k_Test_000001"
+    tracks = {"sot": {name: boxes}, "mot": {"MOT20-04": rows}, "sot_seconds": {name: np.array([0.25, 1 / 3])}}
+    np.savez(
+        tmp_path / "test.npz", **{f"{k.partition('_')[0]}/{k}/{n}": v for k, d in tracks.items() for n, v in d.items()}
+    )
+    results.write_submission(results.read_tracks(tmp_path / "test.npz"), Sets, tmp_path)
+    seconds = (tmp_path / f"got10k/{name}/{name}_time.txt").read_text()
+    assert seconds == "0.25000000\n0.33333333\n"
     got = (tmp_path / "got10k/GOT-10k_Test_000001/GOT-10k_Test_000001_001.txt").read_text()
     assert got == "1.00,2.00,3.00,4.00\n1.50,2.00,3.00,4.25\n"
     assert (tmp_path / "mot20/MOT20-04.txt").read_text() == (

@@ -9,6 +9,7 @@ detections are not the network's own.
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,12 +30,14 @@ from jaxvl.metrics.single_object import Followed
 
 @dataclasses.dataclass
 class One:
-    """Between two frames of one object: the tracker, and all boxes so far."""
+    """Between two frames of one object: the tracker, all boxes so far, and how long each took; asked: when."""
 
     tracker: Single
     boxes: list[np.ndarray] = dataclasses.field(default_factory=list)
     truth: list[np.ndarray] = dataclasses.field(default_factory=list)
     visible: list[bool] = dataclasses.field(default_factory=list)
+    seconds: list[float] = dataclasses.field(default_factory=list)
+    asked: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +58,7 @@ class FollowOne(Follower):
 
     def ask(self, state: One, frame: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """The crop around the last box."""
+        state.asked = time.perf_counter()
         seen, at = state.tracker.look(frame["image"])
         vector = state.tracker.vector
         vector = np.zeros(self.config.model.dim, np.float32) if vector is None else vector
@@ -69,11 +73,12 @@ class FollowOne(Follower):
         state.boxes.append(np.array(state.tracker.box))
         state.truth.append(np.asarray(frame["box"], np.float64))
         state.visible.append(bool(frame.get("visible", True)))
+        state.seconds.append(time.perf_counter() - state.asked)
         return state
 
     def end(self, state: One) -> Followed:
         """All boxes."""
-        return Followed(np.stack(state.boxes), np.stack(state.truth), np.array(state.visible))
+        return Followed(np.stack(state.boxes), np.stack(state.truth), np.array(state.visible), np.array(state.seconds))
 
     def compute(self, acc: Mapping[tuple[str, str], Followed]) -> dict[str, float]:
         """Success and precision (LaSOT, TrackingNet), average overlap (GOT-10k), and the average overlap of boxes that
@@ -90,8 +95,13 @@ class FollowOne(Follower):
         }
 
     def artifacts(self, acc: Mapping[tuple[str, str], Followed]) -> dict[str, np.ndarray]:
-        """Boxes of each sequence, `sot/NAME` `[T, 4]`: left, top, width, height."""
-        return {f"sot/{name}": s.predicted for (_, name), s in acc.items()}
+        """Boxes of each sequence, `sot/NAME` `[T, 4]`: left, top, width, height. For GOT-10k, whose server asks for it,
+        also `sot_seconds/NAME` `[T]`: from the crop of a frame to its box, which is the time of all sequences that are
+        followed at once."""
+        found = {f"sot/{name}": s.predicted for (_, name), s in acc.items()}
+        if self.config.data.sot_test == "got10k":
+            found |= {f"sot_seconds/{name}": s.seconds for (_, name), s in acc.items()}
+        return found
 
 
 @dataclasses.dataclass

@@ -14,20 +14,22 @@ from jaxvl.data.readers.tracking.mot import DETECTORS, PEDESTRIAN, MotRows, writ
 from jaxvl.data.readers.tracking.tables import read_table
 
 TASKS = ("sot", "mot")
+KINDS = (*TASKS, "sot_seconds")
+"""What an evaluation keeps; see `evaluators`."""
 
 
 def read_tracks(path: Path) -> dict[str, dict[str, np.ndarray]]:
-    """`WORKDIR/eval/SPLIT.npz` -> task -> sequence -> rows, as `evaluators` keep them. Raises InputError."""
+    """`WORKDIR/eval/SPLIT.npz` -> one of `KINDS` -> sequence -> rows, as `evaluators` keep them. Raises InputError."""
     if not path.is_file():
         raise InputError(f"{path}: no such file; `jaxvl evaluate` writes it")
     found: dict[str, dict[str, np.ndarray]] = {}
     with np.load(path) as file:
         for key in file.files:
             parts = key.split("/")
-            task = parts[0]
-            if task in TASKS and len(parts) > 1:  # behind the name of the evaluator, where there are two of them
-                name = "/".join(parts[2:] if len(parts) > 2 and parts[1] == task else parts[1:])
-                found.setdefault(task, {})[name] = file[key]
+            if len(parts) > 2 and parts[0] in TASKS and parts[1] in KINDS:
+                parts = parts[1:]  # behind the name of the evaluator, where there are two of them
+            if parts[0] in KINDS and len(parts) > 1:
+                found.setdefault(parts[0], {})["/".join(parts[1:])] = file[key]
     if not found:
         raise InputError(f"{path}: holds no tracks; evaluate again")
     return found
@@ -37,8 +39,8 @@ def write_submission(tracks: Mapping[str, Mapping[str, np.ndarray]], data: Any, 
     """Writes a file a sequence in the form that its benchmark takes, below `folder/SET`; data: `config.data`.
 
     One object: `left, top, width, height` a line, tabs (LaSOT, TrackingNet, OTB, the last from 1), or commas in
-    `NAME/NAME_001.txt` (GOT-10k). All objects: MOTChallenge's rows in `NAME.txt`, for MOT17 under the names of all
-    three detectors.
+    `NAME/NAME_001.txt` with the seconds of each frame in `NAME/NAME_time.txt` (GOT-10k). All objects: MOTChallenge's
+    rows in `NAME.txt`, for MOT17 under the names of all three detectors.
     """
     written: list[Path] = []
     for name, boxes in tracks.get("sot", {}).items():
@@ -49,6 +51,10 @@ def write_submission(tracks: Mapping[str, Mapping[str, np.ndarray]], data: Any, 
         shown = boxes + ([1, 1, 0, 0] if data.sot_test == "otb100" else 0)
         write_text(path, "".join(between.join(f"{v:.2f}" for v in box) + "\n" for box in shown))
         written.append(path)
+        if name in tracks.get("sot_seconds", {}):
+            path = top / name / f"{name}_time.txt"
+            write_text(path, "".join(f"{v:.8f}\n" for v in tracks["sot_seconds"][name]))
+            written.append(path)
     for name, rows in tracks.get("mot", {}).items():
         stem, _, end = name.rpartition("-")
         names = [f"{stem}-{d}" for d in DETECTORS] if end in DETECTORS else [name]
