@@ -4,6 +4,7 @@ of `benchmarks.speed.utt`. Bilinear samples go through `grid_sample`, assignment
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -12,7 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import nn
 
 from benchmarks.speed.torch_resnet import ResNet
-from jaxvl.methods.utt.model import STRIDES, UTTConfig
+from jaxvl.methods.utt.model import UTTConfig
 
 LARGEST_GROWTH = 4.135166556742356  # log 62.5
 
@@ -22,7 +23,7 @@ def clones(make, count: int) -> nn.ModuleList:
 
 
 def roi_align(cells: torch.Tensor, boxes: torch.Tensor, scale: float, size: int) -> torch.Tensor:
-    """`[B, C, H, W]`, corners `[B, N, 4]` -> `[B, N, size², C]`, two samples a side of every bin, no gradient to boxes."""
+    """`[B, C, H, W]`, corners `[B, N, 4]` -> `[B, N, size², C]`, two samples a side of a bin, boxes get no gradient."""
     batch, _, height, width = cells.shape
     low, high = boxes.detach()[..., :2] * scale - 0.5, boxes.detach()[..., 2:] * scale - 0.5
     inner = (torch.arange(2 * size) + 0.5) / (2 * size)
@@ -216,7 +217,7 @@ class UTT(nn.Module):
         sizes = [d, d, d // 2, d // 4, d // 8]
         convs = {
             f"conv{i + 1}": nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU())
-            for i, (a, b) in enumerate(zip(sizes, sizes[1:]))
+            for i, (a, b) in enumerate(itertools.pairwise(sizes))
         }
         self.sot_proposal = holder(**convs, conv5=nn.Conv2d(d // 8, 2, 1))
         hidden = lambda: nn.Sequential(nn.Linear(d, d, bias=False), nn.LayerNorm(d), nn.ReLU())  # noqa: E731

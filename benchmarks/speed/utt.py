@@ -244,8 +244,8 @@ def main() -> None:
     rows = [game.row() for game in games]
     note = (
         f"Below 1 jaxvl is faster. float32, no dropout, {args.rounds} interleaved rounds, PyTorch {torch.__version__} "
-        f"(`grid_sample` for its samples, scipy for its assignments). ResNet-18, C {args.dim}, six iterations, Deformable "
-        f"DETR of 3 + 3 layers with 100 queries. {quiet}"
+        f"(`grid_sample` for its samples, scipy for its assignments). ResNet-18, C {args.dim}, six iterations, "
+        f"Deformable DETR of 3 + 3 layers with 100 queries. {quiet}"
     )
     name = "speed_utt_cpu_seconds" if args.cpu_seconds else "speed_utt"
     title = "CPU seconds of UTT and of PyTorch" if args.cpu_seconds else "Speed of UTT against PyTorch"

@@ -35,5 +35,6 @@ def get_config():
     )
     c.data.world = {"num_train": 40, "num_test": 8, "frames": 60, "image_size": 64, "objects": (2, 4)}
     c.eval.mot.update({"short": 64, "longest": 64, "max_tracks": 12, "max_detections": 16})
+    c.eval.mot.beside = ("released", "byte")
     c.eval.split = "test"
     return c

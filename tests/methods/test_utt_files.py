@@ -180,6 +180,24 @@ def test_everything_with_detections_of_ones_own(model, video, detections, tmp_pa
     assert model.track(video, detections=more, tracker="released").left_out == 3  # one of frame 3 is a seventh
 
 
+def test_one_object_among_all_others(model, video, detections, tmp_path, capsys):
+    out, box = tmp_path / "o", "40,30,10,14"
+    args = ("--video", video, "--detections", detections, "--tracker", "released", "--out", out, "--no-video")
+    said = predict(model, capsys, *args, "--box", box, "--all")
+    assert said["task"] == "all"
+    assert [o["id"] for o in said["objects"]] == [1, 2, 3]
+    target, square = said["objects"][0], said["objects"][1]
+    assert target["boxes"][0] == [40, 30, 10, 14]
+    assert target["frames"] == list(range(FRAMES))
+    plain = predict(model, capsys, *args)  # the others are what they are without it
+    np.testing.assert_allclose(square["boxes"], plain["objects"][0]["boxes"])
+    moved = model.track(video, box=(40, 30, 10, 14), everything=True, least_score=1.0)  # with its own detector
+    assert moved.identities == [1]
+    assert np.abs(np.diff(moved.boxes, axis=0)).max() > 0
+    np.testing.assert_allclose(moved.boxes, target["boxes"], atol=0.02)
+    assert "give --box" in refused(model, "--video", video, "--all")
+
+
 def test_the_command_itself(run, video, detections, capsys):
     capsys.readouterr()
     words = [
@@ -278,7 +296,8 @@ def test_a_movie_of_changing_frames_keeps_its_times(tmp_path):
         (("--box", "70,5,9,9"), "lies outside of the first frame, which is 64x48"),
         (("--box", "5,5,0,9"), "has no area"),
         (("--box", "5,5,9"), "needs four numbers x,y,w,h"),
-        (("--box", "5,5,9,9", "--detections", "x.txt"), "leave --box out"),
+        (("--box", "5,5,9,9", "--detections", "x.txt"), "leave --box out, or add --all"),
+        (("--box", "70,5,9,9", "--all"), "lies outside of the first frame"),
         (("--detections", "nowhere.txt"), "no such file"),
         (("--tracker", "sort"), "none of transformer, released, byte"),
         (("--start", "9"), "no frame lies between 9 and inf s"),

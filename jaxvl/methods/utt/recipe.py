@@ -96,6 +96,7 @@ def base() -> ConfigDict:
     }
     c.eval.mot = {
         "tracker": "transformer",  # or released, byte
+        "beside": (),  # other trackers that are scored on the same detections: released, byte
         "detections": "own",  # 'public': those of the set's det.txt; 'truth': the true boxes
         "max_tracks": 100,  # N
         "max_detections": 100,
@@ -168,6 +169,7 @@ FIELDS = {
     "eval.sot.guard": real(0, 1),
     "eval.sot.exclude_invalid": flag(),
     "eval.mot.tracker": choice(of="jaxvl.methods.utt.association:TRACKERS"),
+    "eval.mot.beside": many(choice("released", "byte")),
     "eval.mot.detections": choice("own", "public", "truth"),
     "eval.mot.max_tracks": whole(1, 4096),
     "eval.mot.max_detections": whole(1, 4096),

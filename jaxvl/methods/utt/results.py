@@ -88,6 +88,8 @@ PERCENT = (
     *("auc", "op50", "op75", "precision", "norm_precision", "ao", "sr50", "sr75", "ao_first_box"),
     *("mota", "motp", "idf1", "idp", "idr", "hota", "deta", "assa"),
 )
+BESIDE = ("released", "byte")
+"""Trackers that may be scored beside the config's, `byte_mota`."""
 NAMES = {
     "auc": "success (AUC)",
     "op50": "overlap > .5",
@@ -114,9 +116,13 @@ def results_tables(metrics: Mapping[str, float]) -> list[tuple[str, list[str], l
         if not own:
             continue
         rows = [[NAMES.get(k, k.upper()), round(100 * own[k], 2)] for k in PERCENT if k in own]
-        rest = [
-            [NAMES.get(k, k), int(v)] for k, v in own.items() if k not in PERCENT and k not in ("sequences", "skipped")
-        ]
+        beside = [k for k in own if k.partition("_")[0] in BESIDE]
+        told = {*PERCENT, *beside, "sequences", "skipped"}
+        rest = [[NAMES.get(k, k), int(v)] for k, v in own.items() if k not in told]
+        for key in beside:
+            tracker, _, kind = key.partition("_")
+            value = round(100 * own[key], 2) if kind in PERCENT else int(own[key])
+            rest.append([f"{NAMES.get(kind, kind.upper())}, linked by {tracker!r}", value])
         sequences = f"{title}: {int(own.get('sequences', 0))} sequences"
         tables.append((sequences, ["", "percent or count"], [*rows, *rest], ""))
     return tables
