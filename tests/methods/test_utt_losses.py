@@ -200,6 +200,22 @@ def test_turns_and_modes():
     assert method.build(c).objectives.keys() == method.build(c).batch_spec.keys() == {"sot"}
     c.model.proposal_decoder = False
     assert method.batch_spec(c)["sot"]["start"].shape == (64, 3, 4)
+    c.model.update({"mode": "mix", "proposal_decoder": True, "zero_grad_updates": False})
+    c.data.mot_buckets = ((544, 928), (640, 1088))
+    built = method.build(c)
+    assert list(built.objectives) == ["sot", "mot_544x928", "mot_640x1088", "mot_800x1344"]
+    assert built.batch_spec["mot_544x928"]["search_image"].shape == (16, 544, 928, 3)
+    odd = [built.objective_at(step) for step in range(1, 2 * 11 * 4, 2)]
+    counts = {name: odd.count(name) / 4 for name in built.objectives}
+    assert counts == {"sot": 0, "mot_544x928": 3, "mot_640x1088": 3, "mot_800x1344": 5}  # of eleven short sides
+    assert len(set(odd[:3])) == 3  # spread
+    assert {built.objective_at(step) for step in range(0, 40, 2)} == {"sot"}
+    paths = ("detector/query_pos", "corner/conv5/bias", "track/box5/out/kernel")
+    assert [built.objectives["mot_544x928"].trains_path(p) for p in paths] == [True, False, True]
+    c.data.mot_buckets = ((900, 1600),)
+    with pytest.raises(InputError, match=r"mot_buckets: no short side .* belongs to \(900, 1600\)"):
+        method.build(c)
+    c.data.mot_buckets = ()
     c.model.mode = "both"
     with pytest.raises(InputError, match="mode: 'both'"):
         method.build(c)
