@@ -24,9 +24,9 @@ def config(**mot):
 
 
 def world():
-    """Three boxes (left, top, width, height) that move slowly: `[FRAMES, 3, 4]`."""
+    """Three boxes (left, top, width, height) that move slowly, the last one in from outside: `[FRAMES, 3, 4]`."""
     start, speed = (
-        np.array([[5, 5, 12, 16], [40, 10, 14, 14], [20, 35, 16, 12.0]]),
+        np.array([[5, 5, 12, 16], [40, 10, 14, 14], [-6, 35, 16, 12.0]]),
         np.array([[1, 0.5], [0.5, 1], [1, 0]]),
     )
     return np.stack([np.concatenate([start[:, :2] + f * speed, start[:, 2:]], 1) for f in range(FRAMES)])

@@ -230,9 +230,9 @@ class FollowAll(Follower):
         if state.target is not None:
             state.target.box = clipped(outputs["tracks"][state.asked] / state.scale, *old[:2])
         objects = state.tracker.update(found, Predicted(moved, belief))
-        state.found.append(frame_of(objects, *old[:2]))
+        state.found.append(frame_of(objects))
         for other, frames in state.beside.values():
-            frames.append(frame_of(other.update(found), *old[:2]))
+            frames.append(frame_of(other.update(found)))
         state.scores.append(np.array([o.score for o in objects]))
         state.truth.append(frame.get("truth"))
         return state
@@ -260,9 +260,9 @@ class FollowAll(Follower):
         return {f"mot/{name}": rows_of(s.found, s.scores) for (_, name), s in acc.items()}
 
 
-def frame_of(objects: Sequence[Object], height: int, width: int) -> Frame:
-    """Objects of a frame, their boxes clipped to it: left, top, width, height."""
-    corners = np.array([clipped(o.box, height, width) for o in objects]).reshape(-1, 4)
+def frame_of(objects: Sequence[Object]) -> Frame:
+    """Objects of a frame: left, top, width, height. Boxes may leave the frame, as true ones of MOTChallenge do."""
+    corners = np.array([o.box for o in objects], np.float64).reshape(-1, 4)
     shape = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)
     return Frame(np.array([o.id for o in objects], int), shape)
 
