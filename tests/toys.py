@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -74,6 +76,31 @@ def contrastive(batch=BATCH, whole_loss=False):
         predict=lambda v, b: {"out": b["test"]["x"] @ v["params"]["left"]["kernel"][:, :4]},
         evaluators={"mean": MeanEvaluator()},
     )
+
+
+def in_turns():
+    """Two objectives in turns, each with a stream of its own, on one set of weights."""
+    one = contrastive()
+
+    def of(stream):
+        return Objective(
+            encode=lambda p, m, b, r, s: encode(p, m, {"train": b[stream]}, r, s), head=head, streams=(stream,)
+        )
+
+    tasks = ("first", "second")
+    return dataclasses.replace(
+        one,
+        batch_spec={task: spec() for task in tasks},
+        objectives={task: of(task) for task in tasks},
+        pick=lambda step: tasks[step % 2],
+    )
+
+
+def in_turns_data(make=None):
+    """Both streams; what differs is how many records they have."""
+    data = toy_data()
+    train = {task: Examples(Rows(n), make or make_row, row_id, BATCH) for task, n in (("first", 64), ("second", 48))}
+    return dataclasses.replace(data, train=train)
 
 
 class MeanEvaluator(Evaluator):

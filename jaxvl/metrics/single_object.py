@@ -19,11 +19,13 @@ NEAR, NEAR_NORMALISED = 20, 20
 
 
 class Followed(NamedTuple):
-    """One sequence. predicted, truth: `[T, 4]`; visible: `[T]` bool, or None where a set does not say."""
+    """One sequence. predicted, truth: `[T, 4]`; visible: `[T]` bool, or None where a set does not say; seconds: `[T]`
+    that each frame took, or None."""
 
     predicted: np.ndarray
     truth: np.ndarray
     visible: np.ndarray | None = None
+    seconds: np.ndarray | None = None
 
 
 def overlap(a: np.ndarray, b: np.ndarray, pixel: float = 0.0) -> np.ndarray:
@@ -42,8 +44,9 @@ def success(sequences: Mapping[str, Followed], exclude_invalid: bool = False) ->
     `precision` (centre within 20 pixels), `norm_precision` (within .2 of the true size).
 
     The first prediction is replaced by the truth; one without area repeats the last. A frame without target is never a
-    hit, but stays in the denominator; its normalised distance is one unless `visible` says otherwise. exclude_invalid:
-    such frames are left out, as in LaSOT's own toolkit.
+    hit, but stays in the denominator; its normalised distance is one where the true box alone is empty (OTB,
+    TrackingNet), and none where `visible` says that the target is gone (LaSOT). exclude_invalid: such frames are left
+    out, as in LaSOT's own toolkit.
     """
     rows = [_curves(s, exclude_invalid) for s in sequences.values()]
     over, near, scaled = (np.mean([r[i] for r in rows], 0) for i in range(3))
@@ -60,16 +63,15 @@ def _curves(sequence: Followed, exclude_invalid: bool) -> tuple[np.ndarray, np.n
     predicted = filled(sequence.predicted, sequence.truth)
     truth = np.asarray(sequence.truth, np.float64)
     there = (truth[:, 2:] > 0).all(1)
-    unseen = ~there if sequence.visible is None else ~(there & np.asarray(sequence.visible, bool))
+    said = np.ones(len(truth), bool) if sequence.visible is None else np.asarray(sequence.visible, bool)
+    unseen = ~(there & said)
     shared = overlap(predicted, truth, pixel=1.0)
     centre = lambda x: x[:, :2] + 0.5 * (x[:, 2:] - 1)  # noqa: E731
     gap = centre(predicted) - centre(truth)
     distance = np.hypot(*gap.T)
     with np.errstate(divide="ignore", invalid="ignore"):
         scaled = np.hypot(*(gap / truth[:, 2:]).T)
-    scaled = np.where(there, scaled, -1.0)
-    if sequence.visible is not None:
-        scaled = np.where(unseen, np.inf, scaled)
+    scaled = np.where(said, np.where(there, scaled, -1.0), np.inf)
     shared, distance = np.where(unseen, -1.0, shared), np.where(unseen, np.inf, distance)
     if exclude_invalid and not unseen.all():
         shared, distance, scaled = shared[~unseen], distance[~unseen], scaled[~unseen]

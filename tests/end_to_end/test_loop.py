@@ -51,9 +51,9 @@ def test_run_leaves_what_the_design_promises(whole):
     assert rows[24] < rows[1]
 
 
-def start(workdir, steps=24, pause=0.15):
+def start(workdir, steps=24, pause=0.15, *more):
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.end_to_end.kill_child", str(workdir), str(steps), str(pause)],
+        [sys.executable, "-m", "tests.end_to_end.kill_child", str(workdir), str(steps), str(pause), *more],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
@@ -87,6 +87,25 @@ def test_five_kills_change_no_loss(whole, tmp_path):
     assert losses(tmp_path) == losses(whole[0])
     kept = [json.loads((p / "eval" / "test.json").read_text())["metrics"] for p in (tmp_path, whole[0])]
     assert kept[0] == kept[1]
+
+
+def test_a_kill_in_the_middle_of_two_tasks_in_turns_changes_no_loss(tmp_path):
+    """It goes on at an odd step, with the second task and with the very next batches of both."""
+    config = toys.toy_config(steps=9, checkpoint_every=5, log_every=1)
+    train.train(config, tmp_path / "whole", method=toys.in_turns(), data=toys.in_turns_data(), say=quiet)
+    whole, killed = losses(tmp_path / "whole"), tmp_path / "killed"
+    child = start(killed, 9, 0.01, "turns")
+    wait_for_step(killed, 6, child)
+    while not (killed / "checkpoints" / "5").is_dir():  # it is written beside the training
+        time.sleep(0.02)
+    child.kill()
+    child.wait()
+    child = start(killed, 9, 0, "turns")
+    out = child.communicate(timeout=120)[0]
+    assert child.returncode == 0, out
+    assert "resuming at step 5" in out
+    assert losses(killed) == whole
+    assert sorted(whole) == list(range(1, 10))
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])

@@ -262,7 +262,8 @@ def published(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"mot_train": ("mot16", "crowdhuman"), "mot_test": "mot16", "sot_test": "otb100"}]
+    "changes",
+    [{"mot_buckets": ((44, 80),)}, {"mot_train": ("mot16", "crowdhuman"), "mot_test": "mot16", "sot_test": "otb100"}],
 )
 def test_published_layouts_give_the_promised_batches(published, tmp_path, changes):
     config = small(published, **changes)
@@ -270,6 +271,11 @@ def test_published_layouts_give_the_promised_batches(published, tmp_path, change
     for stream, spec in batch_spec(config).items():
         batch = next(pipeline.train_batches(found.train[stream], seed=0, num_threads=0))
         check_batch(batch, spec, stream)
+        if config.data.mot_buckets and stream != "sot":  # short sides 40 and 48
+            limits = {"mot_44x80": (0, 40), "mot_64x96": (41, 48)}[stream]
+            short = batch["search_size"].min(1)
+            assert ((limits[0] < short) | (batch["search_size"].max(1) == spec["search_pad"].shape[2])).all()
+            assert (short <= limits[1]).all()
         again = next(pipeline.train_batches(found.train[stream], seed=0, num_threads=0))
         np.testing.assert_array_equal(next(iter(batch.values())), next(iter(again.values())))
         assert len(pickle.loads(pickle.dumps(found.train[stream])).source) == 8  # as worker processes get it

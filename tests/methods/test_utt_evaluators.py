@@ -7,6 +7,7 @@ import pytest
 
 from jaxvl.core.errors import InputError
 from jaxvl.methods.utt import recipe
+from jaxvl.methods.utt.association import Detections, tracker_of
 from jaxvl.methods.utt.evaluators import FollowAll, FollowOne, placed, rows_of
 from jaxvl.metrics.multi_object import Truth
 
@@ -23,9 +24,9 @@ def config(**mot):
 
 
 def world():
-    """Three boxes (left, top, width, height) that move slowly: `[FRAMES, 3, 4]`."""
+    """Three boxes (left, top, width, height) that move slowly, the last one in from outside: `[FRAMES, 3, 4]`."""
     start, speed = (
-        np.array([[5, 5, 12, 16], [40, 10, 14, 14], [20, 35, 16, 12.0]]),
+        np.array([[5, 5, 12, 16], [40, 10, 14, 14], [-6, 35, 16, 12.0]]),
         np.array([[1, 0.5], [0.5, 1], [1, 0]]),
     )
     return np.stack([np.concatenate([start[:, :2] + f * speed, start[:, 2:]], 1) for f in range(FRAMES)])
@@ -62,6 +63,30 @@ def test_perfect_detections_are_scored_as_perfect(tracker):
     assert (rows[0, 0], rows[-1, 0]) == (1, FRAMES)
 
 
+def test_other_trackers_are_scored_on_the_same_detections():
+    follower, state = FollowAll(config(beside=("released", "byte"))), None
+    alone = {name: tracker_of(name) for name in ("released", "byte")}
+    for number, frame in enumerate(frames()):
+        state = state or follower.begin("mot", frame)
+        row = follower.ask(state, frame)
+        lost = {**frame, "given": frame["given"][: 3 - (number == 5)]}  # one is missed once
+        outputs = {"found": row["given"], "described": np.ones((6, 16)), "tracks": row["boxes"], "scores": np.ones(6)}
+        state = follower.answer(state, lost, outputs)
+        for name, tracker in alone.items():
+            tracker.proposals()
+            count = len(lost["given"])
+            seen = tracker.update(Detections(row["given"][:count] / SCALE, np.ones(count), np.ones((count, 16))))
+            assert [o.id for o in seen] == state.beside[name][1][-1].ids.tolist()
+    scores = follower.compute({("mot", "street"): follower.end(state)})
+    assert scores["fn"] == 1
+    assert scores["byte_ids"] == scores["released_ids"] == 0
+    assert scores["byte_idf1"] == pytest.approx(2 * 35 / (2 * 35 + 1), abs=0.03)
+    c = config(beside=("byte",))
+    c.model.output_score = True
+    with pytest.raises(InputError, match="beside: 'byte' asks the network"):
+        FollowAll(c).begin("mot", next(frames()))
+
+
 def test_more_tracks_than_places_are_cut_and_empty_frames_pass():
     follower = FollowAll(config(max_tracks=2))
     first = next(frames())
@@ -82,6 +107,20 @@ def test_more_tracks_than_places_are_cut_and_empty_frames_pass():
     assert rows_of(state.found, state.scores).shape == (3, 7)
 
 
+def test_predicted_boxes_are_clipped_to_the_frame_that_is_there():
+    follower = FollowAll(config())
+    first = next(frames())
+    state = follower.begin("mot", first)
+    row = follower.ask(state, first)
+    outputs = {"found": row["given"], "scores": np.ones(6), "described": np.ones((6, 16)), "tracks": row["boxes"]}
+    state = follower.answer(state, first, outputs)
+    wide = {**first, "image": np.zeros((HEIGHT, 3 * WIDTH, 3), np.uint8), "given": np.zeros((0, 4))}
+    row = follower.ask(state, wide)
+    far = np.tile(np.array([200.0, 10, 220, 40]) * state.scale, (3, 1))  # beyond the first frame's width
+    state = follower.answer(state, wide, {**outputs, "found": row["given"], "tracks": far})
+    np.testing.assert_allclose(state.tracker.tracks[0].box, [200, 10, 220, 40])
+
+
 def test_one_object_follows_what_the_network_says():
     c = config()
     follower, boxes, state = FollowOne(c), world()[:, 0], None
@@ -100,7 +139,12 @@ def test_one_object_follows_what_the_network_says():
         described = np.full(16, len(state.boxes) + 1.0)
         state = follower.answer(state, frame, {"box": corners, "score": np.float32(1), "described": described})
         assert state.tracker.vector.tolist() == [1.0] * 16  # that of the first frame, kept
-    scores = follower.compute({("sot", "ball"): follower.end(state)})
+    followed = follower.end(state)
+    assert (followed.seconds > 0).all()
+    assert follower.artifacts({("sot", "ball"): followed}).keys() == {"sot/ball"}  # times would differ from run to run
+    c.data.sot_test = "got10k"
+    assert follower.artifacts({("sot", "ball"): followed})["sot_seconds/ball"].shape == (FRAMES,)
+    scores = follower.compute({("sot", "ball"): followed})
     assert scores["ao"] == pytest.approx(1, abs=1e-6)
     assert scores["precision"] == 1
     assert scores["ao_first_box"] < 0.6

@@ -121,8 +121,14 @@ def test_forms_of_the_benchmarks(tmp_path):
 
     boxes = np.array([[1, 2, 3, 4], [1.5, 2, 3, 4.25]])
     rows = np.array([[1, 5, 0, 0, 10, 20, 0.5], [1, 3, 7, 8, 10, 20, 1]])
-    tracks = {"sot": {"GOT-10k_Test_000001": boxes}, "mot": {"MOT20-04": rows}}
-    results.write_submission(tracks, Sets, tmp_path)
+    name = "GOT-10k_Test_000001"
+    tracks = {"sot": {name: boxes}, "mot": {"MOT20-04": rows}, "sot_seconds": {name: np.array([0.25, 1 / 3])}}
+    np.savez(
+        tmp_path / "test.npz", **{f"{k.partition('_')[0]}/{k}/{n}": v for k, d in tracks.items() for n, v in d.items()}
+    )
+    results.write_submission(results.read_tracks(tmp_path / "test.npz"), Sets, tmp_path)
+    seconds = (tmp_path / f"got10k/{name}/{name}_time.txt").read_text()
+    assert seconds == "0.25000000\n0.33333333\n"
     got = (tmp_path / "got10k/GOT-10k_Test_000001/GOT-10k_Test_000001_001.txt").read_text()
     assert got == "1.00,2.00,3.00,4.00\n1.50,2.00,3.00,4.25\n"
     assert (tmp_path / "mot20/MOT20-04.txt").read_text() == (
@@ -184,6 +190,24 @@ def test_everything_with_detections_of_ones_own(model, video, detections, tmp_pa
     assert model.track(video, detections=more, tracker="released").left_out == 3  # one of frame 3 is a seventh
     more.write_text(detections.read_text() + "2,-1,1e30,1,5,5,1\n3,-1,1,-40,5,5,1\n3,-1,-3,1,5,5,1\n")
     assert model.track(video, detections=more, tracker="released").left_out == 2  # outside; the third shows in part
+
+
+def test_one_object_among_all_others(model, video, detections, tmp_path, capsys):
+    out, box = tmp_path / "o", "40,30,10,14"
+    args = ("--video", video, "--detections", detections, "--tracker", "released", "--out", out, "--no-video")
+    said = predict(model, capsys, *args, "--box", box, "--all")
+    assert said["task"] == "all"
+    assert [o["id"] for o in said["objects"]] == [1, 2, 3]
+    target, square = said["objects"][0], said["objects"][1]
+    assert target["boxes"][0] == [40, 30, 10, 14]
+    assert target["frames"] == list(range(FRAMES))
+    plain = predict(model, capsys, *args)  # the others are what they are without it
+    np.testing.assert_allclose(square["boxes"], plain["objects"][0]["boxes"])
+    moved = model.track(video, box=(40, 30, 10, 14), everything=True, least_score=1.0)  # with its own detector
+    assert moved.identities == [1]
+    assert np.abs(np.diff(moved.boxes, axis=0)).max() > 0
+    np.testing.assert_allclose(moved.boxes, target["boxes"], atol=0.02)
+    assert "give --box" in refused(model, "--video", video, "--all")
 
 
 def test_the_command_itself(run, video, detections, capsys):
@@ -284,7 +308,8 @@ def test_a_movie_of_changing_frames_keeps_its_times(tmp_path):
         (("--box", "70,5,9,9"), "lies outside of the first frame, which is 64x48"),
         (("--box", "5,5,0,9"), "has no area"),
         (("--box", "5,5,9"), "needs four numbers x,y,w,h"),
-        (("--box", "5,5,9,9", "--detections", "x.txt"), "leave --box out"),
+        (("--box", "5,5,9,9", "--detections", "x.txt"), "leave --box out, or add --all"),
+        (("--box", "70,5,9,9", "--all"), "lies outside of the first frame"),
         (("--detections", "nowhere.txt"), "no such file"),
         (("--tracker", "sort"), "none of transformer, released, byte"),
         (("--start", "9"), "no frame lies between 9 and inf s"),

@@ -3,6 +3,8 @@ invariants."""
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,10 +20,21 @@ UNIT = [0.0, 0, 1, 1]
 ALL = jnp.ones(1, bool)
 
 
+PLACES = 3
+box_terms = functools.partial(jax.jit, static_argnames="fallback")(losses.box_terms)
+track_loss = jax.jit(losses.track_loss)
+score_loss = jax.jit(losses.score_loss)
+detection_loss = jax.jit(losses.detection_loss)
+
+
 def terms(predicted, truth, counts=None, fallback="sample"):
-    predicted, truth = jnp.array(predicted, jnp.float32), jnp.array(truth, jnp.float32)
-    counts = jnp.ones(len(predicted), bool) if counts is None else jnp.array(counts)
-    l1, off = losses.box_terms(predicted, truth, counts, fallback)
+    """Of up to three boxes; places beyond do not count."""
+    n = len(predicted)
+    given = np.zeros((2, PLACES, 4), np.float32)
+    given[:, :n] = predicted, truth
+    there = np.zeros(PLACES, bool)
+    there[:n] = True if counts is None else counts
+    l1, off = box_terms(*given, there, fallback=fallback)
     return float(l1), float(off)
 
 
@@ -44,17 +57,17 @@ def test_swapped_corners_cost_one_box_or_as_released_all():
     assert terms([UNIT, swapped], [UNIT, UNIT])[1] == pytest.approx(0.5)
     assert terms([UNIT, swapped], [UNIT, UNIT], fallback="batch")[1] == pytest.approx(1.0)
     assert terms([UNIT, swapped], [UNIT, UNIT], [True, False], "batch")[1] == pytest.approx(0.0, abs=1e-6)
-    grads = jax.grad(lambda p: losses.box_terms(p, jnp.array([UNIT]), ALL)[1])(jnp.array([swapped]))
-    np.testing.assert_array_equal(grads, 0)
-    empty = jnp.array([[0.5, 0.5, 0.5, 0.5]])
-    assert np.isfinite(jax.grad(lambda p: sum(losses.box_terms(p, empty, ALL)))(empty)).all()
+    grad = jax.jit(jax.grad(lambda p, t, weight: weight @ jnp.stack(losses.box_terms(p, t, ALL))))
+    np.testing.assert_array_equal(grad(np.array([swapped]), np.array([UNIT]), np.array([0.0, 1])), 0)
+    empty = np.array([[0.5, 0.5, 0.5, 0.5]])
+    assert np.isfinite(grad(empty, empty, np.ones(2))).all()
     with pytest.raises(InputError, match="giou_fallback: 'none'"):
         terms([UNIT], [UNIT], fallback="none")
 
 
 def test_track_loss_is_the_mean_over_predictions():
     predicted = jnp.array([[UNIT], [[1.0, 0, 2, 1]]])
-    loss, last = losses.track_loss(predicted, jnp.array([UNIT]), ALL)
+    loss, last = track_loss(predicted, jnp.array([UNIT]), ALL)
     assert float(loss) == pytest.approx((0 + 5 * 1 + 2 * 1) / 2)
     assert float(last["giou"]) == pytest.approx(1)
 
@@ -65,14 +78,15 @@ def test_focal_at_even_odds():
 
 def test_score_target_is_one_in_the_middle_and_zero_outside():
     truth = jnp.array([0.0, 0, 10, 10])
-    at = lambda x, y: float(losses.score_target(jnp.array([x - 1.0, y - 1, x + 1, y + 1]), truth))  # noqa: E731
+    target = jax.jit(losses.score_target)
+    at = lambda x, y: float(target(np.array([x - 1.0, y - 1, x + 1, y + 1]), truth))  # noqa: E731
     assert at(5, 5) == pytest.approx(1)
     assert at(2.5, 5) == pytest.approx((2.5 / 7.5) ** 0.5)
     assert at(12, 5) == 0
     far = jnp.array([[[20.0, 20, 21, 21]]])
-    assert float(losses.score_loss(jnp.zeros((1, 1)), far, truth[None], ALL)) == 0  # skipped while boxes are lost
+    assert float(score_loss(jnp.zeros((1, 1)), far, truth[None], ALL)) == 0  # skipped while boxes are lost
     near = jnp.array([[[1.0, 1, 9, 9]]])
-    assert float(losses.score_loss(jnp.zeros((1, 1)), near, truth[None], ALL)) == pytest.approx(np.log(2))
+    assert float(score_loss(jnp.zeros((1, 1)), near, truth[None], ALL)) == pytest.approx(np.log(2))
 
 
 def numpy_detection(logits, boxes, truth, label, present):
@@ -115,16 +129,16 @@ def test_detection_loss_agrees_with_numpy_and_scipy():
     truth, label = rng.uniform(0.2, 0.6, (3, 4, 4)), rng.integers(0, 2, (3, 4))
     present = np.array([[True, True, False, True], [False] * 4, [True] * 4])
     given = [jnp.asarray(x, jnp.float32) for x in (logits, boxes, truth)]
-    loss, _ = losses.detection_loss(*given, jnp.asarray(label, jnp.int32), jnp.asarray(present))
+    loss, _ = detection_loss(*given, jnp.asarray(label, jnp.int32), jnp.asarray(present))
     assert float(loss) == pytest.approx(numpy_detection(logits, boxes, truth, label, present), rel=1e-4)
-    none, _ = losses.detection_loss(*given, jnp.asarray(label, jnp.int32), jnp.zeros((3, 4), bool))
+    none, _ = detection_loss(*given, jnp.asarray(label, jnp.int32), jnp.zeros((3, 4), bool))
     want = numpy_detection(logits, boxes, truth, label, np.zeros((3, 4), bool))
     assert float(none) == pytest.approx(want, rel=1e-4)
 
 
 def test_objects_are_found_again_by_their_identity():
     first, second = jnp.array([[7, 3, 9, 0]]), jnp.array([[3, 7, 0, 0]])
-    index, there = proposals.common(
+    index, there = jax.jit(proposals.common)(
         first, jnp.array([[True, True, True, False]]), second, jnp.array([[True] * 2 + [False] * 2])
     )
     assert there.tolist() == [[True, True, False, False]]
@@ -132,7 +146,7 @@ def test_objects_are_found_again_by_their_identity():
     detections = jnp.arange(20.0).reshape(1, 5, 4)
     near, truth = 100 + jnp.arange(16.0).reshape(1, 4, 4), 200 + jnp.arange(16.0).reshape(1, 4, 4)
     match = jnp.array([[4, 0, 2, -1]])
-    p = proposals.place(detections, match, near, truth, index, there)
+    p = jax.jit(proposals.place)(detections, match, near, truth, index, there)
     assert p.marked.tolist() == [[True, False, False, False, True]]
     np.testing.assert_array_equal(p.boxes[0], [near[0, 0], *detections[0, 1:4], near[0, 1]])
     np.testing.assert_array_equal(p.truth[0, 4], truth[0, 1])
@@ -141,7 +155,7 @@ def test_objects_are_found_again_by_their_identity():
 
 def test_noisy_boxes_are_whole_pixels_near_the_truth():
     truth = jnp.tile(jnp.array([[10.0, 20, 50, 90], [100, 100, 104, 103]]), (200, 1))
-    near = np.asarray(proposals.noisy(jax.random.key(0), truth, 0.1))
+    near = np.asarray(jax.jit(proposals.noisy)(jax.random.key(0), truth, 0.1))
     np.testing.assert_array_equal(near, np.round(near))
     a, b = near, np.asarray(truth)
     common = np.maximum(np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]), 0).prod(1)
@@ -186,6 +200,22 @@ def test_turns_and_modes():
     assert method.build(c).objectives.keys() == method.build(c).batch_spec.keys() == {"sot"}
     c.model.proposal_decoder = False
     assert method.batch_spec(c)["sot"]["start"].shape == (64, 3, 4)
+    c.model.update({"mode": "mix", "proposal_decoder": True, "zero_grad_updates": False})
+    c.data.mot_buckets = ((544, 928), (640, 1088))
+    built = method.build(c)
+    assert list(built.objectives) == ["sot", "mot_544x928", "mot_640x1088", "mot_800x1344"]
+    assert built.batch_spec["mot_544x928"]["search_image"].shape == (16, 544, 928, 3)
+    odd = [built.objective_at(step) for step in range(1, 2 * 11 * 4, 2)]
+    counts = {name: odd.count(name) / 4 for name in built.objectives}
+    assert counts == {"sot": 0, "mot_544x928": 3, "mot_640x1088": 3, "mot_800x1344": 5}  # of eleven short sides
+    assert len(set(odd[:3])) == 3  # spread
+    assert {built.objective_at(step) for step in range(0, 40, 2)} == {"sot"}
+    paths = ("detector/query_pos", "corner/conv5/bias", "track/box5/out/kernel")
+    assert [built.objectives["mot_544x928"].trains_path(p) for p in paths] == [True, False, True]
+    c.data.mot_buckets = ((900, 1600),)
+    with pytest.raises(InputError, match=r"mot_buckets: no short side .* belongs to \(900, 1600\)"):
+        method.build(c)
+    c.data.mot_buckets = ()
     c.model.mode = "both"
     with pytest.raises(InputError, match="mode: 'both'"):
         method.build(c)

@@ -300,7 +300,7 @@ def utt() -> Tiny:
         ("precision.matmul=highest", "train.steps=100", "train.clip_norm=1.0", "optim.main.schedule=constant",
          "optim.main.lr=3e-3", "optim.main.eps=1e-4", "mesh.data=-1", "model.depth=18", "model.blocks=(1,1)",
          "model.width=8", "model.dim=32", "model.heads=2", "model.ff_dim=16", "model.iterations=1",
-         "model.pool=3", "model.box_layers=1", "model.decoder_layers=1", "model.proposal_min_side=4.0",
+         "model.pool=3", "model.box_layers=0", "model.decoder_layers=1", "model.proposal_min_side=4.0",
          "model.track_level=0", "model.detector=dense",
          "model.detector_level=0", "model.detector_layers=1", "model.classes=1", "model.class_offset=0",
          "model.dropout=0.0", "data.frames=2", "data.crop_size=32", "data.mot_size=(32,32)", "data.max_objects=3",

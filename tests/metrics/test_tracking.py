@@ -113,7 +113,8 @@ def loops(sequences, exclude):
             shares.append(w * h / (p[2] * p[3] + g[2] * g[3] - w * h) if shown else -1)
             d = [p[k] + (p[k + 2] - 1) / 2 - g[k] - (g[k + 2] - 1) / 2 for k in (0, 1)]
             near.append(np.hypot(*d) if shown else np.inf)
-            scaled.append(np.hypot(d[0] / g[2], d[1] / g[3]) if shown else np.inf)
+            empty = -1 if s.visible[t] else np.inf  # a hit where only the box is empty
+            scaled.append(np.hypot(d[0] / g[2], d[1] / g[3]) if shown else empty)
         levels = [np.mean([x > k / 20 for x in shares]) for k in range(21)]
         rows.append([*levels, np.mean(np.array(near) <= 20), np.mean(np.array(scaled) <= 0.2)])
     mean = np.mean(rows, 0)
@@ -130,7 +131,8 @@ def test_success_and_precision_by_loops(exclude):
         predicted = boxes + rng.normal(0, 9, (n, 4))
         predicted[5, 2] = 0
         visible = rng.random(n) > 0.2
-        boxes[7] = 0
+        boxes[7:9] = 0
+        visible[7:9] = True, False
         sequences[name] = Followed(predicted, boxes, visible)
     got = single_object.success(sequences, exclude)
     want = loops(sequences, exclude)
@@ -147,6 +149,8 @@ def test_frames_without_target():
     assert (unsaid["op50"], unsaid["precision"], unsaid["norm_precision"]) == (0.75, 0.75, 1.0)
     said = single_object.success({"x": Followed(perfect, boxes, boxes[:, 2] > 0)})
     assert (said["op50"], said["norm_precision"]) == (0.75, 0.75)
+    empty = single_object.success({"x": Followed(perfect, boxes, np.ones(4, bool))})  # as OTB's reader gives it
+    assert (empty["op50"], empty["norm_precision"]) == (0.75, 1.0)
     assert single_object.success({"x": Followed(perfect, boxes)}, exclude_invalid=True)["op50"] == 1
     assert single_object.success({"x": Followed(perfect, boxes)})["auc"] == pytest.approx(
         0.75 * 20 / 21

@@ -18,6 +18,7 @@ from jaxvl.core.errors import InputError
 from jaxvl.core.method import Data, Examples
 from jaxvl.verbs import train
 from tests import toys
+from tests.core import test_following
 from tests.methods.tiny import TINY
 from tests.multiprocess.launch import free_port
 
@@ -97,6 +98,15 @@ def methods(folder: str) -> None:
             Path(folder, f"{name}.json").write_text(json.dumps(found))
 
 
+def following(folder: str) -> None:
+    """Seven sequences, one of them torn, followed by eight rows over all devices."""
+    source = test_following.sequences(8, test_following.records(bad=(2,)))
+    metrics, kept, _ = test_following.run(source, {"data": DEVICES, "fsdp": 1, "tensor": 1})
+    if jax.process_index() == 0:
+        found = {"metrics": metrics, "kept": {k: v.tolist() for k, v in kept.items()}}
+        Path(folder, "following.json").write_text(json.dumps(found))
+
+
 def own_rows(batch, mesh):
     """The batch on the devices, of which this process gives its own rows."""
     size = len(jax.tree.leaves(batch)[0])
@@ -115,6 +125,7 @@ def all_of_it(folder: str) -> None:
     toy(str(run / "gone_on"), LONGER)
     toy(str(run / "blocks"), STEPS, data=blocks())
     toy(str(run / "tensor"), STEPS, method=over_tensor(), mesh=TENSOR)
+    following(folder)
     methods(folder)
 
 

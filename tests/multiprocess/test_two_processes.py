@@ -41,6 +41,7 @@ def one(tmp_path_factory):
     shared.toy(folder / "longer", LONGER, data=data)
     shared.toy(folder / "toy", STEPS)
     shared.toy(folder / "blocks", STEPS, data=shared.blocks())
+    shared.following(str(folder))
     shared.methods(str(folder))
     return folder, made
 
@@ -100,6 +101,13 @@ def test_workdirs_that_are_not_one_folder_are_found_before_the_first_step(two):
         assert "process 1 (" in line
         assert "does not see what process 0 (" in line
     assert not (folder / "disk0" / "metrics.jsonl").exists()
+
+
+def test_sequences_are_followed_over_two_processes_as_over_one(one, two):
+    ours, theirs = (json.loads((folder / "following.json").read_text()) for folder in (two[0], one[0]))
+    assert ours == theirs
+    assert ours["metrics"]["skipped"] == 1
+    assert len(ours["kept"]) == 6
 
 
 @pytest.mark.parametrize("name", METHODS)

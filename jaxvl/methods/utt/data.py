@@ -26,6 +26,7 @@ from jaxvl.data.readers.tracking.single import (
     read_trackingnet,
 )
 from jaxvl.data.readers.tracking.tracks import TrackReading, TrackSequence
+from jaxvl.methods.utt.buckets import Bucket, buckets
 from jaxvl.methods.utt.samples import MakeOne, MakePair, sample_id, usable_sequences, usable_tracks
 from jaxvl.metrics.multi_object import Truth
 
@@ -71,9 +72,12 @@ def build_data(config: ConfigDict, workdir: Path, say: Callable[[str], None]) ->
             raise InputError(f"config.data.{task}_train: is empty, but config.model.mode {mode!r} trains on it")
         sets = {name: read_set(config, root, name, "train") for name in wanted}
         reports += [reading.report.line() for reading in sets.values()]
-        make = make_one(config, sets) if task == SOT else make_pair(config, sets)
-        size = d.sot_batch_size if task == SOT else d.mot_batch_size
-        train[task] = Examples(range(d.samples), make, sample_id(task), size)
+        if task == SOT:
+            train[SOT] = Examples(range(d.samples), make_one(config, sets), sample_id(SOT), d.sot_batch_size)
+        else:
+            for stream, bucket in buckets(d).items():
+                make = make_pair(config, sets, bucket)
+                train[stream] = Examples(range(d.samples), make, sample_id(stream), d.mot_batch_size)
         names = [f"{k}/{n}" for k, r in sets.items() if k not in IMAGE_SETS for n in r.tracks.names]
         if line := write_ids(workdir, f"train_{task}", names):
             say(line)
@@ -165,8 +169,8 @@ def make_one(config: ConfigDict, sets: dict[str, TrackReading]) -> MakeOne:
     )  # fmt: skip
 
 
-def make_pair(config: ConfigDict, sets: dict[str, TrackReading]) -> MakePair:
-    """Pairs of frames. Raises InputError where a set has no track that is seen often enough."""
+def make_pair(config: ConfigDict, sets: dict[str, TrackReading], bucket: Bucket) -> MakePair:
+    """Pairs of frames of one size. Raises InputError where a set has no track that is seen often enough."""
     d = config.data
     tracks = [reading.tracks for reading in sets.values()]
     usable = [usable_tracks(t) for t in tracks]
@@ -174,7 +178,7 @@ def make_pair(config: ConfigDict, sets: dict[str, TrackReading]) -> MakePair:
         if not len(numbers):
             raise InputError(f"{name}: no track is visible in more than 2 frames; is its gt.txt whole?")
     return MakePair(
-        sets=tracks, usable=usable, gap=d.max_gap, size=tuple(d.mot_size), short=tuple(d.mot_short),
+        sets=tracks, usable=usable, gap=d.max_gap, size=bucket.size, short=bucket.short,
         longest=d.mot_longest, crop=tuple(d.mot_crop), hflip=d.mot_hflip, min_area=d.min_area,
         max_objects=d.max_objects,
     )  # fmt: skip

@@ -9,8 +9,9 @@ detections are not the network's own.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -20,21 +21,36 @@ from jaxvl.core.errors import InputError
 from jaxvl.core.method import Follower
 from jaxvl.data.crops import fitted_size, resize
 from jaxvl.methods.utt import online
-from jaxvl.methods.utt.association import Byte, Detections, Predicted, Released, Transformer, clipped, tracker_of
+from jaxvl.methods.utt.association import (
+    Byte,
+    Detections,
+    Object,
+    Predicted,
+    Released,
+    Track,
+    Transformer,
+    clipped,
+    tracker_of,
+)
 from jaxvl.methods.utt.single import Single
 from jaxvl.metrics import multi_object, single_object
 from jaxvl.metrics.multi_object import Frame, Truth
 from jaxvl.metrics.single_object import Followed
 
+BESIDE = ("mota", "idf1", "hota", "ids")
+"""Scores of a tracker beside that are kept."""
+
 
 @dataclasses.dataclass
 class One:
-    """Between two frames of one object: the tracker, and all boxes so far."""
+    """Between two frames of one object: the tracker, all boxes so far, and how long each took; asked: when."""
 
     tracker: Single
     boxes: list[np.ndarray] = dataclasses.field(default_factory=list)
     truth: list[np.ndarray] = dataclasses.field(default_factory=list)
     visible: list[bool] = dataclasses.field(default_factory=list)
+    seconds: list[float] = dataclasses.field(default_factory=list)
+    asked: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +71,7 @@ class FollowOne(Follower):
 
     def ask(self, state: One, frame: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """The crop around the last box."""
+        state.asked = time.perf_counter()
         seen, at = state.tracker.look(frame["image"])
         vector = state.tracker.vector
         vector = np.zeros(self.config.model.dim, np.float32) if vector is None else vector
@@ -69,11 +86,12 @@ class FollowOne(Follower):
         state.boxes.append(np.array(state.tracker.box))
         state.truth.append(np.asarray(frame["box"], np.float64))
         state.visible.append(bool(frame.get("visible", True)))
+        state.seconds.append(time.perf_counter() - state.asked)
         return state
 
     def end(self, state: One) -> Followed:
         """All boxes."""
-        return Followed(np.stack(state.boxes), np.stack(state.truth), np.array(state.visible))
+        return Followed(np.stack(state.boxes), np.stack(state.truth), np.array(state.visible), np.array(state.seconds))
 
     def compute(self, acc: Mapping[tuple[str, str], Followed]) -> dict[str, float]:
         """Success and precision (LaSOT, TrackingNet), average overlap (GOT-10k), and the average overlap of boxes that
@@ -90,14 +108,20 @@ class FollowOne(Follower):
         }
 
     def artifacts(self, acc: Mapping[tuple[str, str], Followed]) -> dict[str, np.ndarray]:
-        """Boxes of each sequence, `sot/NAME` `[T, 4]`: left, top, width, height."""
-        return {f"sot/{name}": s.predicted for (_, name), s in acc.items()}
+        """Boxes of each sequence, `sot/NAME` `[T, 4]`: left, top, width, height. For GOT-10k, whose server asks for it,
+        also `sot_seconds/NAME` `[T]`: from the crop of a frame to its box, which is the time of all sequences that are
+        followed at once."""
+        found = {f"sot/{name}": s.predicted for (_, name), s in acc.items()}
+        if self.config.data.sot_test == "got10k":
+            found |= {f"sot_seconds/{name}": s.seconds for (_, name), s in acc.items()}
+        return found
 
 
 @dataclasses.dataclass
 class All:
-    """Between two frames of all objects: the tracker, which of its tracks the network was asked about, what was
-    found."""
+    """Between two frames of all objects: the tracker, which of its tracks the network was asked about, what was found;
+    beside: other trackers of the same detections, with what they found; target: one object that was pointed out, which
+    the network moves among the others and no detection is linked to."""
 
     tracker: Released | Transformer | Byte
     size: tuple[int, int]  # of the pictures that the network sees
@@ -106,6 +130,17 @@ class All:
     found: list[Frame] = dataclasses.field(default_factory=list)
     scores: list[np.ndarray] = dataclasses.field(default_factory=list)
     truth: list[Truth | None] = dataclasses.field(default_factory=list)
+    beside: dict[str, tuple[Released | Byte, list[Frame]]] = dataclasses.field(default_factory=dict)
+    target: Track | None = None
+
+
+class Linked(NamedTuple):
+    """What is kept of a sequence, frame by frame: objects, their scores, the truth, and what other trackers found."""
+
+    found: list[Frame]
+    scores: list[np.ndarray]
+    truth: list[Truth | None]
+    beside: dict[str, list[Frame]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,19 +155,31 @@ class FollowAll(Follower):
         return online.mot_fields(self.config, shape)
 
     def begin(self, stream: str, frame: Mapping[str, Any]) -> All:
-        """Nothing is known."""
+        """Nothing is known. Raises InputError for a tracker beside that asks the network itself."""
         m = self.config.eval.mot
         height, width = frame["image"].shape[:2]
+        beside = {name: (self.tracker(name, height, width), []) for name in m.beside}
+        for name in beside:
+            if name == "transformer" or (name == "byte" and self.config.model.output_score):
+                raise InputError(
+                    f"config.eval.mot.beside: {name!r} asks the network where its own tracks are; name it in "
+                    "config.eval.mot.tracker and evaluate again"
+                )
+        return All(self.tracker(m.tracker, height, width), seen_size(self.config, height, width), beside=beside)
+
+    def tracker(self, name: str, height: int, width: int) -> Released | Transformer | Byte:
+        """A tracker at its first frame, with the config's settings."""
+        m = self.config.eval.mot
         settings: dict[str, Any] = {"detection": m.detection}
-        if m.match:
-            settings |= {"matches": (m.match, 0.5, 0.7)} if m.tracker == "byte" else {"match": m.match}
-        if m.max_age:
+        if m.match and name == m.tracker:
+            settings |= {"matches": (m.match, 0.5, 0.7)} if name == "byte" else {"match": m.match}
+        if m.max_age and name == m.tracker:
             settings["max_age"] = m.max_age
-        if m.tracker == "transformer":
+        if name == "transformer":
             settings |= {"birth": m.birth, "size": (height, width)}
-        if m.tracker == "byte":
+        if name == "byte":
             settings["end_frame_bug"] = m.byte_end_frame_bug
-        return All(tracker_of(m.tracker, **settings), seen_size(self.config, height, width))
+        return tracker_of(name, **settings)
 
     def ask(self, state: All, frame: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """The picture, and the tracks that the tracker proposes."""
@@ -140,8 +187,11 @@ class FollowAll(Follower):
         image, size = placed(frame["image"], height, width)
         old = frame["image"].shape
         state.scale = np.array([size[1] / old[1], size[0] / old[0]] * 2)
-        tracks = state.tracker.proposals()[: m.max_tracks]
+        tracks = state.tracker.proposals()[: m.max_tracks - (state.target is not None)]
+        for other, _ in state.beside.values():
+            other.proposals()
         state.asked = len(tracks)
+        tracks = tracks if state.target is None else [*tracks, state.target]
         boxes = np.tile(np.array([0, 0, 1, 1], np.float32), (m.max_tracks, 1))
         vectors = np.zeros((m.max_tracks, self.config.model.dim), np.float32)
         for i, track in enumerate(tracks):
@@ -154,7 +204,7 @@ class FollowAll(Follower):
             "size": np.array(size, np.float32),
             "boxes": boxes,
             "vectors": vectors,
-            "valid": np.arange(m.max_tracks) < state.asked,
+            "valid": np.arange(m.max_tracks) < len(tracks),
         }
         if m.detections != "own":
             given = np.zeros((m.max_detections, 4), np.float32)
@@ -175,31 +225,46 @@ class FollowAll(Follower):
         found = Detections(boxes[keep], scores[keep], outputs["described"][keep])
         moved = outputs["tracks"][: state.asked] / state.scale
         belief = outputs["track_scores"][: state.asked] if "track_scores" in outputs else None
+        if isinstance(state.tracker, Transformer):
+            state.tracker.size = old[:2]  # a frame may have another size than the one before
+        if state.target is not None:
+            state.target.box = clipped(outputs["tracks"][state.asked] / state.scale, *old[:2])
         objects = state.tracker.update(found, Predicted(moved, belief))
-        corners = np.array([clipped(o.box, *old[:2]) for o in objects]).reshape(-1, 4)
-        shape = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)
-        state.found.append(Frame(np.array([o.id for o in objects], int), shape))
+        state.found.append(frame_of(objects))
+        for other, frames in state.beside.values():
+            frames.append(frame_of(other.update(found)))
         state.scores.append(np.array([o.score for o in objects]))
         state.truth.append(frame.get("truth"))
         return state
 
-    def end(self, state: All) -> tuple[list[Frame], list[np.ndarray], list[Truth | None]]:
+    def end(self, state: All) -> Linked:
         """Objects, their scores, and the truth, frame by frame."""
-        return state.found, state.scores, state.truth
+        beside = {name: frames for name, (_, frames) in state.beside.items()}
+        return Linked(state.found, state.scores, state.truth, beside)
 
-    def compute(self, acc: Mapping[tuple[str, str], Any]) -> dict[str, float]:
-        """CLEAR MOT, IDF1, HOTA over the sequences that have a truth."""
-        known = {
-            name: (truth, found) for (_, name), (found, _, truth) in acc.items() if all(t is not None for t in truth)
-        }
+    def compute(self, acc: Mapping[tuple[str, str], Linked]) -> dict[str, float]:
+        """CLEAR MOT, IDF1, HOTA over the sequences that have a truth; of each tracker beside, `TRACKER_mota`, `_idf1`,
+        `_hota`, `_ids`."""
+        known = {name: s for (_, name), s in acc.items() if all(t is not None for t in s.truth)}
         if not known:
             raise InputError("no sequence with true boxes could be followed; look at the set's test part")
-        scores = multi_object.evaluate(known, self.config.eval.mot.preprocess)
+        use = self.config.eval.mot.preprocess
+        scores = multi_object.evaluate({name: (s.truth, s.found) for name, s in known.items()}, use)
+        for other in self.config.eval.mot.beside:
+            of = multi_object.evaluate({name: (s.truth, s.beside[other]) for name, s in known.items()}, use)
+            scores |= {f"{other}_{key}": of[key] for key in BESIDE}
         return {k: float(v) for k, v in scores.items()} | {"sequences": len(known)}
 
-    def artifacts(self, acc: Mapping[tuple[str, str], Any]) -> dict[str, np.ndarray]:
+    def artifacts(self, acc: Mapping[tuple[str, str], Linked]) -> dict[str, np.ndarray]:
         """Rows (frame from 1, id, left, top, width, height, score) of each sequence, `mot/NAME`."""
-        return {f"mot/{name}": rows_of(found, scores) for (_, name), (found, scores, _) in acc.items()}
+        return {f"mot/{name}": rows_of(s.found, s.scores) for (_, name), s in acc.items()}
+
+
+def frame_of(objects: Sequence[Object]) -> Frame:
+    """Objects of a frame: left, top, width, height. Boxes may leave the frame, as true ones of MOTChallenge do."""
+    corners = np.array([o.box for o in objects], np.float64).reshape(-1, 4)
+    shape = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)
+    return Frame(np.array([o.id for o in objects], int), shape)
 
 
 def rows_of(found: list[Frame], scores: list[np.ndarray]) -> np.ndarray:

@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `jaxvl predict` for this method."""
     parser.add_argument("--video", type=place, metavar="FILE", help="a video file, or a folder of frames")
     parser.add_argument("--box", type=four, metavar="X,Y,W,H", help="follow what is there in the first frame")
+    parser.add_argument("--all", action="store_true", help="with --box: everything else is followed, too")
     text = "boxes of your own detector, MOT text: frame,-1,left,top,width,height,score, from 1"
     parser.add_argument("--detections", type=place, metavar="FILE", help=text)
     parser.add_argument("--start", type=real(0), metavar="S", help="only the part from this second on")
@@ -69,8 +70,8 @@ def run(loaded: Loaded, args: argparse.Namespace, as_json: bool) -> int:
     """Follows, writes the files, prints what was found."""
     say = lambda line: print(printable(line), file=sys.stderr)  # noqa: E731
     if args.submit:
-        if args.video or args.box or args.detections:
-            raise InputError("--submit: writes what an evaluation kept; leave --video, --box and --detections out")
+        if args.video or args.box or args.detections or args.all:
+            raise InputError("--submit: writes what an evaluation kept; leave --video, --box, --all, --detections out")
         tracks = read_tracks(loaded.workdir / "eval" / f"{args.split}.npz")
         written = write_submission(tracks, loaded.config.data, Path(args.submit))
         print(json.dumps({"files": [str(p) for p in written]}) if as_json else f"{len(written)} files in {args.submit}")
@@ -79,13 +80,13 @@ def run(loaded: Loaded, args: argparse.Namespace, as_json: bool) -> int:
         raise InputError("--video: name a video file or a folder of frames")
     found = follow_video(
         loaded, args.video, args.box, args.detections, fps=args.fps, start_s=args.start, end_s=args.end,
-        tracker=args.tracker or "", least_score=args.least_score,
+        tracker=args.tracker or "", least_score=args.least_score, everything=args.all,
     )  # fmt: skip
     if found.left_out:
         say(f"{found.left_out:,} detections were not used: no extent, outside of the video, or too many in a frame")
     name = Path(args.video).name if Path(args.video).is_dir() else Path(args.video).stem
     folder = Path(args.out) if args.out else loaded.workdir / "tracks" / (name or "video")
-    about = described(found, str(args.video), args.box)
+    about = described(found, str(args.video), None if args.all else args.box)
     written = save_all(found, about, args.video, args.fps, folder, not args.no_video, bool(args.out), say)
     if as_json:
         print(json.dumps({**about, "files": {k: str(p) for k, p in written.items()}}))
@@ -203,8 +204,10 @@ class Model(model.Model):
         end_s: float | None = None,
         tracker: str = "",
         least_score: float | None = None,
+        everything: bool = False,
     ) -> Tracked:
-        """Boxes of the object that is at `box` (left, top, width, height) in the first frame, or, without one, of all.
+        """Boxes of the object that is at `box` (left, top, width, height) in the first frame, or, without one, of all;
+        everything: of that object, identity 1, and of all others.
 
         video: a path, or uint8 frames `[T, H, W, 3]` at `fps`. detections: of a detector of your own, a MOT text file,
         in place of the model's. tracker: 'transformer', 'released' or 'byte', by default the config's. Raises BadMedia.
@@ -212,7 +215,7 @@ class Model(model.Model):
         given = inputs.video(video, 0, fps)
         return follow_video(
             self.loaded, given, box, detections, fps=fps, start_s=start_s, end_s=end_s, tracker=tracker,
-            least_score=least_score,
+            least_score=least_score, everything=everything,
         )  # fmt: skip
 
 

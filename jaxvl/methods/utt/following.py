@@ -15,7 +15,7 @@ from jaxvl.core.session import Loaded
 from jaxvl.data.frames import FrameSource
 from jaxvl.data.readers.tracking.mot import MotRows, read_mot_results
 from jaxvl.data.video import VideoFile, open_source, visit_frames
-from jaxvl.methods.utt.association import TRACKERS
+from jaxvl.methods.utt.association import TRACKERS, Track
 from jaxvl.methods.utt.data import corners
 from jaxvl.methods.utt.evaluators import FollowAll, FollowOne
 from jaxvl.methods.utt.single import check_start
@@ -123,29 +123,37 @@ def follow_video(
     end_s: float | None = None,
     tracker: str = "",
     least_score: float | None = None,
+    everything: bool = False,
 ) -> Tracked:
     """Follows the object that is at `box` (left, top, width, height) in the first frame; without one, all objects.
 
-    video: a path or a `FrameSource`. detections: of the user's own detector, a MOT text file or its `MotRows`, in place
+    everything: with a box, all other objects, too: the one at `box` is identity 1 and moves among them in whole frames,
+    by the target transformer alone; a detector that finds it gives it a second identity. video: a path or a
+    `FrameSource`. detections: of the user's own detector, a MOT text file or its `MotRows`, in place
     of the network's. fps: of a folder or array of frames. tracker: another one than `config.eval.mot.tracker`.
     least_score: of a detection, in place of the config's. Raises BadMedia and InputError.
     """
     mode = loaded.config.model.mode
-    if box is not None and detections is not None:
-        raise InputError("--detections: are for following everything; leave --box out")
-    if box is not None and mode == "mot":
+    if everything and box is None:
+        raise InputError(
+            "--all: says that the object of --box is followed among all others; give --box, or leave it out"
+        )
+    one = box is not None and not everything
+    if one and detections is not None:
+        raise InputError("--detections: are for following everything; leave --box out, or add --all")
+    if one and mode == "mot":
         raise InputError("--box: this model was trained on all objects alone (config.model.mode 'mot'); leave it out")
-    if box is None and mode == "sot":
+    if not one and mode == "sot":
         raise InputError("--box: this model follows one object (config.model.mode 'sot'); say where it is at first")
-    if box is None and detections is None and loaded.config.model.detector == "none":
+    if not one and detections is None and loaded.config.model.detector == "none":
         raise InputError("--detections: this model has no detector of its own; give a MOT text file of yours")
     source = open_source(video, fps)
     frames = frames_between(source, start_s, end_s)
-    if box is not None:
+    if one:
         run = _One(loaded, box)
     else:
         given, lost = given_of(detections, len(source.times))
-        run = _All(loaded, given, tracker, least_score)
+        run = _All(loaded, given, tracker, least_score, box)
         run.left_out += lost
     visit_source(source, frames, run.look)
     if run.count != len(frames):
@@ -236,11 +244,19 @@ class _One(_Run):
 
 
 class _All(_Run):
-    def __init__(self, loaded: Loaded, given: MotRows | None, tracker: str, least_score: float | None):
+    def __init__(
+        self,
+        loaded: Loaded,
+        given: MotRows | None,
+        tracker: str,
+        least_score: float | None,
+        box: Sequence[float] | None = None,
+    ):
         super().__init__()
         config = copy.deepcopy(loaded.config)
         with config.unlocked():
             config.eval.mot.detections = "own" if given is None else "public"
+            config.eval.mot.beside = ()
             if tracker:
                 if tracker not in TRACKERS:
                     raise InputError(f"--tracker: {tracker!r} is none of {', '.join(TRACKERS)}")
@@ -248,8 +264,19 @@ class _All(_Run):
             if least_score is not None:
                 config.eval.mot.detection = least_score
                 config.eval.mot.birth = least_score
-        self.loaded, self.given, self.state = loaded, given, None
+        self.loaded, self.given, self.box, self.state = loaded, given, box, None
         self.follower = FollowAll(config)
+
+    def target(self, frame: Mapping[str, Any]) -> Track:
+        """The object that was pointed out, described by the network in the first frame."""
+        box = check_start(self.box, *frame["image"].shape[:2], "--box")
+        config = copy.deepcopy(self.follower.config)
+        with config.unlocked():
+            config.eval.mot.detections = "public"
+        looker = FollowAll(config)
+        shown = {**frame, "given": corners(box)}
+        described = ask(self.loaded, "mot", looker.ask(looker.begin("mot", shown), shown))["described"][0]
+        return Track(0, corners(box)[0], 1.0, described)
 
     def step(self, number: int, picture: np.ndarray) -> None:
         frame: dict[str, Any] = {"image": picture}
@@ -263,8 +290,17 @@ class _All(_Run):
             frame |= {"given": corners(self.given.boxes[here]), "given_scores": self.given.score[here]}
         if self.state is None:
             self.state = self.follower.begin("mot", frame)
+            target = None if self.box is None else self.target(frame)
+        else:
+            target = self.state.target
         out = ask(self.loaded, "mot", self.follower.ask(self.state, frame))
         self.state = self.follower.answer(self.state, frame, out)
-        self.keep(number, self.state.found[-1].ids, self.state.found[-1].boxes, self.state.scores[-1])
+        found, scores = self.state.found[-1], self.state.scores[-1]
+        ids, boxes = found.ids, found.boxes
+        if target is not None:
+            self.state.target = target  # from the second frame on it moves
+            shape = np.concatenate([target.box[:2], target.box[2:] - target.box[:2]])
+            ids, boxes, scores = np.append(1, ids + 1), np.vstack([shape, boxes]), np.append(1.0, scores)
+        self.keep(number, ids, boxes, scores)
         for kept in (self.state.found, self.state.scores, self.state.truth):
             kept.clear()

@@ -2,11 +2,13 @@
 weights.
 
 Batches (B rows): stream `sot`: images `[B, T, S, S, 3]`, pad, boxes `[B, T, 4]`, ref `[B]`, the frame that shows the
-target. Stream `mot`: two pictures, `template_*` and `search_*`, see `batch_spec`.
+target. Stream `mot`: two pictures, `template_*` and `search_*`, see `batch_spec`. Pairs of several sizes are as many
+streams and objectives, see `buckets`.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,6 +22,7 @@ from jaxvl.core.errors import InputError
 from jaxvl.core.method import Aux, Method, Objective
 from jaxvl.core.state import flatten, merge
 from jaxvl.methods.utt import losses, online, proposals
+from jaxvl.methods.utt.buckets import buckets, turns
 from jaxvl.methods.utt.model import PYRAMID, UTT, UTTConfig, normalized
 from jaxvl.ops import boxes as box
 
@@ -54,7 +57,8 @@ def build(config: ConfigDict) -> Method:
     """`config -> Method`; the fields are described in `recipe`."""
     cfg, m = model_config(config), config.model
     model = UTT(cfg)
-    tasks = ("sot", "mot") if m.mode == "mix" else (m.mode,)
+    sizes = buckets(config.data) if m.mode != "sot" else {}
+    cycle = turns(sizes) if sizes else ()
 
     def init(rng, batch):
         del batch
@@ -103,9 +107,9 @@ def build(config: ConfigDict) -> Method:
         found = out["boxes"][0 if cfg.proposal_decoder else 1 :, :, 0] / size
         return {"boxes": found} | ({"scores": out["scores"][..., 0]} if cfg.output_score else {})
 
-    def mot(params, mutables, batch, rng, step):
+    def mot(params, mutables, batch, rng, step, stream):
         del step
-        b = batch["mot"]
+        b = batch[stream]
         keys = jax.random.split(rng, 3)
         still = jax.lax.stop_gradient(params)
         first, stats = run(look_at_template, still, mutables["batch_stats"], keys[0], b)
@@ -173,20 +177,28 @@ def build(config: ConfigDict) -> Method:
         out = module.track(maps, vectors, start, key_mask, True)
         return out | ({"logits": found["logits"], "detections": found["boxes"]} if found else {})
 
+    tasks = {"sot": "sot"} if m.mode != "mot" else {}
+    tasks |= dict.fromkeys(sizes, "mot")
     objectives = {
         name: Objective(
-            {"sot": sot, "mot": mot}[name],
-            trains=".*" if m.zero_grad_updates else trained_by(cfg, m.mot_target_grad, name),
+            sot if task == "sot" else functools.partial(mot, stream=name),
+            trains=".*" if m.zero_grad_updates else trained_by(cfg, m.mot_target_grad, task),
             streams=(name,),
         )
-        for name in tasks
+        for name, task in tasks.items()
     }
+
+    def pick(step: int) -> str:
+        if m.mode == "mix":
+            return "sot" if step % 2 == 0 else cycle[step // 2 % len(cycle)]
+        return cycle[step % len(cycle)]
+
     return Method(
         name="utt",
-        batch_spec={name: batch_spec(config)[name] for name in tasks},
+        batch_spec={name: spec for name, spec in batch_spec(config).items() if name in tasks},
         init=init,
         objectives=objectives,
-        pick=(lambda step: tasks[step % 2]) if len(tasks) > 1 else None,
+        pick=pick if len(tasks) > 1 else None,
         predict=online.predictor(model, config),
         evaluators=online.evaluators(config, cfg),
     )
@@ -231,9 +243,12 @@ def used_by_sot(cfg: UTTConfig, stats: Mapping[str, jax.Array]) -> dict[str, jax
 
 
 def batch_spec(config: ConfigDict) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
-    """Fields of both streams. sot: T crops of side S; pad True outside of the image; boxes corners in pixels of the
-    crop; start, only without proposal decoder: the box that each crop was cut around. mot: a pair of pictures padded
-    right and below; at most M objects each, `valid` where there is one; size (height, width) without padding."""
+    """Fields of the streams: `sot`, and one for each size of pairs (`buckets`).
+
+    sot: T crops of side S; pad True outside of the image; boxes corners in pixels of the crop; start, only without
+    proposal decoder: the box that each crop was cut around. mot: a pair of pictures padded right and below; at most M
+    objects each, `valid` where there is one; size (height, width) without padding.
+    """
     d, m = config.data, config.model
     shape = jax.ShapeDtypeStruct
     b, t, s = d.sot_batch_size, d.frames, d.crop_size
@@ -245,14 +260,16 @@ def batch_spec(config: ConfigDict) -> dict[str, dict[str, jax.ShapeDtypeStruct]]
     }
     if not m.proposal_decoder:
         sot["start"] = shape((b, t, 4), jnp.float32)
-    b, (h, w), n = d.mot_batch_size, d.mot_size, d.max_objects
-    one = {
-        "image": shape((b, h, w, 3), jnp.uint8),
-        "pad": shape((b, h, w), jnp.bool_),
-        "boxes": shape((b, n, 4), jnp.float32),
-        "valid": shape((b, n), jnp.bool_),
-        "track_id": shape((b, n), jnp.int32),
-        "size": shape((b, 2), jnp.float32),
-    }
-    mot = {f"{frame}_{name}": value for frame in ("template", "search") for name, value in one.items()}
-    return {"sot": sot, "mot": mot}
+    specs, b, n = {"sot": sot}, d.mot_batch_size, d.max_objects
+    for stream, bucket in buckets(d).items():
+        h, w = bucket.size
+        one = {
+            "image": shape((b, h, w, 3), jnp.uint8),
+            "pad": shape((b, h, w), jnp.bool_),
+            "boxes": shape((b, n, 4), jnp.float32),
+            "valid": shape((b, n), jnp.bool_),
+            "track_id": shape((b, n), jnp.int32),
+            "size": shape((b, 2), jnp.float32),
+        }
+        specs[stream] = {f"{frame}_{name}": value for frame in ("template", "search") for name, value in one.items()}
+    return specs

@@ -76,6 +76,7 @@ def base() -> ConfigDict:
         "brightness": 0.2,  # largest relative change
         "hflip": 0.5,
         "mot_size": (800, 1344),  # height and width that a pair is padded to
+        "mot_buckets": (),  # more such sizes: each takes the short sides that fit into it, and compiles once
         "mot_short": (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800),  # drawn for each pair
         "mot_longest": 1333,
         "mot_crop": (800, 1000, 1200),  # short sides of half of the pairs, which are cropped first; (): none
@@ -96,6 +97,7 @@ def base() -> ConfigDict:
     }
     c.eval.mot = {
         "tracker": "transformer",  # or released, byte
+        "beside": (),  # other trackers that are scored on the same detections: released, byte
         "detections": "own",  # 'public': those of the set's det.txt; 'truth': the true boxes
         "max_tracks": 100,  # N
         "max_detections": 100,
@@ -158,6 +160,7 @@ FIELDS = {
     "data.brightness": real(0, 1),
     **{f"data.{n}": real(0, 1) for n in PROBABILITIES},
     "data.mot_size": many(whole(32, 8192), 2, 2),
+    "data.mot_buckets": many(many(whole(32, 8192), 2, 2)),
     "data.mot_short": many(whole(16, 8192), 1),
     "data.mot_longest": whole(16, 8192),
     "data.mot_crop": many(whole(16, 8192)),
@@ -168,6 +171,7 @@ FIELDS = {
     "eval.sot.guard": real(0, 1),
     "eval.sot.exclude_invalid": flag(),
     "eval.mot.tracker": choice(of="jaxvl.methods.utt.association:TRACKERS"),
+    "eval.mot.beside": many(choice("released", "byte")),
     "eval.mot.detections": choice("own", "public", "truth"),
     "eval.mot.max_tracks": whole(1, 4096),
     "eval.mot.max_detections": whole(1, 4096),
