@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxvl.data.skeletons import H36M16
 from jaxvl.nn.batch_norm import BatchNorm
+from jaxvl.nn.dropout import Dropout
 
 JOINTS = len(H36M16)
 kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -78,7 +79,7 @@ class Layer(nn.Module):
         for i in (1, 2):
             y = Dense(c.width, c, self.bias, self.start, name=f"dense{i}")(y)
             y = nn.relu(batch_norm(c, f"bn{i}")(y, train))
-            y = nn.Dropout(c.dropout)(y, deterministic=not train)
+            y = Dropout(c.dropout)(y, deterministic=not train)
         return x + y
 
 
@@ -95,7 +96,7 @@ class Residual(nn.Module):
         c, plain = self.config, self.config.lifter == "mlp"
         start = kaiming_normal if plain and c.start == "published" else torch_uniform
         y = Dense(c.width, c, plain, start, name="in")(x.reshape(len(x), -1))
-        y = nn.Dropout(c.dropout)(nn.relu(batch_norm(c, "in_bn")(y, train)), deterministic=not train)
+        y = Dropout(c.dropout)(nn.relu(batch_norm(c, "in_bn")(y, train)), deterministic=not train)
         for i in range(c.stages):
             y = Layer(c, plain, start, name=f"stage{i}")(y, train)
         y = Dense(3 * (JOINTS - 1), c, start=start, name="out")(y).astype(jnp.float32)
@@ -152,7 +153,7 @@ class Unit(nn.Module):
         """`[B, 16, in] -> [B, 16, width]`."""
         c = self.config
         y = nn.relu(batch_norm(c, "bn")(SemGraphConv(c.width, c, name="gconv")(x), train))
-        return nn.Dropout(c.dropout)(y, deterministic=not train)
+        return Dropout(c.dropout)(y, deterministic=not train)
 
 
 class Pair(nn.Module):
