@@ -19,7 +19,7 @@ spec.loader.exec_module(build)
 TABLES = {
     **{"centerclip": "text to video", "drdr": "Accuracy per domain", "slimclr": "linear probe"},
     **{"mist": "Accuracy by global", "afe_cnn": "Accuracy of each class"},
-    **{"utt": "One object, followed from its first box"},
+    **{"utt": "One object, followed from its first box", "posegu": "Errors of lifted poses"},
 }
 """What the results table of each notebook's method is called."""
 each_script = pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)

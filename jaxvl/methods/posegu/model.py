@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 
 import flax.linen as nn
 import jax
@@ -17,10 +16,11 @@ import numpy as np
 
 from jaxvl.data.skeletons import H36M16
 from jaxvl.nn.batch_norm import BatchNorm
+from jaxvl.nn.dropout import Dropout
+from jaxvl.nn.initializers import torch_uniform, xavier_uniform
 
 JOINTS = len(H36M16)
 kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,39 +46,39 @@ def batch_norm(config: LifterConfig, name: str) -> BatchNorm:
 
 
 class Dense(nn.Module):
-    """A layer with PyTorch's start: `kernel [in, out]` by `start`, `bias` U(±1/sqrt(in))."""
+    """A layer whose bias starts as PyTorch's, and its `kernel [in, out]` likewise, or by Kaiming."""
 
     features: int
     config: LifterConfig
     bias: bool = True
-    start: nn.initializers.Initializer = torch_uniform
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[..., in] -> [..., features]`."""
         size, dtype = x.shape[-1], jnp.dtype(self.config.dtype)
-        kernel = self.param("kernel", self.start, (size, self.features), jnp.float32)
+        kaiming = self.config.lifter == "mlp" and self.config.start == "published"
+        start = kaiming_normal if kaiming else torch_uniform(size)
+        kernel = self.param("kernel", start, (size, self.features), jnp.float32)
         y = x.astype(dtype) @ kernel.astype(dtype)
         if self.bias:
-            y += self.param("bias", within(size**-0.5), (self.features,), jnp.float32).astype(dtype)
+            y += self.param("bias", torch_uniform(size), (self.features,), jnp.float32).astype(dtype)
         return y
 
 
-class Layer(nn.Module):
-    """Stage of two layers, each followed by norm, ReLU and dropout, and the input added."""
+class Stage(nn.Module):
+    """Two layers, each followed by norm, ReLU and dropout, and the input added."""
 
     config: LifterConfig
     bias: bool
-    start: nn.initializers.Initializer
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """`[B, width] -> [B, width]`."""
         c, y = self.config, x
         for i in (1, 2):
-            y = Dense(c.width, c, self.bias, self.start, name=f"dense{i}")(y)
+            y = Dense(c.width, c, self.bias, name=f"dense{i}")(y)
             y = nn.relu(batch_norm(c, f"bn{i}")(y, train))
-            y = nn.Dropout(c.dropout)(y, deterministic=not train)
+            y = Dropout(c.dropout)(y, deterministic=not train)
         return x + y
 
 
@@ -93,12 +93,11 @@ class Residual(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """`[B, 16, 2] -> [B, 16, 3]`."""
         c, plain = self.config, self.config.lifter == "mlp"
-        start = kaiming_normal if plain and c.start == "published" else torch_uniform
-        y = Dense(c.width, c, plain, start, name="in")(x.reshape(len(x), -1))
-        y = nn.Dropout(c.dropout)(nn.relu(batch_norm(c, "in_bn")(y, train)), deterministic=not train)
+        y = Dense(c.width, c, plain, name="in")(x.reshape(len(x), -1))
+        y = Dropout(c.dropout)(nn.relu(batch_norm(c, "in_bn")(y, train)), deterministic=not train)
         for i in range(c.stages):
-            y = Layer(c, plain, start, name=f"stage{i}")(y, train)
-        y = Dense(3 * (JOINTS - 1), c, start=start, name="out")(y).astype(jnp.float32)
+            y = Stage(c, plain, name=f"stage{i}")(y, train)
+        y = Dense(3 * (JOINTS - 1), c, name="out")(y).astype(jnp.float32)
         return jnp.concatenate([jnp.zeros((len(x), 1, 3)), y.reshape(len(x), JOINTS - 1, 3)], 1)
 
 
@@ -127,10 +126,10 @@ class SemGraphConv(nn.Module):
         size, dtype = x.shape[-1], jnp.dtype(self.config.dtype)
         rows, columns = edges()
         # PyTorch's Xavier counts the axes of [2, in, out] as [out, in, size]
-        bound = 1.414 * math.sqrt(6 / ((size + 2) * self.features))
-        w = self.param("W", within(bound), (2, size, self.features), jnp.float32).astype(dtype)
+        xavier = xavier_uniform(size * self.features, 2 * self.features)
+        w = self.param("W", lambda *given: 1.414 * xavier(*given), (2, size, self.features), jnp.float32).astype(dtype)
         e = self.param("e", nn.initializers.ones, (1, len(rows)), jnp.float32)
-        bias = self.param("bias", within(self.features**-0.5), (self.features,), jnp.float32)
+        bias = self.param("bias", torch_uniform(self.features), (self.features,), jnp.float32)
         strength = jax.nn.softmax(jnp.full((JOINTS, JOINTS), -9e15).at[rows, columns].set(e[0]), -1).astype(dtype)
         x = x.astype(dtype)
         near = strength * (1 - jnp.eye(JOINTS, dtype=dtype))
@@ -152,7 +151,7 @@ class Unit(nn.Module):
         """`[B, 16, in] -> [B, 16, width]`."""
         c = self.config
         y = nn.relu(batch_norm(c, "bn")(SemGraphConv(c.width, c, name="gconv")(x), train))
-        return nn.Dropout(c.dropout)(y, deterministic=not train)
+        return Dropout(c.dropout)(y, deterministic=not train)
 
 
 class Pair(nn.Module):
@@ -178,11 +177,6 @@ class SemGCN(nn.Module):
         for i in range(self.config.stages):
             y = Pair(self.config, name=f"res{i}")(y, train)
         return SemGraphConv(3, self.config, name="out")(y).astype(jnp.float32)
-
-
-def within(bound: float) -> nn.initializers.Initializer:
-    """Uniform in ±bound."""
-    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 def lifter(config: LifterConfig) -> nn.Module:

@@ -7,7 +7,7 @@ Joints are the sixteen of `jaxvl.data.skeletons.H36M16`. Training stream `poses`
   loss
 
 On the host `_id`. A split has one stream a data set (`h36m`, `3dhp`, `3dpw`, `mocap`) with `x2d`, and on the host
-`_x3d`, `_action`, `_clip` and `_frame`, the last three ints. `Method.predict` reads `x2d` alone and gives `x3d` float32
+`_x3d`, `_action`, `_clip` and `_frame`, a name and two ints. `Method.predict` reads `x2d` alone and gives `x3d` float32
 `[B, 16, 3]`, metres, joint 0 at the origin.
 
 With the generator on, `Data.constants` lays `Seeds` into the collection `seeds`, under the names of its fields. Of
