@@ -100,9 +100,3 @@ def test_what_does_not_fit_shows_before_the_first_step(monkeypatch):
     monkeypatch.setattr(compiled.updates["pair"], "compile", refuse)
     with pytest.raises(OutOfMemory, match=r"compiling pair; 3 GiB were needed.* config\.precision\.compute=bfloat16"):
         compiled.compile_ahead(0, [], lambda line: None)
-
-
-def test_a_level_of_optimisation_that_xla_flags_names_is_kept(monkeypatch):
-    assert session.compiled_quickly() == {}  # the suite names one
-    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
-    assert session.compiled_quickly() == {"xla_backend_optimization_level": 1}
