@@ -141,7 +141,8 @@ def _clean(here: Path) -> Path:
     """A run that nothing happened to."""
     clean = here / "clean"
     if not clean.is_dir():
-        assert _ended(_train(here, clean))[0] == 0
+        code, error = _ended(_train(here, clean))
+        assert code == 0, (code, error[-500:])
     return clean
 
 
