@@ -30,7 +30,7 @@ NOTE = (
     "Each case has outcomes that are right (one line and exit 2, or values that equal those saved); the rest counts as "
     "wrong: tracebacks, hangs, values accepted that no field may hold, more than a line. 'Before' is the version just "
     "before these faults were mended, by the same command. The wrong values are listed by the type of the default, not "
-    "taken from the table of the fields. Fields and flags of MIST, AFE-CNN and UTT, later, have no 'before'. "
+    "taken from the table of the fields. MIST, AFE-CNN and UTT came later: their fields and flags have no 'before'. "
     "Before, a second training in a workdir was not refused, and under a clock that jumps training hung: these cases "
     "ended at the limit of 180 or 300 seconds."
 )

@@ -50,7 +50,12 @@ def cases(root: Path) -> dict[str, list[Case]]:
         full = [Case(f"{kb} kB left", lambda kb=kb: _full(here, kb), ("resumed",)) for kb in (40, 300, 800, 1400, 2000)]
         found["disk full while training"] = full
         found["read-only data"] = [
-            Case(" ".join(map(str, v)), lambda v=v: _read_only_data(here, v), (expected,)) for v, expected in READS
+            Case(
+                " ".join(map(str, v)).replace(str(QUICKSTART), "QUICKSTART"),
+                lambda v=v: _read_only_data(here, v),
+                (right,),
+            )
+            for v, right in READS
         ]
         verbs = (["evaluate"], ["evaluate", "--json"], ["report"], ["report", "--out", "page.html"], ["train"], PREDICT)
         found["read-only workdir"] = [
@@ -141,7 +146,8 @@ def _clean(here: Path) -> Path:
     """A run that nothing happened to."""
     clean = here / "clean"
     if not clean.is_dir():
-        assert _ended(_train(here, clean))[0] == 0
+        code, error = _ended(_train(here, clean))
+        assert code == 0, (code, error[-500:])
     return clean
 
 

@@ -78,8 +78,8 @@ def test_on_a_disk_that_does_not_lock_the_counter_tells(tmp_path, monkeypatch):
     first = lease.Lease(tmp_path, tiny.quiet, beat_s=0.01)
     with pytest.raises(InputError, match=f"process {os.getpid()}"):
         lease.Lease(tmp_path, tiny.quiet)
-    foreign(tmp_path / lease.LOCK_FILE)  # this one stood still for long, and another took it
-    while first.lost is None:
+    while first.lost is None:  # this one stood still for long, and another took it; again, should a beat fall between
+        foreign(tmp_path / lease.LOCK_FILE)
         time.sleep(0.01)
     with pytest.raises(InputError, match=r"another training has taken it over|was taken over"):
         first.check()
