@@ -7,8 +7,9 @@ cartwheel, crawl, ...), each before a camera that is drawn once; every clip is s
 clips. The network sees 1,500 batches of 256 poses: of the seeds alone, each before a camera of its own, or 32 of them
 and 224 of a pool of 20,000 generated ones; width 256, Adam 1e-3 on a cosine. The biased generator leaves 95 % of its
 60,000 poses near a seed (mixture of .95 at .3 of all spreads and .05 at the whole), and the network has width 64.
-Configs: `configs/posegu/mocap.py`. Two things were chosen by the errors on these very clips, for all arms alike: PyTorch's
-default first weights and no clipping of the gradient; with Kaiming's and a norm of 1 the generator ended near 184 mm.
+Configs: `configs/posegu/mocap.py`. Two things were chosen by the errors on these very clips, for all arms alike:
+PyTorch's default first weights and no clipping of the gradient; with Kaiming's and a norm of 1 the generator ended near
+184 mm.
 """
 
 from __future__ import annotations
