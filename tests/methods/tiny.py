@@ -292,13 +292,14 @@ def posegu() -> Tiny:
 
 
 def utt() -> Tiny:
-    """Crops and pictures of 32x32 with bright rectangles; one iteration of the target transformer on maps of 4x4."""
+    """Crops and pictures of 32x32 with bright rectangles; one iteration of the target transformer on maps of 4x4. Rate
+    over epsilon is 1: what rounding makes of a gradient near 0, Adam multiplies by it."""
     config = utt_recipe.base()
     config.lock()
     configs.apply(
         config,
         ("precision.matmul=highest", "train.steps=100", "train.clip_norm=1.0", "optim.main.schedule=constant",
-         "optim.main.lr=3e-3", "optim.main.eps=1e-4", "mesh.data=-1", "model.depth=18", "model.blocks=(1,1)",
+         "optim.main.lr=1e-3", "optim.main.eps=1e-3", "mesh.data=-1", "model.depth=18", "model.blocks=(1,1)",
          "model.width=8", "model.dim=32", "model.heads=2", "model.ff_dim=16", "model.iterations=1",
          "model.pool=3", "model.box_layers=0", "model.decoder_layers=1", "model.proposal_min_side=4.0",
          "model.track_level=0", "model.detector=dense",
