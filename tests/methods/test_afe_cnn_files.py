@@ -9,7 +9,6 @@ import pytest
 from PIL import Image, ImageSequence
 
 from jaxvl import api, cli
-from jaxvl.arguments import Parser
 from jaxvl.core import config as configs
 from jaxvl.core.errors import BadMedia, InputError
 from jaxvl.data import mocap
@@ -20,6 +19,7 @@ from jaxvl.methods.afe_cnn import files as afe
 from jaxvl.verbs import prepare
 from jaxvl.verbs.train import Result, save_evaluation
 from tests.data.readers import skeleton_files as files
+from tests.methods.verbs import predicted
 
 WALK = mocap.clips()["walk"].joints.astype(np.float32)
 SMALL = (
@@ -47,10 +47,7 @@ def model(run):
 
 def predict(model, capsys, *words, as_json=False):
     """What `jaxvl predict` prints, as `(output, errors)`."""
-    parser = Parser(prog="predict")
-    afe.add_arguments(parser)
-    assert afe.run(model.loaded, parser.parse_args([str(word) for word in words]), as_json) == 0
-    return capsys.readouterr()
+    return predicted(afe, model.loaded, capsys, words, as_json)
 
 
 def test_predict_names_actions_joints_and_times(model, run, tmp_path, capsys):

@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from jaxvl import api
-from jaxvl.arguments import Parser
 from jaxvl.core import config as configs
 from jaxvl.core.errors import BadMedia, InputError
 from jaxvl.data import mocap
@@ -21,6 +20,7 @@ from jaxvl.methods.posegu import files as posegu
 from jaxvl.methods.posegu import generator, results
 from jaxvl.ops import cameras, kinematics
 from tests.data.readers import pose_files
+from tests.methods.verbs import predicted
 
 SMALL = (
     "model.width=8", "model.gen.pool_size=128", "train.steps=2", "train.checkpoint_every=2", "train.log_every=1",
@@ -45,10 +45,7 @@ def model(run):
 
 def predict(model, capsys, *words, as_json=False):
     """What `jaxvl predict` prints, as `(output, errors)`."""
-    parser = Parser(prog="predict")
-    posegu.add_arguments(parser)
-    assert posegu.run(model.loaded, parser.parse_args([str(word) for word in words]), as_json) == 0
-    return capsys.readouterr()
+    return predicted(posegu, model.loaded, capsys, words, as_json)
 
 
 def coco_of(x):
