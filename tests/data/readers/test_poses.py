@@ -363,7 +363,10 @@ def test_the_official_test_set(tmp_path):
     assert pairs.frame[:5].tolist() == [1, 2, 3, 4, 6]
     assert pairs.actions[pairs.action[0]] == "exercise"
     assert "without TS2, TS3, TS4" in pairs.report.line()
+    assert "published" not in pairs.report.line()
     np.testing.assert_allclose(mpi_inf_3dhp.read_test(root, "annot3").x3d[:10], x3d, atol=1e-5)
+    files.write_official(root, ("TS2", "TS3", "TS4", "TS6"))
+    assert "60 poses; target univ_annot3; the published files have 2,929" in mpi_inf_3dhp.read_test(root).report.line()
 
 
 @pytest.mark.parametrize(
@@ -389,6 +392,8 @@ def test_what_is_no_test_set_of_3dhp(tmp_path):
     one_line(lambda: mpi_inf_3dhp.read_test(tmp_path / "none.npz"), "root_3dhp", "no such file")
     (tmp_path / "TS1").mkdir()
     (tmp_path / "TS1" / "annot_data.mat").write_bytes(b"MATLAB 5.0 MAT-file")
+    one_line(lambda: mpi_inf_3dhp.read_test(tmp_path), "annot_data.mat", "older format", "-v7.3")
+    (tmp_path / "TS1" / "annot_data.mat").write_bytes(b"MATLAB 7.3 MAT-file")
     pytest.importorskip("h5py")
     one_line(lambda: mpi_inf_3dhp.read_test(tmp_path), "annot_data.mat", "not a readable HDF5 file")
 
