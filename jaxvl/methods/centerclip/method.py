@@ -77,7 +77,8 @@ def build(config: ConfigDict) -> Method:
                 {"params": params}, z["text"], z["segments"], z["segment_mask"] > 0, True,
                 method=CenterCLIP.score_pairs, rngs={"dropout": jax.random.fold_in(rng, 1)},
             )  # fmt: skip
-            loss = symmetric_infonce(scores, same)
+            with precision.loss_term("contrast"):
+                loss = symmetric_infonce(scores, same)
         else:
             loss = losses.retrieval_loss(z["text"], z["segments"], z["segment_mask"] > 0, params["logit_scale"], same)
         scalars = {"logit_scale": params["logit_scale"]}
