@@ -23,8 +23,6 @@ import jax
 
 from jaxvl.core.errors import InputError
 
-GIB = 2**30
-
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
