@@ -206,8 +206,16 @@ def build(config: ConfigDict) -> Method:
         init=init,
         objectives={"adapt": Objective(**objective, trains=lambda path: not path.startswith(untrained))},
         predict=predict,
+        predict_spec=predict_spec(config, task.tested),
         evaluators={"accuracy": DomainAccuracy(task, k)},
     )
+
+
+def predict_spec(config: ConfigDict, domains: tuple[str, ...]) -> list[dict[str, dict[str, jax.ShapeDtypeStruct]]]:
+    """What the evaluation gives to `predict`: each tested domain by itself, all of one shape."""
+    images = batch_spec(config, ("source",))["source"]["images"]
+    fields = {"images": jax.ShapeDtypeStruct((config.data.eval_batch_size, *images.shape[1:]), images.dtype)}
+    return [{domain: fields} for domain in domains[:1]]
 
 
 def faithfulness(
