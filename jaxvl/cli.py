@@ -19,12 +19,12 @@ import io
 import threading
 from collections.abc import Sequence
 
-from jaxvl.arguments import Parser, pattern, place, positive, whole, word
+from jaxvl.arguments import Parser, pattern, place, positive, real, whole, word
 from jaxvl.core.errors import BadMedia, InputError
 from jaxvl.core.files import mend, printable
 from jaxvl.interrupts import Interrupts, leave
 
-TAKE_CONFIG = ("train", "prepare")
+TAKE_CONFIG = ("train", "prepare", "aot")
 TAKE_PATHS = ("evaluate", "predict")
 """The paths of a trained workdir's config may be set anew."""
 SAVE_FIRST = ("predict", "prepare", "convert")
@@ -220,6 +220,35 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     p.add_argument("--reverse", action="store_true", help="weights folder or workdir to the published layout")
 
+    text = "compile a config for a TPU slice that is not here: does it fit, what does it cost"
+    p = verb("aot", _aot, text)
+    p.add_argument(
+        "--config", required=True, type=place, metavar="NAME", help="METHOD/FILE[:ROW] (see `jaxvl configs`) or a file"
+    )
+    p.add_argument(
+        "--topology", required=True, type=word, metavar="CHIP:SIDES",
+        help="v5e:4x4, v5p:2x2x2, ...; cpu:8 for simulated CPU devices, without the TPU compiler (jaxvl[aot])",
+    )  # fmt: skip
+    p.add_argument("--mesh", type=word, metavar="AXIS=N,...", help="data=-1,fsdp=4; short for --config.mesh.AXIS=N")
+    p.add_argument(
+        "--objective", type=word, action="append", default=[], metavar="NAME",
+        help="only this one, or predict; may be given several times; default: all",
+    )  # fmt: skip
+    p.add_argument(
+        "--also", type=word, default="next", metavar="CHIP:SIDES",
+        help="a second size, to see what grows; none; default: the slice with four times the chips",
+    )  # fmt: skip
+    p.add_argument(
+        "--effort", type=real(-1, 1), default=-1.0, metavar="X",
+        help="of the TPU compiler, -1 to 1; default: -1, quick, memory an upper bound; a run compiles with 0",
+    )  # fmt: skip
+    p.add_argument("--hbm", type=positive, metavar="GIB", help="memory of a device, in place of the chip's")
+    p.add_argument(
+        "--trials", type=whole(0), default=8, metavar="N",
+        help="changes that are compiled at most where something does not fit; default: 8",
+    )  # fmt: skip
+    p.add_argument("--json", action="store_true", help="print all figures as one JSON object instead of text")
+
     p = verb("report", _report, "write WORKDIR/report.html again")
     p.add_argument("--workdir", required=True, type=place, metavar="DIR")
     p.add_argument("--out", type=place, metavar="HTML", help="where the page goes; default: WORKDIR/report.html")
@@ -414,6 +443,33 @@ def _convert(args: argparse.Namespace) -> int:
         inside=args.inside or "",
         pass_over=args.pass_over,
     )
+    return 0
+
+
+def _aot(args: argparse.Namespace) -> int:
+    mesh = [] if args.mesh is None else [f"mesh.{part.strip()}" for part in args.mesh.split(",")]
+    _start(args)
+    import json
+
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")  # a TPU or GPU of this machine is left to those who compute on it
+    from jaxvl.core import config
+    from jaxvl.verbs import aot
+    from jaxvl.viz import costs
+
+    say = lambda line: print(printable(line), file=sys.stderr, flush=True)  # noqa: E731
+    found = aot.aot(
+        config.load(args.config, [*mesh, *args.overrides]),
+        args.topology,
+        objectives=args.objective,
+        also=args.also,
+        effort=args.effort,
+        hbm=args.hbm,
+        trials=args.trials,
+        say=say,
+    )
+    print(json.dumps(found) if args.json else "\n".join(map(printable, costs.lines(found))))
     return 0
 
 

@@ -14,11 +14,12 @@ from jaxvl.core.errors import InputError
 UNITS = {"": 1, "B": 1, **{f"{u}{i}": 1024**n for n, u in enumerate("KMGT", 1) for i in ("", "B", "iB")}}
 NUMBER = r"([\d.]+)\s?([KMGT]?i?B?)\b"
 NEEDED = (
+    rf"total memory required [^()]*\({NUMBER}\)",  # a TPU's compiler, ahead of time
     rf"[Uu]sed {NUMBER} of",  # a TPU's compiler
     rf"[Aa]llocat\w* (?:request for )?{NUMBER}",  # 'allocating N bytes', 'Failed to allocate request for 2.0GiB'
     rf"allocate {NUMBER}",
 )
-AVAILABLE = (rf"of {NUMBER} hbm", rf"limit (?:is |of )?{NUMBER}")
+AVAILABLE = (rf"of {NUMBER} hbm", rf"available HBM \({NUMBER}\)", rf"limit (?:is |of )?{NUMBER}")
 
 
 class OutOfMemory(InputError):
@@ -40,12 +41,17 @@ def told(what: str, config: ConfigDict | None = None) -> Iterator[None]:
 
 def line(message: str, what: str, config: ConfigDict | None = None) -> str:
     """The line for an error message of XLA."""
-    needed = _bytes(message, NEEDED)
+    much = needed(message)
     limit = _bytes(message, AVAILABLE) or _limit()
-    size = f"; {gib(needed)} were needed" if needed else ""
-    size += f"{' and' if needed else '; '} {gib(limit)} are there" if limit else ""
+    size = f"; {gib(much)} were needed" if much else ""
+    size += f"{' and' if much else '; '} {gib(limit)} are there" if limit else ""
     device = jax.local_devices()[0]
     return f"out of memory on {device.device_kind}: {what}{size}. What lowers it: {'; '.join(mends(config))}"
+
+
+def needed(message: str) -> float | None:
+    """Bytes that a program needs, as far as an error message of XLA says so."""
+    return _bytes(message, NEEDED)
 
 
 def mends(config: ConfigDict | None) -> list[str]:
@@ -69,7 +75,7 @@ def mends(config: ConfigDict | None) -> list[str]:
 def gib(size: float) -> str:
     """`1.5 GiB`, `12 MiB`."""
     unit, name = next(((UNITS[f"{u}iB"], f"{u}iB") for u in "TGMK" if size >= UNITS[f"{u}iB"]), (1, "bytes"))
-    return f"{size / unit:.3g} {name}"
+    return f"{size / unit:.3g} {name}" if size < 999.5 * unit else f"{size / unit:.0f} {name}"
 
 
 def _bytes(message: str, patterns: tuple[str, ...]) -> float | None:

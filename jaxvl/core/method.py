@@ -158,6 +158,8 @@ class Method:
         Each objective compiles once.
     after_update: pure `TrainState -> TrainState` inside the compiled step: momentum encoders, clamps.
     predict: `(variables, batch) -> outputs`, pure; compiled once for each set of streams it is called with.
+    predict_spec: the batches `{stream: fields}` that evaluations of this config give to `predict`, each shape once, as
+        far as the config tells without data. `jaxvl aot` compiles them.
     evaluators: name -> Evaluator.
     partition_rules: `(regex, PartitionSpec)` hints for the tensor axis; FSDP is derived for the rest.
     """
@@ -171,6 +173,7 @@ class Method:
     after_update: Callable[[Any], Any] = lambda state: state
     evaluators: Mapping[str, Evaluator] = dataclasses.field(default_factory=dict)
     partition_rules: Sequence[tuple[str, jax.sharding.PartitionSpec]] = ()
+    predict_spec: Sequence[Mapping[str, Fields]] = ()
 
     def objective_at(self, step: int) -> str:
         """Name of the objective that update number `step` (from 0) takes."""

@@ -44,6 +44,10 @@ class Program:
         """As that of the jitted function."""
         return self.jitted.lower(*args)
 
+    def trace(self, *args: Any) -> Any:
+        """As that of the jitted function."""
+        return self.jitted.trace(*args)
+
 
 def _shapes(batch: Any) -> Any:
     leaves, tree = jax.tree.flatten(batch)

@@ -80,6 +80,7 @@ def build(config: ConfigDict) -> Method:
         init=init,
         objectives={"recognise": Objective(loss=loss, streams=(STREAM,))},
         predict=predict,
+        predict_spec=predict_spec(config),
         evaluators={"actions": ActionAccuracy(cfg.classes, tuple(tuple(p) for p in config.data.pairs))},
     )
 
@@ -93,6 +94,13 @@ def batch_spec(config: ConfigDict) -> Mapping[str, jax.ShapeDtypeStruct]:
         "present": jax.ShapeDtypeStruct((b, m), jnp.bool_),
         "label": jax.ShapeDtypeStruct((b,), jnp.int32),
     }
+
+
+def predict_spec(config: ConfigDict) -> list[dict[str, Mapping[str, jax.ShapeDtypeStruct]]]:
+    """What the evaluation gives to `predict`: clips without their labels."""
+    spec = batch_spec(config)
+    b = config.data.eval_batch_size
+    return [{STREAM: {k: jax.ShapeDtypeStruct((b, *spec[k].shape[1:]), spec[k].dtype) for k in ("x", "present")}}]
 
 
 def pictures_of(config: ConfigDict) -> Callable[[Mapping, jax.Array], dict[str, jax.Array]]:

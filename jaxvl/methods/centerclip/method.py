@@ -77,7 +77,8 @@ def build(config: ConfigDict) -> Method:
                 {"params": params}, z["text"], z["segments"], z["segment_mask"] > 0, True,
                 method=CenterCLIP.score_pairs, rngs={"dropout": jax.random.fold_in(rng, 1)},
             )  # fmt: skip
-            loss = symmetric_infonce(scores, same)
+            with precision.loss_term("contrast"):
+                loss = symmetric_infonce(scores, same)
         else:
             loss = losses.retrieval_loss(z["text"], z["segments"], z["segment_mask"] > 0, params["logit_scale"], same)
         scalars = {"logit_scale": params["logit_scale"]}
@@ -121,6 +122,7 @@ def build(config: ConfigDict) -> Method:
         },
         after_update=after_update,
         predict=predict,
+        predict_spec=predict_spec(config, cfg),
         evaluators={"retrieval": RetrievalEvaluator(config.eval.ties, config.data.eval_batch_size, cfg.head)},
     )
 
@@ -155,6 +157,17 @@ def batch_spec(config: ConfigDict, cfg: CenterCLIPConfig) -> dict[str, jax.Shape
 
 
 PAIR_FIELDS = ("text_features", "segment_features", "segment_mask")
+
+
+def predict_spec(config: ConfigDict, cfg: CenterCLIPConfig) -> list[dict[str, dict[str, jax.ShapeDtypeStruct]]]:
+    """What the evaluation gives to `predict`: videos, texts, and blocks of pairs where the head scores these."""
+    b, e = config.data.eval_batch_size, cfg.clip.embed_dim
+    rows = {k: jax.ShapeDtypeStruct((b, *v.shape[1:]), v.dtype) for k, v in batch_spec(config, cfg).items()}
+    found = [{"video": {name: rows[name] for name in ("frames", "mask")}}, {"text": {"ids": rows["ids"]}}]
+    if cfg.head == "tightTransf":
+        shapes = (((b, e), jnp.float32), ((b, cfg.segments, e), jnp.float32), ((b, cfg.segments), jnp.bool_))
+        found.append({"pairs": {name: jax.ShapeDtypeStruct(*s) for name, s in zip(PAIR_FIELDS, shapes)}})
+    return found
 
 
 @dataclasses.dataclass(frozen=True)

@@ -161,6 +161,7 @@ def build(config: ConfigDict) -> Method:
         objectives=objectives,
         pick=pick,
         predict=predict,
+        predict_spec=[{STREAM: {name: of_size(x, config.data.eval_batch_size) for name, x in spec.items()}}],
         evaluators={"answers": evaluator(config)},
         partition_rules=PARTITION,
     )
@@ -177,6 +178,11 @@ def evaluator(config: ConfigDict) -> Evaluator:
     if reader not in EVALUATORS:
         raise InputError(f"config.data.reader: {reader!r} is none of {', '.join(EVALUATORS)}")
     return EVALUATORS[reader](config)
+
+
+def of_size(spec: jax.ShapeDtypeStruct, rows: int) -> jax.ShapeDtypeStruct:
+    """A field of a batch of `rows` rows."""
+    return jax.ShapeDtypeStruct((rows, *spec.shape[1:]), spec.dtype)
 
 
 def batch_spec(config: ConfigDict, cfg: MISTConfig) -> Mapping[str, jax.ShapeDtypeStruct]:

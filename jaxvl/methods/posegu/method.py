@@ -113,6 +113,7 @@ def build(config: ConfigDict) -> Method:
         loss = lambda params, mutables, batch, rng, step: unbiased(params, mutables, batch, rng, step, redraw)  # noqa: E731
         return Objective(loss=loss, streams=(STREAM,))
 
+    seen = jax.ShapeDtypeStruct((config.data.eval_batch_size, len(H36M16), 2), jnp.float32)
     every = columns if m.gen.redraw else 0
     objectives = (
         {"lift": turned(False), "redraw": turned(True)}
@@ -126,6 +127,7 @@ def build(config: ConfigDict) -> Method:
         objectives=objectives,
         pick=(lambda step: "redraw" if step == 0 or (every and step % every == 0) else "lift") if generated else None,
         predict=predict,
+        predict_spec=[{data_set: {"x2d": seen}} for data_set in dict.fromkeys(config.data.test)],
         evaluators={"poses": PoseErrors(config.data.averaging, config.data.pck_joints)},
         partition_rules=[(pool.RULE, P(sharding.BATCH_AXES))] if generated else (),
     )

@@ -161,6 +161,7 @@ def build(config: ConfigDict) -> Method:
         pick=pick if len(objectives) > 1 else None,
         after_update=after_update,
         predict=predict,
+        predict_spec=[{"query": {"image": picture(config, config.data.eval_batch_size)}}],
         evaluators={"accuracy" if m.framework in WITH_LABELS else "frozen": evaluate},
     )
 
@@ -174,8 +175,13 @@ def not_of_narrow_widths(path: str) -> bool:
 
 def batch_spec(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
     """Fields of the training stream: two views, or a picture with its label."""
-    b, r = config.data.batch_size, config.data.image_size
-    picture = jax.ShapeDtypeStruct((b, r, r, 3), jnp.uint8)
+    b = config.data.batch_size
     if config.model.framework in WITH_LABELS:
-        return {"image": picture, "label": jax.ShapeDtypeStruct((b,), jnp.int32)}
-    return {"view_a": picture, "view_b": picture}
+        return {"image": picture(config, b), "label": jax.ShapeDtypeStruct((b,), jnp.int32)}
+    return {"view_a": picture(config, b), "view_b": picture(config, b)}
+
+
+def picture(config: ConfigDict, rows: int) -> jax.ShapeDtypeStruct:
+    """A batch of pictures."""
+    r = config.data.image_size
+    return jax.ShapeDtypeStruct((rows, r, r, 3), jnp.uint8)

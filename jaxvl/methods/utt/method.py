@@ -200,6 +200,7 @@ def build(config: ConfigDict) -> Method:
         objectives=objectives,
         pick=pick if len(tasks) > 1 else None,
         predict=online.predictor(model, config),
+        predict_spec=online.predict_spec(config),
         evaluators=online.evaluators(config, cfg),
     )
 

@@ -118,6 +118,23 @@ def detections(module: UTT, taps, pad: jax.Array, count: int, index: int) -> tup
     return jnp.pad(boxes, ((0, 0), (0, short), (0, 0))), jnp.pad(scores, ((0, 0), (0, short)))
 
 
+def predict_spec(config: ConfigDict) -> list[dict[str, dict[str, jax.ShapeDtypeStruct]]]:
+    """What following gives to `predict`: crops of single objects, and pictures of videos of 1080 x 1920, as most of the
+    published test videos are (each other shape compiles anew)."""
+    from jaxvl.methods.utt.evaluators import seen_size
+
+    d = config.data
+    asked = {}
+    if d.sot_test:
+        asked["sot"] = d.sot_eval_rows, sot_fields(config)
+    if d.mot_test:
+        asked["mot"] = d.mot_eval_rows, mot_fields(config, seen_size(config, 1080, 1920))
+    return [
+        {stream: {k: jax.ShapeDtypeStruct((rows, *v.shape), v.dtype) for k, v in fields.items()}}
+        for stream, (rows, fields) in asked.items()
+    ]
+
+
 def evaluators(config: ConfigDict, cfg: UTTConfig) -> dict[str, Evaluator]:
     """One for each task that `config.data` has test sequences of."""
     from jaxvl.methods.utt.evaluators import FollowAll, FollowOne
