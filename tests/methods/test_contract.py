@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxvl.core import config as configs
-from jaxvl.core import registry, session, sharding
+from jaxvl.core import hlo, hlo_counts, registry, session, sharding
 from jaxvl.core import state as states
 from jaxvl.core.checkpoint import Checkpoints
 from jaxvl.core.errors import InputError
@@ -240,13 +240,26 @@ def test_eight_devices_train_like_one(name, mesh):
     bench = bench_of(name)
     one, losses = bench.train(bench.compiled, bench.fresh(), 5)
     compiled = session.compile_method(bench.config(mesh=MESHES[mesh]))
+    if MESHES[mesh]["tensor"] > 1:  # over that axis sums are exchanged, of what each device made of its part: no weight
+        assert exchanged_over_tensor(bench, compiled) == {"all-reduce"}
     state, sharded_losses = bench.train(compiled, bench.fresh(compiled.shardings), 5)
     leaves = jax.tree.leaves(state.params)
     assert all(len(x.sharding.device_set) == 8 for x in leaves)
-    assert any(not x.sharding.is_fully_replicated for x in leaves) == (MESHES[mesh]["fsdp"] > 1)
+    sharded = MESHES[mesh]["fsdp"] > 1 or MESHES[mesh]["tensor"] > 1
+    assert any(not x.sharding.is_fully_replicated for x in leaves) == sharded
     np.testing.assert_allclose(sharded_losses, losses, rtol=1e-5)
     for (path, a), b in zip(flat(one.params).items(), flat(state.params).values(), strict=True):
         np.testing.assert_allclose(b, a, rtol=0, atol=1e-5, err_msg=path)
+
+
+def exchanged_over_tensor(bench, compiled):
+    """Kinds of collectives over the `tensor` axis in the first objective's update, which is compiled for the run."""
+    name = bench.objectives[0]
+    program, batch = compiled.updates[name], bench.put(0, compiled.mesh, compiled.method.objectives[name].streams)
+    program.compile(compiled.target, batch)
+    (executable,) = program.ready.values()
+    text = hlo.parse(executable.as_text())
+    return {c.kind for c in hlo_counts.collectives(text, dict(compiled.mesh.shape)) if c.axis == "tensor"}
 
 
 def test_bfloat16_is_close_to_float32(bench):

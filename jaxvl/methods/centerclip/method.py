@@ -20,6 +20,7 @@ from jaxvl.methods.centerclip.model import CenterCLIP, CenterCLIPConfig
 from jaxvl.methods.centerclip.reduce import ReduceConfig, schedule
 from jaxvl.metrics import retrieval
 from jaxvl.nn.clip import CLIP_PRESETS, CLIPConfig
+from jaxvl.nn.transformer import TENSOR_RULES
 from jaxvl.ops.losses import symmetric_infonce
 
 
@@ -124,6 +125,7 @@ def build(config: ConfigDict) -> Method:
         predict=predict,
         predict_spec=predict_spec(config, cfg),
         evaluators={"retrieval": RetrievalEvaluator(config.eval.ties, config.data.eval_batch_size, cfg.head)},
+        partition_rules=TENSOR_RULES,
     )
 
 
