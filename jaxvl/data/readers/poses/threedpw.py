@@ -49,12 +49,12 @@ def read_split(root: str | os.PathLike, split: str = "test") -> PosePairs:
             if not len(frame):
                 skipped.append((name, "no valid frame"))
                 continue
+            checks.check_metres(x3d, f"{path}: actor {actor}: jointPositions")
             rows.append((x2d, x3d, np.full(len(frame), len(clips), np.int32), frame))
             clips.append(name)
     if not rows:
         raise InputError(f"{folder}: no frame of its {len(files)} sequences is valid")
     x2d, x3d, clip, frame = (np.concatenate(column) for column in zip(*rows, strict=True))
-    checks.check_metres(x3d, f"{folder}: jointPositions")
     checks.check_sides(x3d, f"{folder}: jointPositions")
     report = Report("3DPW", split, len(clips), (), tuple(skipped), len(frame), (), "poses", "actors")
     return PosePairs(x2d, x3d, np.zeros(len(frame), np.int32), clip, frame, ("all",), tuple(clips), report)
