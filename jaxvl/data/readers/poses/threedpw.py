@@ -49,7 +49,6 @@ def read_split(root: str | os.PathLike, split: str = "test") -> PosePairs:
             if not len(frame):
                 skipped.append((name, "no valid frame"))
                 continue
-            checks.check_metres(x3d, f"{path}: actor {actor}: jointPositions")
             rows.append((x2d, x3d, np.full(len(frame), len(clips), np.int32), frame))
             clips.append(name)
     if not rows:
@@ -92,6 +91,8 @@ def read_sequence(path: str | os.PathLike) -> list[tuple[np.ndarray, np.ndarray,
         ]
         if (bad := ~np.logical_and.reduce(fits)).any():  # what is not valid may hold anything
             raise InputError(f"{where}: {int(bad.sum())} valid frames hold NaN, first frame {frame[bad.argmax()]}")
+        if len(world):
+            checks.check_metres(world, f"{where}: jointPositions")
         x3d = np.einsum("nij,nkj->nki", turn, world) + shift[:, None]
         good = (x3d[..., 2] > 0).all(1)  # somebody behind the camera is not seen
         frame, x3d = frame[good], x3d[good].astype(np.float32)
