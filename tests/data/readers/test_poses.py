@@ -198,6 +198,9 @@ BROKEN = {
         None,
         ("millimetres", "divide by 1000"),
     ),
+    "millimetres in one take": (
+        lambda d: changed(d, "S11", "Walking 1", lambda x: 1000 * x), None, ("S11/Walking 1", "divide by 1000"),
+    ),
     "y up": (
         lambda d: {s: {a: x @ cameras.Y_UP.T for a, x in takes.items()} for s, takes in d.items()},
         None,
@@ -244,6 +247,14 @@ def test_the_corrupt_take_is_left_out(tmp_path, published):
     clips = h36m.Human36M(tmp_path, "gt").test().clips
     more = {f"S11/Directions 1/{camera}" for camera in h36m_cameras.NAMES}
     assert set(clips) - set(h36m.Human36M(published, "gt").test().clips) == more
+
+
+def test_frames_of_2d_beyond_the_3d_may_hold_anything(tmp_path, published):
+    keypoints = files.h36m_2d(files.h36m_3d())
+    keypoints["S9"]["Photo"][2][-files.LONGER :] = np.nan
+    files.write_h36m(tmp_path, None, keypoints)
+    x2d = h36m.Human36M(tmp_path, "gt").test().x2d
+    np.testing.assert_array_equal(x2d, h36m.Human36M(published, "gt").test().x2d)
 
 
 def test_missing_files_name_what_is_there(published, tmp_path):
@@ -424,6 +435,7 @@ def test_3dpw(tmp_path):
         (lambda c: c | {"cam_intrinsics": -c["cam_intrinsics"]}, ("cam_intrinsics",)),
         (lambda c: c | {"poses2d": c["poses2d"][:1]}, ("poses2d", "each actor")),
         (lambda c: [1], ("holds list",)),
+        (lambda c: c | {"jointPositions": [1000 * x for x in c["jointPositions"]]}, ("walk_00.pkl", "millimetres")),
         (lambda c: c | {"jointPositions": [filled(x, 6, np.nan) for x in c["jointPositions"]]}, ("NaN", "frame 6")),
         (lambda c: c | {"cam_intrinsics": c["cam_intrinsics"] * np.nan}, ("cam_intrinsics",)),
         (lambda c: c | {"genders": [_Evil()]}, ("only arrays of numbers",)),

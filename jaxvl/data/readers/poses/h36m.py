@@ -92,11 +92,11 @@ class Human36M:
                     continue
                 x = checks.check_shape(self.content[subject][name], (32, 17, 16), 3, take)
                 mine.append(Take(subject, str(name), np.ascontiguousarray(x[:, sixteen_of(x.shape[1])])))
+                checks.check_metres(mine[-1].world, take)
             if not mine:
                 raise InputError(f"{self.path}: has no poses of subject {subject}")
             together = np.concatenate([checks.sample(take.world) for take in mine])
             where = f"{self.path}: {subject}"
-            checks.check_metres(together, where)
             checks.check_upright(together, where)
             checks.check_sides(together, where)
             out += mine
@@ -177,10 +177,10 @@ class Human36M:
         out = []
         for number, view in enumerate(views):
             camera = f"{where}, camera {h36m_cameras.NAMES[number]}"
-            x = checks.check_shape(view, (17, 16), 2, camera)
+            x = checks.check_shape(view, (17, 16), 2, camera, len(take.world))
             if len(x) < len(take.world):
                 raise InputError(f"{camera}: {len(x):,} frames in 2-D, but {len(take.world):,} in 3-D")
-            x = x[: len(take.world), sixteen_of(x.shape[1])]
+            x = x[:, sixteen_of(x.shape[1])]
             checks.check_screen(x, True, camera)
             out.append(x)
         return out
