@@ -32,7 +32,8 @@ LAYOUTS = (
     Layout(2, 2),
     Layout(8),
 )
-"""From start to start of the second kind of run."""
+TENSOR = {"centerclip": Layout(8, mesh=("mesh.data=2", "mesh.fsdp=2", "mesh.tensor=2"))}
+"""From start to start of the second kind of run, and what comes in between for a method that has rules for `tensor`."""
 ELASTIC = 1e-5
 """Bar of the largest relative difference of a loss, on other devices than those of the undisturbed run."""
 PIECE = 6  # updates between two changes of the devices
@@ -98,12 +99,13 @@ def judge(run: Run, fault: Fault, codes: list[int | None], expected: int, losses
 
 def elastic(method: str, draw: random.Random, folder: Path, data: Path | None) -> list[dict]:
     """One run whose devices, processes and mesh change from start to start, ended by a kill or SIGTERM in turns."""
-    steps = PIECE * len(LAYOUTS)
+    layouts = (*LAYOUTS[:4], *([TENSOR[method]] if method in TENSOR else []), *LAYOUTS[4:])
+    steps = PIECE * len(layouts)
     losses = whole(method, folder.parent, steps, Layout(8), data)
     run, rows, expected = Run(method, folder / f"{method}_elastic", steps, data), [], 0
-    for i, layout in enumerate(LAYOUTS):
+    for i, layout in enumerate(layouts):
         run.start(layout)
-        last = i == len(LAYOUTS) - 1
+        last = i == len(layouts) - 1
         how = "to its end" if last else ("killed", "terminated")[i % 2]
         wrong = ""
         if not last:
@@ -202,7 +204,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     hits = sum(len(got) for name, got in found.items() if name in METHODS) - sum(name in METHODS for name in found)
     note = (
         f"{hits} faults at seeded moments, one a start, over two runs of tiny networks on one device; and two runs "
-        f"whose devices, processes and mesh change from start to start: {', '.join(map(str, LAYOUTS))}. Right is: the "
+        f"whose devices, processes and mesh change from start to start: {', '.join(map(str, (*LAYOUTS, *TENSOR.values())))}. Right is: the "
         "exit code that belongs to the fault, no traceback, a refusal of one line; the next start goes on behind the "
         f"newest checkpoint that is whole (one every {EVERY} updates); every loss that any start logged is that of a "
         f"run to which nothing happened, to the last bit on one device, within {ELASTIC:g} of its size on others. "
