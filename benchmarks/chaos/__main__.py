@@ -202,9 +202,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = campaign(args.faults, args.seed, (args.root or Path(temporary)).absolute(), args.only)
     rows = table(found)
     hits = sum(len(got) for name, got in found.items() if name in METHODS) - sum(name in METHODS for name in found)
+    starts = ", ".join(map(str, (*LAYOUTS, *TENSOR.values())))
     note = (
         f"{hits} faults at seeded moments, one a start, over two runs of tiny networks on one device; and two runs "
-        f"whose devices, processes and mesh change from start to start: {', '.join(map(str, (*LAYOUTS, *TENSOR.values())))}. Right is: the "
+        f"whose devices, processes and mesh change from start to start: {starts}. Right is: the "
         "exit code that belongs to the fault, no traceback, a refusal of one line; the next start goes on behind the "
         f"newest checkpoint that is whole (one every {EVERY} updates); every loss that any start logged is that of a "
         f"run to which nothing happened, to the last bit on one device, within {ELASTIC:g} of its size on others. "

@@ -135,9 +135,9 @@ def main() -> int:
 
 def save(raw: Mapping[str, Any]) -> None:
     note = (
-        "Per device and update, from the executable (`jaxvl aot` explains each figure); compiled with the least effort, "
-        "so memory is an upper bound. Relayouts are copies of an array into another layout of the same values. Nothing "
-        "was run: bytes are what the compiler counts, not a measured time."
+        "Per device and update, from the executable (`jaxvl aot` explains each figure); compiled with the least "
+        "effort, so memory is an upper bound. Relayouts are copies of an array into another layout of the same values. "
+        "Nothing was run: bytes are what the compiler counts, not a measured time."
     )
     columns = ("step", "compiled with", "HBM GB", "temporaries MiB", "relayouts", "collectives", "loops")
     results.save(NAME, TITLE, columns, rows_of(raw), note, raw)
