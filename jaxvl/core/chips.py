@@ -174,8 +174,10 @@ def _read_flags(device: Any) -> None:
 
 
 def _cpu_devices(count: int) -> list[Any]:
-    with contextlib.suppress(RuntimeError):  # the devices of this process are made already
-        jax.config.update("jax_num_cpu_devices", count)
+    asked = re.search(r"host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
+    if asked is None or int(asked.group(1)) < count:
+        with contextlib.suppress(RuntimeError):  # the devices of this process are made already
+            jax.config.update("jax_num_cpu_devices", count)
     found = jax.devices("cpu")
     if len(found) < count:
         raise InputError(
