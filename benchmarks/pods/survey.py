@@ -204,9 +204,9 @@ def table(root: Path, found: list[Program]) -> None:
     note = [
         "GiB a device: all that a device holds while the program runs, the whole state and the next batch with it, of "
         "the 15.75 GiB that a v5e has for a program. Compiled at effort -1, so memory is an upper bound. TFLOP, GB and "
-        "MB: a device and update, all turns of loops counted; a loop of unknown length counts once. roofline: the least "
-        "time that products, memory or network need; nothing was measured. as many more: configs that compile to the "
-        "same program. v5e:1x1 was compiled where the figures of four chips leave room for it.",
+        "MB: a device and update, all turns of loops counted; a loop of unknown length counts once. roofline: the "
+        "least time that products, memory or network need; nothing was measured. as many more: configs that compile to "
+        "the same program. v5e:1x1 was compiled where the figures of four chips leave room for it.",
     ]
     if grown:
         note += ["", "What a device does more of as the slice grows, with as many rows a chip:", "", *grown]
