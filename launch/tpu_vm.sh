@@ -1,19 +1,118 @@
 #!/usr/bin/env bash
-# Trains on a Cloud TPU VM or a whole pod slice: the same command on every worker.
-#   TPU_NAME=... TPU_ZONE=... launch/tpu_vm.sh [--dry-run] --config FILE --workdir DIR [--config.field=value ...]
-# Needs gcloud and a TPU that exists. The source tree is copied to every worker and installed there in place, so a second
-# launch runs the tree as it is then. DIR must be one folder for all workers: a Filestore share or a bucket mounted with
-# gcsfuse. The same command resumes after a preemption. --dry-run prints the commands and runs nothing.
+# A run on a Cloud TPU VM or a whole pod slice: the same commands for one worker and for many.
+#   TPU_NAME=... TPU_ZONE=... launch/tpu_vm.sh [--dry-run] VERB [WORDS]
+# up FLAGS     all of it: makes the slice, installs, trains, watches, and does it again after each preemption
+# create       makes the slice of TPU_TYPE (as v5litepod-16); TPU_SPOT=1: preemptible; TPU_QUEUED=1: waits its turn in the queue
+# install      copies this tree to every worker and installs it there (launch/install.sh)
+# train FLAGS  starts the run on every worker, detached and supervised; the same command goes on with a run that ended
+# state        of the slice; `status`: of the run on each worker
+# tail [N]     the log of worker N (0) as it grows; `stop`: the run saves and ends; `delete`: the slice goes, the workdir stays
+# FLAGS: --config FILE --workdir DIR [--config.field=value ...] [--resume | --fresh]. DIR must be one folder for all workers.
+# Needs gcloud. TPU_PROJECT, TPU_VERSION (the image) may be set. --dry-run prints the commands and runs nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# shellcheck source=launch/common.sh
 source launch/common.sh
-parse "$@"
+take_dry_run "$@"
+verb="${rest[0]:-}"
+rest=("${rest[@]:1}")
+case "$verb" in
+  up | create | install | train | state | status | tail | stop | delete) ;;
+  *) wrong "${verb:-no verb}: name one of up, create, install, train, state, status, tail, stop, delete" ;;
+esac
+case "$verb" in
+  up | train) parse "${rest[@]}" ;;
+  tail) [ "${#rest[@]}" -le 1 ] || wrong "tail takes one number of a worker" ;;
+  *) [ "${#rest[@]}" = 0 ] || wrong "$verb takes no ${rest[0]}" ;;
+esac
 [ -n "${TPU_NAME:-}" ] || wrong "set TPU_NAME to the name of the TPU VM"
 [ -n "${TPU_ZONE:-}" ] || wrong "set TPU_ZONE to its zone, for example us-central2-b"
-on_all=(gcloud compute tpus tpu-vm)
-where=("$TPU_NAME" --zone "$TPU_ZONE" --worker all)
-do_run tar -czf /tmp/jaxvl.tar.gz --exclude .git --exclude '.venv*' --exclude .cache --exclude ./runs --exclude ./data .
-do_run "${on_all[@]}" scp /tmp/jaxvl.tar.gz "$TPU_NAME:jaxvl.tar.gz" --zone "$TPU_ZONE" --worker all
-do_run "${on_all[@]}" ssh "${where[@]}" --command \
-  "mkdir -p jaxvl && tar -xzf jaxvl.tar.gz -C jaxvl && cd jaxvl && (test -x .venv/bin/jaxvl || (python3 -m venv .venv && .venv/bin/pip install -e '.[tpu]'))"
-do_run "${on_all[@]}" ssh "${where[@]}" --command "cd jaxvl && .venv/bin/jaxvl train --distributed $(quoted)"
+case "$verb" in
+  up | create) [ -n "${TPU_TYPE:-}" ] || wrong "set TPU_TYPE to what to make, for example v5litepod-16" ;;
+esac
+place=(--zone "$TPU_ZONE" ${TPU_PROJECT:+--project "$TPU_PROJECT"})
+vm=(gcloud compute tpus tpu-vm)
+queue=(gcloud compute tpus queued-resources)
+
+image() {  # the runtime of a kind of TPU
+  case "${TPU_VERSION:-$TPU_TYPE}" in
+    v5lite*) echo v2-alpha-tpuv5-lite ;;
+    v5p*) echo v2-alpha-tpuv5 ;;
+    v6e*) echo v2-alpha-tpuv6e ;;
+    v2-[0-9]* | v3-[0-9]* | v4-[0-9]*) echo tpu-ubuntu2204-base ;;
+    *) echo "${TPU_VERSION:-tpu-ubuntu2204-base}" ;;
+  esac
+}
+
+on() { do_run "${vm[@]}" ssh "$TPU_NAME" "${place[@]}" --worker "$1" --command "$2"; }
+
+# READY, PREEMPTED, ..., or nothing where there is no such slice
+state() { "${vm[@]}" describe "$TPU_NAME" "${place[@]}" --format "value(state)" 2>/dev/null || true; }
+
+create() {
+  local spot=()
+  [ "${TPU_SPOT:-0}" = 0 ] || spot=(--spot)
+  if [ "${TPU_QUEUED:-0}" = 0 ]; then
+    do_run "${vm[@]}" create "$TPU_NAME" "${place[@]}" --accelerator-type "$TPU_TYPE" --version "$(image)" "${spot[@]}"
+  else
+    do_run "${queue[@]}" create "$TPU_NAME" "${place[@]}" --node-id "$TPU_NAME" --accelerator-type "$TPU_TYPE" \
+      --runtime-version "$(image)" "${spot[@]}"
+  fi
+}
+
+delete() {
+  if [ "${TPU_QUEUED:-0}" = 0 ]; then
+    do_run "${vm[@]}" delete "$TPU_NAME" "${place[@]}" --quiet
+  else
+    do_run "${queue[@]}" delete "$TPU_NAME" "${place[@]}" --quiet --force
+  fi
+}
+
+install() {
+  local archive="${TMPDIR:-/tmp}/jaxvl.tar.gz"
+  do_run tar -czf "$archive" --exclude .git --exclude '.venv*' --exclude .cache --exclude ./runs --exclude ./data .
+  do_run "${vm[@]}" scp "$archive" "$TPU_NAME:jaxvl.tar.gz" "${place[@]}" --worker all
+  on all "mkdir -p jaxvl && tar -xzf jaxvl.tar.gz -C jaxvl && jaxvl/launch/install.sh tpu"
+}
+
+train() { on all "jaxvl/launch/detached.sh start .venv/bin/jaxvl train --distributed $(quote "${words[@]}")"; }
+
+# Waits until the slice is there, making it where it is not
+ready() {
+  local now
+  while now="$(state)"; [ "$now" != READY ]; do
+    case "$now" in
+      PREEMPTED | TERMINATED | STOPPED) echo "$TPU_NAME is $now"; delete; create ;;
+      "") [ -n "${asked:-}" ] || create; asked=1 ;;
+    esac
+    sleep "${TPU_POLL:-30}"
+  done
+  asked=""
+}
+
+up() {
+  if [ "$dry" = 1 ]; then create; install; train; return; fi
+  local said
+  while :; do
+    ready
+    install
+    train || true  # it may run already
+    while [ "$(state)" = READY ]; do
+      said="$("${vm[@]}" ssh "$TPU_NAME" "${place[@]}" --worker 0 --command "jaxvl/launch/detached.sh status" || true)"
+      case "$said" in
+        done) echo "$TPU_NAME: done; launch/tpu_vm.sh delete ends the bill"; exit 0 ;;
+        ended*) echo "$TPU_NAME: $said; see launch/tpu_vm.sh tail" >&2; exit 1 ;;
+        killed) train || true ;;
+      esac
+      sleep "${TPU_POLL:-30}"
+    done
+  done
+}
+
+case "$verb" in
+  state) do_run "${vm[@]}" describe "$TPU_NAME" "${place[@]}" --format "value(state)" ;;
+  status) on all "jaxvl/launch/detached.sh status" ;;
+  tail) on "${rest[0]:-0}" "jaxvl/launch/detached.sh tail" ;;
+  stop) on all "jaxvl/launch/detached.sh stop" ;;
+  *) "$verb" ;;
+esac

@@ -4,7 +4,10 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,13 +17,17 @@ from jaxvl.core import config as configs
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
-RUNNABLE = [p for p in SCRIPTS if p.name != "common.sh"]
+TRAINING = [p for p in SCRIPTS if p.name in ("gpu_host.sh", "gke.sh", "slurm.sh", "tpu_vm.sh")]
+STARTED = [p for p in SCRIPTS if p.name != "common.sh"]
 GIVEN = ["--config", "configs/centerclip/quickstart.py", "--workdir", "runs/with space", "--config.train.steps=7"]
-TPU = {"TPU_NAME": "pod", "TPU_ZONE": "us-central2-b"}
+TPU = {"TPU_NAME": "pod", "TPU_ZONE": "us-central2-b", "TPU_TYPE": "v5litepod-16"}
+GKE = {"GKE_CLUSTER": "c", "GKE_PROJECT": "p", "GKE_ZONE": "z", "GKE_IMAGE": "i:1"}
+FIRST = {"tpu_vm.sh": ["train"], "gke.sh": ["job"]}
+"""Words in front of the flags of training."""
 
 
 def launch(script, *words, env=None, cwd=ROOT):
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("TPU_", "JAXVL_"))}
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("TPU_", "GKE_", "JAXVL_", "XLA_"))}
     return subprocess.run(
         ["bash", str(script), *words],
         cwd=cwd,
@@ -54,62 +61,146 @@ def test_scripts_are_valid_bash(script):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("script", RUNNABLE, ids=lambda p: p.name)
+def test_shellcheck_finds_nothing():
+    scripts = [*SCRIPTS, ROOT / ".ci" / "run"]
+    done = subprocess.run(["shellcheck", "-x", *scripts], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("script", STARTED, ids=lambda p: p.name)
 def test_documents_name_the_script(script):
-    page = (ROOT / "docs" / "howto" / "run_anywhere.md").read_text()
-    assert re.search(rf"^(\w+=\S+ )*launch/{script.name} ", page, re.M)
+    page = (ROOT / "docs" / "howto" / "launch.md").read_text()
+    assert re.search(rf"^(\w+=\S+ )*(sbatch .*)?launch/{script.name} ", page, re.M)
 
 
-def test_gpu_host_makes_the_environment_checks_it_and_trains(tmp_path):
-    venv = tmp_path / "venv"
-    lines = dry("gpu_host.sh", *GIVEN, env={"JAXVL_VENV": str(venv)})
-    assert lines[0] == ["python3", "-m", "venv", str(venv)]
-    assert lines[1] == [f"{venv}/bin/pip", "install", "-e", ".[cuda12]"]
-    assert lines[2] == [f"{venv}/bin/jaxvl", "doctor", "--workdir", GIVEN[3]]
-    assert lines[3][:4] == ["env", "XLA_PYTHON_CLIENT_PREALLOCATE=false", f"{venv}/bin/jaxvl", "train"]
-    assert not check_train(lines[3][4:]).distributed
-    assert len(lines) == 4
-    assert not venv.exists()
+def test_gpu_host_installs_checks_and_trains(tmp_path):
+    lines = dry("gpu_host.sh", *GIVEN, env={"JAXVL_VENV": str(tmp_path / "venv")})
+    assert lines[0] == ["launch/install.sh", "cuda12"]
+    assert lines[1] == [f"{tmp_path}/venv/bin/jaxvl", "doctor", "--workdir", GIVEN[3]]
+    assert lines[2][:2] == ["env", "XLA_PYTHON_CLIENT_MEM_FRACTION=0.92"]  # XLA's share at the start: preallocated
+    assert lines[2][2:5] == ["launch/supervise.sh", f"{tmp_path}/venv/bin/jaxvl", "train"]
+    assert not check_train(lines[2][5:]).distributed
+    assert len(lines) == 3
 
 
-def test_gpu_host_uses_the_environment_that_is_there(tmp_path):
-    (tmp_path / "bin").mkdir()
-    jaxvl = tmp_path / "bin" / "jaxvl"
-    jaxvl.write_text("#!/bin/sh\n")
+def stand_in(folder):
+    """An environment whose `jaxvl` writes down its arguments."""
+    (folder / "bin").mkdir()
+    jaxvl = folder / "bin" / "jaxvl"
+    jaxvl.write_text(f'#!/bin/bash\nprintf "%q " "$@" >> {folder}/log\necho >> {folder}/log\n')
     jaxvl.chmod(0o755)
-    lines = dry("gpu_host.sh", *GIVEN, env={"JAXVL_VENV": str(tmp_path)})
-    assert [words[1] for words in lines] == ["doctor", "XLA_PYTHON_CLIENT_PREALLOCATE=false"]
+    return {"JAXVL_VENV": str(folder)}
 
 
 def test_gpu_host_runs_what_the_dry_run_prints(tmp_path):
-    """With a stand-in for `jaxvl` that writes down its arguments."""
-    (tmp_path / "bin").mkdir()
-    jaxvl = tmp_path / "bin" / "jaxvl"
-    jaxvl.write_text(f'#!/bin/bash\nprintf "%q " "$@" >> {tmp_path}/log\necho >> {tmp_path}/log\n')
-    jaxvl.chmod(0o755)
-    done = launch(ROOT / "launch" / "gpu_host.sh", *GIVEN, env={"JAXVL_VENV": str(tmp_path)}, cwd=tmp_path)
+    env = stand_in(tmp_path)
+    done = launch(ROOT / "launch" / "gpu_host.sh", *GIVEN, env=env, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = [shlex.split(line) for line in (tmp_path / "log").read_text().splitlines()]
-    printed = dry("gpu_host.sh", *GIVEN, env={"JAXVL_VENV": str(tmp_path)})
-    assert lines == [printed[0][1:], printed[1][3:]]
+    printed = dry("gpu_host.sh", *GIVEN, env=env)
+    assert lines == [printed[0][1:], printed[1][4:]]
 
 
-def test_tpu_vm_copies_installs_and_trains_on_all_workers():
-    lines = dry("tpu_vm.sh", *GIVEN, env=TPU)
-    assert [words[0] for words in lines] == ["tar", "gcloud", "gcloud", "gcloud"]
-    archive = lines[0][lines[0].index("-czf") + 1]
-    assert archive in lines[1]
+def test_install_takes_a_python_that_serves(tmp_path):
+    env = {"JAXVL_VENV": str(tmp_path / "venv")}
+    made, installed = dry("install.sh", "tpu", env=env)
+    assert made[1:] == ["-m", "venv", f"{tmp_path}/venv"]
+    assert installed == [f"{tmp_path}/venv/bin/python", "-m", "pip", "install", "-q", "-e", ".[tpu]"]
+    assert dry("install.sh", "tpu", env={**env, "JAXVL_PYTHON": sys.executable})[0][0] == sys.executable
+
+
+def test_install_where_no_python_serves(tmp_path):
+    """With a PATH that holds nothing but what the scripts call, and with and without a package manager."""
+    for tool in ("bash", "dirname", "sed"):
+        (tmp_path / tool).symlink_to(shutil.which(tool))
+    env = {"PATH": str(tmp_path), "JAXVL_VENV": str(tmp_path / "venv")}
+    done = launch(ROOT / "launch" / "install.sh", "--dry-run", "tpu", env=env)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no Python 3.11, 3.12 or 3.13" in done.stderr
+    for tool in ("apt-get", "sudo"):
+        (tmp_path / tool).symlink_to("/bin/true")
+    lines = dry("install.sh", "tpu", env=env)
+    assert lines[:2] == [
+        ["sudo", "apt-get", "update", "-q"],
+        ["sudo", "apt-get", "install", "-y", "-q", "python3.11", "python3.11-venv"],
+    ]
+    assert lines[2][0] == "python3.11"
+
+
+def test_tpu_vm_makes_installs_and_trains_on_all_workers():
+    lines = dry("tpu_vm.sh", "up", *GIVEN, env={**TPU, "TPU_PROJECT": "p", "TPU_SPOT": "1"})
     tpu_vm = ["gcloud", "compute", "tpus", "tpu-vm"]
-    for words, verb in zip(lines[1:], ("scp", "ssh", "ssh"), strict=True):
-        assert words[:5] == [*tpu_vm, verb]
-        assert words[words.index("--zone") + 1] == TPU["TPU_ZONE"]
-        assert words[words.index("--worker") + 1] == "all"
-        assert any(w.split(":")[0] == TPU["TPU_NAME"] for w in words)
-    install, run = (words[words.index("--command") + 1] for words in lines[2:])
-    assert ".[tpu]" in install
-    remote = shlex.split(run)  # what the shell of the worker sees
-    assert remote[:6] == ["cd", "jaxvl", "&&", ".venv/bin/jaxvl", "train", "--distributed"]
-    assert check_train(remote[5:]).distributed
+    where = ["--zone", TPU["TPU_ZONE"], "--project", "p"]
+    kind = ["--accelerator-type", "v5litepod-16", "--version", "v2-alpha-tpuv5-lite", "--spot"]
+    assert lines[0] == [*tpu_vm, "create", "pod", *where, *kind]
+    archive = lines[1][lines[1].index("-czf") + 1]
+    assert lines[2] == [*tpu_vm, "scp", archive, "pod:jaxvl.tar.gz", *where, "--worker", "all"]
+    assert [words[:-1] for words in lines[3:]] == [[*tpu_vm, "ssh", "pod", *where, "--worker", "all", "--command"]] * 2
+    assert lines[3][-1].endswith("&& jaxvl/launch/install.sh tpu")
+    remote = shlex.split(lines[4][-1])  # what the shell of the worker sees
+    assert remote[:5] == ["jaxvl/launch/detached.sh", "start", ".venv/bin/jaxvl", "train", "--distributed"]
+    assert check_train(remote[4:]).distributed
+    assert dry("tpu_vm.sh", "create", env=TPU) + dry("tpu_vm.sh", "install", env=TPU) + dry(
+        "tpu_vm.sh", "train", *GIVEN, env=TPU
+    ) == [[w for w in words if w not in ("--project", "p", "--spot")] for words in lines]
+
+
+@pytest.mark.parametrize(
+    ("kind", "image"),
+    [("v4-8", "tpu-ubuntu2204-base"), ("v5p-8", "v2-alpha-tpuv5"), ("v6e-8", "v2-alpha-tpuv6e")],
+)
+def test_tpu_vm_knows_the_image_of_a_kind(kind, image):
+    (line,) = dry("tpu_vm.sh", "create", env={**TPU, "TPU_TYPE": kind})
+    assert line[line.index("--version") + 1] == image
+    (line,) = dry("tpu_vm.sh", "create", env={**TPU, "TPU_TYPE": kind, "TPU_VERSION": "mine"})
+    assert line[line.index("--version") + 1] == "mine"
+
+
+def test_tpu_vm_waits_in_the_queue():
+    env = {**TPU, "TPU_QUEUED": "1"}
+    (made,), (gone,) = dry("tpu_vm.sh", "create", env=env), dry("tpu_vm.sh", "delete", env=env)
+    assert made[3:7] == ["queued-resources", "create", "pod", "--zone"]
+    assert made[made.index("--node-id") + 1] == "pod"
+    assert gone[3:6] == ["queued-resources", "delete", "pod"]
+    assert gone[-2:] == ["--quiet", "--force"]
+
+
+def test_tpu_vm_on_the_workers():
+    (line,) = dry("tpu_vm.sh", "tail", "3", env=TPU)
+    assert line[-4:] == ["--worker", "3", "--command", "jaxvl/launch/detached.sh tail"]
+    for verb in ("status", "stop"):
+        (line,) = dry("tpu_vm.sh", verb, env=TPU)
+        assert line[-3:] == ["all", "--command", f"jaxvl/launch/detached.sh {verb}"]
+    (line,) = dry("tpu_vm.sh", "state", env=TPU)
+    assert line[4:6] == ["describe", "pod"]
+
+
+GCLOUD = """#!/bin/bash
+# A slice that is preempted once in the middle of its run
+cd {folder}
+echo "${{@:4:1}} ${{@: -1}}" >> log
+case "${{@:4:1}}" in
+  describe) line="$(head -n 1 states)"; sed -i 1d states; echo "$line" ;;
+  ssh) case "${{@: -1}}" in *status) line="$(head -n 1 runs)"; sed -i 1d runs; echo "$line" ;; esac ;;
+esac
+"""
+
+
+def test_tpu_vm_goes_on_after_a_preemption(tmp_path):
+    (tmp_path / "gcloud").write_text(GCLOUD.format(folder=tmp_path))
+    (tmp_path / "gcloud").chmod(0o755)
+    states = ["", "CREATING", "READY", "READY", "READY", "PREEMPTED", "PREEMPTED", "READY", "READY", "READY"]
+    (tmp_path / "states").write_text("\n".join(states) + "\n")
+    (tmp_path / "runs").write_text("running\nkilled\nrunning\ndone\n")
+    env = {**TPU, "PATH": f"{tmp_path}:{os.environ['PATH']}", "TPU_POLL": "0", "TMPDIR": str(tmp_path)}
+    tree = tmp_path / "tree"
+    shutil.copytree(ROOT / "launch", tree / "launch")
+    done = launch(tree / "launch" / "tpu_vm.sh", "up", *GIVEN, env=env)
+    assert done.returncode == 0, done.stderr
+    assert "pod is PREEMPTED" in done.stdout
+    calls = [line.split()[0] for line in (tmp_path / "log").read_text().splitlines() if not line.startswith("describe")]
+    begin = ["create", "scp", "ssh", "ssh"]  # make, copy, install, start
+    assert calls == [*begin, "ssh", "ssh", "ssh", "delete", *begin, "ssh", "ssh"]  # status; killed, so started again
 
 
 def test_tpu_vm_copies_the_tree_without_runs_and_environments(tmp_path):
@@ -118,7 +209,7 @@ def test_tpu_vm_copies_the_tree_without_runs_and_environments(tmp_path):
     for name in ("jaxvl/data/video.py", "setup.py", ".git/HEAD", ".venv/bin/jaxvl", "runs/a/x", "data/clip.mp4"):
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).write_text("x")
-    words = dry("tpu_vm.sh", *GIVEN, env=TPU)[0]
+    words = dry("tpu_vm.sh", "install", env=TPU)[0]
     words[words.index("-czf") + 1] = str(tmp_path / "out.tar.gz")
     subprocess.run(words, cwd=tree, check=True)
     listed = subprocess.run(["tar", "-tzf", tmp_path / "out.tar.gz"], capture_output=True, text=True, check=True).stdout
@@ -127,31 +218,122 @@ def test_tpu_vm_copies_the_tree_without_runs_and_environments(tmp_path):
 
 def test_slurm_starts_one_task_a_node(tmp_path):
     (line,) = dry("slurm.sh", *GIVEN, env={"JAXVL_VENV": "env"})
-    assert line[:4] == ["srun", "--ntasks-per-node=1", "--kill-on-bad-exit=1", "env/bin/jaxvl"]
-    assert check_train(line[5:]).distributed
+    assert line[:5] == ["launch/supervise.sh", "srun", "--ntasks-per-node=1", "--kill-on-bad-exit=1", "env/bin/jaxvl"]
+    assert check_train(line[6:]).distributed
     copy = Path(shutil.copy(ROOT / "launch" / "slurm.sh", tmp_path))  # what Slurm runs
     done = launch(copy, "--dry-run", *GIVEN, env={"SLURM_SUBMIT_DIR": str(ROOT), "JAXVL_VENV": "env"}, cwd=tmp_path)
     assert [shlex.split(words) for words in done.stdout.splitlines()] == [line]
 
 
-@pytest.mark.parametrize("script", RUNNABLE, ids=lambda p: p.name)
+def test_gke_builds_pushes_and_submits():
+    built, pushed, made = dry("gke.sh", "job", *GIVEN, env={**TPU, **GKE})
+    assert built == ["docker", "build", "-f", "launch/Dockerfile", "--target", "tpu", "-t", "i:1", "."]
+    assert pushed == ["docker", "push", "i:1"]
+    assert made[:3] == ["xpk", "workload", "create"]
+    flags = dict(zip(made[3::2], made[4::2], strict=True))
+    assert (flags["--cluster"], flags["--workload"], flags["--tpu-type"]) == ("c", "job", "v5litepod-16")
+    remote = shlex.split(flags["--command"])
+    assert remote[:3] == ["jaxvl", "train", "--distributed"]
+    assert check_train(remote[2:]).distributed
+
+
+@pytest.mark.parametrize("extra", ["tpu", "cuda12"])
+def test_images_install_an_extra_that_is_there(extra):
+    assert f"'.[{extra}]'" in (ROOT / "launch" / "Dockerfile").read_text()
+    assert f'"{extra}":' in (ROOT / "setup.py").read_text()
+
+
+CHILD = """#!/bin/bash
+echo start >> {folder}/starts
+code="$(sed -n "$(wc -l < {folder}/starts)p" {folder}/codes)"
+if [ "$code" = wait ]; then
+  trap 'exit 0' TERM
+  echo $$ > {folder}/waits
+  while :; do sleep 0.05; done
+fi
+exit "$code"
+"""
+
+
+def child(folder, *codes):
+    """A command that ends with these exit codes, one a start; `wait`: with 0 when it is told to end."""
+    script = folder / "child.sh"
+    script.write_text(CHILD.format(folder=folder))
+    script.chmod(0o755)
+    (folder / "codes").write_text("\n".join(map(str, codes)) + "\n")
+    return str(script)
+
+
+@pytest.mark.parametrize(
+    ("codes", "env", "starts", "code", "said"),
+    [
+        ([1, 137, 0], {}, 3, 0, "done"),
+        ([2], {}, 1, 2, "ended, exit code 2"),
+        ([130], {}, 1, 130, "ended, exit code 130"),
+        ([1, 134, 1], {"JAXVL_RESTARTS": "2"}, 3, 1, "ended, exit code 1, 3 times in a row"),
+        ([1, 1, 1, 0], {"JAXVL_RESTARTS": "1", "JAXVL_STEADY": "0"}, 4, 0, "done"),  # each one ran long enough
+    ],
+)
+def test_supervised(tmp_path, codes, env, starts, code, said):
+    env = {"JAXVL_PAUSE": "0", **env}
+    done = launch(ROOT / "launch" / "supervise.sh", child(tmp_path, *codes), env=env)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (code, f"supervise: {said}")
+    assert len((tmp_path / "starts").read_text().splitlines()) == starts
+
+
+def test_a_detached_run_is_told_to_save_and_end(tmp_path):
+    tree = tmp_path / "tree"
+    shutil.copytree(ROOT / "launch", tree / "launch")
+    detached = tree / "launch" / "detached.sh"
+    ask = lambda *words: launch(detached, *words, env={"JAXVL_PAUSE": "0"})  # noqa: E731
+    assert ask("status").stdout == "never\n"
+    assert ask("stop").returncode == 2
+    assert ask("start", child(tmp_path, 1, "wait")).stdout.startswith("started as process ")
+    while not (tmp_path / "waits").exists():
+        time.sleep(0.05)
+    assert ask("status").stdout == "running\n"
+    refused = ask("start", "true")
+    assert refused.returncode == 2
+    assert "runs already" in refused.stderr
+    assert ask("stop").stdout == "supervise: stopped, exit code 0\n"
+    assert ask("status").stdout == "stopped, exit code 0\n"
+    assert len((tmp_path / "starts").read_text().splitlines()) == 2
+    ask("start", child(tmp_path, "", "", 137, "wait"))
+    while len((tmp_path / "starts").read_text().splitlines()) < 4:
+        time.sleep(0.05)
+    os.kill(int((tree / "run.pid").read_text()), signal.SIGKILL)
+    while ask("status").stdout == "running\n":
+        time.sleep(0.05)
+    assert ask("status").stdout == "killed\n"
+    os.kill(int((tmp_path / "waits").read_text()), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("script", TRAINING, ids=lambda p: p.name)
 def test_equals_signs_work_too(script):
     joined = [f"--config={GIVEN[1]}", f"--workdir={GIVEN[3]}", "--resume", GIVEN[4]]
-    line = dry(script.name, *joined, env=TPU)[-1]
+    line = dry(script.name, *FIRST.get(script.name, []), *joined, env={**TPU, **GKE})[-1]
     assert all(word in line or word in shlex.split(line[-1]) for word in joined)
 
 
 @pytest.mark.parametrize("missing", sorted(TPU))
 def test_tpu_vm_says_which_variable_is_missing(missing):
-    done = launch(
-        ROOT / "launch" / "tpu_vm.sh", "--dry-run", *GIVEN, env={k: v for k, v in TPU.items() if k != missing}
-    )
+    env = {k: v for k, v in TPU.items() if k != missing}
+    done = launch(ROOT / "launch" / "tpu_vm.sh", "--dry-run", "up", *GIVEN, env=env)
     assert done.returncode == 2
     assert missing in done.stderr
     assert done.stdout == ""
 
 
-@pytest.mark.parametrize("script", RUNNABLE, ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    ("words", "said"), [([], "no verb"), (["fly"], "fly: name one of up"), (["stop", "now"], "stop takes no now")]
+)
+def test_tpu_vm_takes_its_verbs(words, said):
+    done = launch(ROOT / "launch" / "tpu_vm.sh", *words, env=TPU)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    assert said in done.stderr
+
+
+@pytest.mark.parametrize("script", TRAINING, ids=lambda p: p.name)
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -163,14 +345,14 @@ def test_tpu_vm_says_which_variable_is_missing(missing):
     ],
 )
 def test_wrong_use_ends_with_2_and_one_line(script, words, said):
-    done = launch(script, "--dry-run", *words, env=TPU)
+    done = launch(script, "--dry-run", *FIRST.get(script.name, []), *words, env={**TPU, **GKE})
     assert done.returncode == 2
     assert said in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert done.stdout == ""
 
 
-@pytest.mark.parametrize("script", RUNNABLE, ids=lambda p: p.name)
+@pytest.mark.parametrize("script", STARTED, ids=lambda p: p.name)
 def test_scripts_can_be_started(script):
     assert os.access(script, os.X_OK)
     assert shutil.which("bash")

@@ -1,7 +1,8 @@
 """`jaxvl` as one of several processes, run as a file so that any version of the package can be on the path.
 
 MESH_ORDER: a permutation of the devices, as `jax.make_mesh` lays them out on a TPU slice. PLANT: `bad` (after two
-batches an InputError in process 1 alone), `slow` (batches take 0.3 s). PROCESS: the number of this one.
+batches an InputError in process 1 alone), `slow` (batches take PACE, 0.3 s). PROCESS: the
+number of this one.
 """
 
 import os
@@ -32,7 +33,7 @@ def plant(fault: str, process: int) -> None:
 
     def planted(rows):
         seen.append(len(rows))
-        time.sleep(0.3)
+        time.sleep(float(os.environ.get("PACE", "0.3")))
         if fault == "bad" and process == 1 and len(seen) > 2:
             raise InputError("example video7: planted: this host alone cannot read its file")
         return collate(rows)

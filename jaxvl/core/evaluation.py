@@ -32,7 +32,8 @@ def jit_predict(method: Method, mesh: Mesh, settings: Any) -> Callable:
     """`(variables, {stream: fields}) -> outputs`, outputs replicated so that every process reads them whole."""
 
     def predict(variables, batch):
-        with jax.default_matmul_precision(precision.matmul_precision(settings)):
+        matmul = jax.default_matmul_precision(precision.matmul_precision(settings))
+        with matmul, jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             return method.predict(variables, batch)
 
     return jax.jit(predict, in_shardings=(None, batch_sharding(mesh)), out_shardings=replicated(mesh))

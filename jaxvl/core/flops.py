@@ -10,12 +10,12 @@ import jax
 import numpy as np
 
 
-def of_jaxpr(jaxpr: Any, padding: bool = False) -> int:
+def of_jaxpr(jaxpr: Any, padding: bool = False, platform: str = "tpu") -> int:
     """FLOPs of all convolutions and matrix products, a multiply and an add being two; all else is left out.
 
     A scan counts as often as it turns, a `while` once, since nobody knows. Of branches the most expensive counts, as
-    at most one runs. padding: products with the zeros around an image, and between its points, count, too; XLA's own
-    analysis leaves them out (7 % of a ResNet).
+    at most one runs; of the forms of `jaxvl.core.platforms` that of `platform`. padding: products with the zeros around
+    an image, and between its points, count, too; XLA's own analysis leaves them out (7 % of a ResNet).
     """
     total = 0
     for eqn in jaxpr.eqns:
@@ -26,7 +26,7 @@ def of_jaxpr(jaxpr: Any, padding: bool = False) -> int:
             total += (
                 2 * math.prod(eqn.outvars[0].aval.shape) * math.prod(eqn.invars[0].aval.shape[i] for i in contracted)
             )
-        inner = [of_jaxpr(found, padding) for found in _inside(eqn)]
+        inner = [of_jaxpr(found, padding, platform) for found in _inside(eqn, platform)]
         if eqn.primitive.name in ("cond", "custom_jvp_call", "custom_vjp_call"):
             total += max(inner, default=0)
         else:
@@ -34,7 +34,10 @@ def of_jaxpr(jaxpr: Any, padding: bool = False) -> int:
     return total
 
 
-def _inside(eqn: Any) -> list[Any]:
+def _inside(eqn: Any, platform: str) -> list[Any]:
+    if forms := eqn.params.get("branches_platforms"):
+        chosen = next(i for i, of in enumerate(forms) if of is None or platform in of)
+        return [eqn.params["branches"][chosen].jaxpr]
     values = [v for value in eqn.params.values() for v in (value if isinstance(value, list | tuple) else [value])]
     return [v.jaxpr if hasattr(v, "jaxpr") else v for v in values if hasattr(v, "jaxpr") or hasattr(v, "eqns")]
 
@@ -76,6 +79,6 @@ def valid_pairs(
     return int(np.sum((seen % dilation == 0) & (seen >= 0) & (seen < size * dilation)))
 
 
-def of(function: Any, *args: Any, padding: bool = False) -> int:
+def of(function: Any, *args: Any, padding: bool = False, platform: str = "tpu") -> int:
     """FLOPs of `function(*args)`; see `of_jaxpr`."""
-    return of_jaxpr(jax.make_jaxpr(function)(*args).jaxpr, padding)
+    return of_jaxpr(jax.make_jaxpr(function)(*args).jaxpr, padding, platform)

@@ -55,10 +55,11 @@ class NumpyType:
             self.dtype = self.dtype.newbyteorder(">")
 
     def values(self, data: Any, count: int) -> np.ndarray:
-        """So many numbers from bytes. Raises ValueError for what is no number, and where there are fewer or more."""
+        """So many numbers from bytes, or from the latin1 text as which Python 3 loads the bytes of Python 2. Raises
+        ValueError for what is no number, and where there are fewer or more."""
         if self.dtype.kind not in "biuf":
             raise ValueError(f"numpy values of type {self.dtype}")
-        values = np.frombuffer(data, self.dtype)
+        values = np.frombuffer(data.encode("latin1") if isinstance(data, str) else data, self.dtype)
         if len(values) != count:
             raise ValueError(f"{len(values)} numpy values where {count} should be")
         return values

@@ -41,46 +41,56 @@ def build_update(method: Method, name: str, config: ConfigDict, cells: Cells) ->
         frozen = {k: v for k, v in flat.items() if k not in trained_paths}
         rng = jax.random.fold_in(state.rng, state.step)
         (loss, aux), grads = _gradient(objective, trained, frozen, state, batch, rng, accumulate)
-        norm = optax.tree.norm(grads)
-        if config.train.clip_norm > 0:
-            grads = optim.clip_by_norm(grads, norm, config.train.clip_norm)
+        with jax.named_scope("gradient_norm"):
+            norm = optax.tree.norm(grads)
+            if config.train.clip_norm > 0:
+                grads = optim.clip_by_norm(grads, norm, config.train.clip_norm)
 
         opt_state, new = dict(state.opt_state), dict(trained)
         scalars = {"loss": loss, "grad_norm": norm, **aux.scalars}
         for cell in own:
             optimizer = cells.optimizer(cell)
             part = {p: trained[p] for p in cells.members[cell]}
-            moves, opt_state[cell], rate = optimizer.updates(
-                {p: grads[p] for p in part}, state.opt_state[cell], part, state.step
-            )
-            new.update(optax.apply_updates(part, moves))
+            with jax.named_scope("optimizer"):
+                moves, opt_state[cell], rate = optimizer.updates(
+                    {p: grads[p] for p in part}, state.opt_state[cell], part, state.step
+                )
+                new.update(optax.apply_updates(part, moves))
             scalars["lr" if objective.optimizer == "main" else f"lr_{objective.optimizer}"] = rate
 
         params = merge(new, frozen)
         ema = state.ema
         if config.train.ema:
-            ema = optax.incremental_update(params, state.ema, 1 - config.train.ema)
-        updated = method.after_update(
-            state.replace(
-                step=state.step + 1,
-                params=params,
-                mutables={**state.mutables, **aux.mutables},
-                opt_state=opt_state,
-                ema=ema,
+            with jax.named_scope("average"):
+                ema = optax.incremental_update(params, state.ema, 1 - config.train.ema)
+        with jax.named_scope("after_update"):
+            updated = method.after_update(
+                state.replace(
+                    step=state.step + 1,
+                    params=params,
+                    mutables={**state.mutables, **aux.mutables},
+                    opt_state=opt_state,
+                    ema=ema,
+                )
             )
-        )
-        good = jnp.isfinite(loss) & jnp.isfinite(norm) & (state.bad_step < 0)
-        keep = lambda a, b: jnp.where(good, a, b)  # noqa: E731
-        guarded = updated.replace(
-            params=_select(keep, updated.params, state.params),
-            mutables=_select(keep, updated.mutables, state.mutables),
-            opt_state=_select(keep, updated.opt_state, state.opt_state),
-            ema=_select(keep, updated.ema, state.ema),
-            bad_step=jnp.where((state.bad_step < 0) & ~good, state.step, state.bad_step),
-        )
+        with jax.named_scope("guard"):
+            guarded = _guarded(updated, state, jnp.isfinite(loss) & jnp.isfinite(norm))
         return guarded, {**scalars, "bad_step": guarded.bad_step}
 
     return update
+
+
+def _guarded(updated: TrainState, state: TrainState, finite: jax.Array) -> TrainState:
+    """`updated`, or the old state where a number is not finite or was not in an earlier step."""
+    good = finite & (state.bad_step < 0)
+    keep = lambda a, b: jnp.where(good, a, b)  # noqa: E731
+    return updated.replace(
+        params=_select(keep, updated.params, state.params),
+        mutables=_select(keep, updated.mutables, state.mutables),
+        opt_state=_select(keep, updated.opt_state, state.opt_state),
+        ema=_select(keep, updated.ema, state.ema),
+        bad_step=jnp.where((state.bad_step < 0) & ~good, state.step, state.bad_step),
+    )
 
 
 def jit_update(update: StepFn, mesh: Mesh, shardings: Any) -> Callable:

@@ -21,16 +21,18 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, dilation: int = 1
     """NHWC convolution of an odd kernel, centred: output i looks at inputs around `i·stride`.
 
     `[B, H, W, in]`, `[k, k, in, out] -> [B, ⌈H/stride⌉, ⌈W/stride⌉, out]`. Never "SAME", which for even sizes and
-    stride 2 pads (0, 1) where PyTorch pads (1, 1). A 1x1 kernel is a matrix product everywhere; on CPUs, so is a larger
-    one on a map of a few cells.
+    stride 2 pads (0, 1) where PyTorch pads (1, 1). On CPUs a 1x1 kernel is a matrix product, and so is a larger one on
+    a map of a few cells. Elsewhere all are the convolution: a TPU keeps a map of 7x7 cells in another layout than the
+    rows of a matrix, and would copy it there and back.
     """
-    if kernel.shape[:2] == (1, 1):
-        return _product(x[:, ::stride, ::stride], kernel[0, 0])
     native = functools.partial(_convolve, stride=stride, dilation=dilation)
-    if -(-x.shape[1] // stride) * -(-x.shape[2] // stride) > SMALL_MAP:
+    if kernel.shape[:2] == (1, 1):
+        form = functools.partial(_convolve_one, stride=stride)
+    elif -(-x.shape[1] // stride) * -(-x.shape[2] // stride) > SMALL_MAP:
         return native(x, kernel)
-    gathered = functools.partial(_convolve_gathered, stride=stride, dilation=dilation)
-    return jax.lax.platform_dependent(x, kernel, cpu=gathered, default=native)
+    else:
+        form = functools.partial(_convolve_gathered, stride=stride, dilation=dilation)
+    return jax.lax.platform_dependent(x, kernel, cpu=form, default=native)
 
 
 def _convolve(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:
@@ -43,6 +45,11 @@ def _convolve(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> ja
         rhs_dilation=(dilation, dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
+
+
+def _convolve_one(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """Of a 1x1 kernel."""
+    return _product(x[:, ::stride, ::stride], kernel[0, 0])
 
 
 def _convolve_gathered(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:

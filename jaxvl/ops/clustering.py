@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvl.core import sharding
 from jaxvl.core.errors import InputError
 
 METRICS = ("l2", "l1", "cosine")
@@ -162,8 +163,8 @@ def kmedoids(
         fixed_iters: if given, exactly so many passes instead (passes at a fixed point change nothing). Use it
             when the leading axes are sharded over devices: the condition of the `while` loop over a sharded
             batch costs one all-reduce a pass. 10 is ample.
-        max_bytes: distance matrices are made in chunks of at most this size. It counts the global array: times
-            the number of devices that the leading axes are sharded over.
+        max_bytes: distance matrices are made in chunks of at most this size on each device, so that the number of
+            turns hangs on the sets a device has and not on how many devices there are.
     Raises InputError on k out of range.
     """
     x = jax.lax.stop_gradient(x).astype(jnp.float32)
@@ -288,17 +289,18 @@ def _kmedoids_from_distances(d, score, k: int, max_iters: int, fixed_iters: int 
 
 
 def _chunked(function: Callable, x: jax.Array, max_bytes: int):
-    """`function` over all leading axes of `[..., N, W]`, at most `max_bytes` of `[N, N]` float32 at a time.
+    """`function` over all leading axes of `[..., N, W]`, at most `max_bytes` of `[N, N]` float32 a device at a time.
 
     A chunk takes every c-th set, not a run of neighbours: if the leading axis is sharded over devices, each chunk
     then holds an equal part of every device's sets and nothing moves between devices.
     """
     lead, n = x.shape[:-2], x.shape[-2]
-    sets = math.prod(lead)
-    needed = max(1, math.ceil(sets * n * n * 4 / max_bytes))
-    if needed == 1 or sets <= 1:
+    sets, devices = math.prod(lead), sharding.batch_devices()
+    own = sets // devices if sets % devices == 0 else sets  # of a device
+    needed = max(1, math.ceil(own * n * n * 4 / max_bytes))
+    if needed == 1 or own <= 1:
         return function(x)
-    chunks = next(c for c in range(min(needed, sets), sets + 1) if sets % c == 0)
+    chunks = next(c for c in range(min(needed, own), own + 1) if own % c == 0)
     y = x.reshape(sets // chunks, chunks, *x.shape[-2:]).swapaxes(0, 1)
     out = jax.lax.map(function, y)
     return jax.tree.map(lambda a: a.swapaxes(0, 1).reshape(*lead, *a.shape[2:]), out)

@@ -100,21 +100,49 @@ def sinkhorn_divergence(
             for the gradient; an absolute ε that is small against the costs never converges in float32.
         threshold, max_iterations: of each of the three problems.
     The gradient is that of the solution (Danskin's theorem: the potentials are held), as exact as the convergence.
+    The three problems are two loops, and under `jax.vmap` those of all divergences are: a problem that has converged
+    waits, as it is, for the others of its loop.
     """
-    from ott.geometry import geometry
-    from ott.tools import sinkhorn_divergence as ott
-
-    costs = (half_squared_distances(x, y), half_squared_distances(x, x), half_squared_distances(y, y))
-    value, out = ott.sinkhorn_divergence(
-        geometry.Geometry,
-        *costs,
-        a=a,
-        b=b,
-        epsilon=relative_epsilon(costs[0], epsilon_share),
-        solve_kwargs={"threshold": threshold, "max_iterations": max_iterations, "use_danskin": True},
+    n, m = len(x), len(y)
+    a = jnp.full(n, 1 / n, jnp.float32) if a is None else jnp.asarray(a, jnp.float32)
+    b = jnp.full(m, 1 / m, jnp.float32) if b is None else jnp.asarray(b, jnp.float32)
+    cost = half_squared_distances(x, y)
+    epsilon = relative_epsilon(cost, epsilon_share)
+    stop = {"threshold": threshold, "max_iterations": max_iterations}
+    cross = _solved(cost, epsilon, a, b, **stop)
+    # Both measures against themselves in one loop: the smaller one is filled up with points of no weight.
+    size = max(n, m)
+    square = lambda p: jnp.pad(half_squared_distances(p, p), (0, size - len(p)))  # noqa: E731
+    costs, weights = jnp.stack([square(x), square(y)]), jnp.stack([jnp.pad(w, (0, size - len(w))) for w in (a, b)])
+    selves = jax.vmap(lambda c, w: _solved(c, epsilon, w, w, symmetric=True, **stop))(costs, weights)
+    value = cross.cost - selves.cost.sum() / 2 + epsilon * jnp.square(a.sum() - b.sum()) / 2
+    return Divergence(
+        value,
+        cross.converged & selves.converged[0] & selves.converged[1],
+        jnp.maximum(cross.error, selves.error.max()),
+        cross.iterations + selves.iterations.sum(),
     )
-    error = jnp.stack([_last(errors) for errors in out.errors]).max()
-    return Divergence(value, jnp.stack(out.converged).all(), error, jnp.stack(out.n_iters).sum())
+
+
+class _Solved(NamedTuple):
+    cost: jax.Array
+    converged: jax.Array
+    error: jax.Array
+    iterations: jax.Array
+
+
+def _solved(cost, epsilon, a, b, *, symmetric: bool = False, **stop) -> _Solved:
+    """`OT_ε`, its gradient by Danskin's theorem. symmetric: of a measure against itself, where both potentials are
+    updated at once and by half (Feydy et al., equation 25)."""
+    from ott.geometry import geometry
+    from ott.solvers import linear
+    from ott.solvers.linear import acceleration
+
+    if symmetric:
+        stop |= {"parallel_dual_updates": True, "momentum": acceleration.Momentum(start=0, value=0.5)}
+    geom = geometry.Geometry(cost_matrix=cost, epsilon=epsilon)
+    out = linear.solve(geom, a=a, b=b, use_danskin=True, **stop)
+    return _Solved(out.reg_ot_cost, out.converged, jax.lax.stop_gradient(_last(out.errors)), out.n_iters)
 
 
 def _last(errors: jax.Array) -> jax.Array:

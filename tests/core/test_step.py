@@ -174,3 +174,12 @@ def test_mesh_that_does_not_divide_the_batch_is_named():
     config.mesh.data = 3
     with pytest.raises(InputError, match=r"batch size of stream 'train'.*16 is not divisible by the 3"):
         session.compile_method(config, toys.contrastive())
+
+
+def test_parts_of_the_update_are_named_in_the_program():
+    """So that a profile tells the optimiser from the loss; those of a loss are in the contract of every method."""
+    compiled = session.compile_method(toys.toy_config(clip_norm=0.5, ema=0.9), toys.contrastive())
+    (program,), (batch,) = compiled.updates.values(), toys.host_batches(1)
+    text = program.lower(compiled.target, batch).as_text(debug_info=True)
+    for part in ("gradient_norm", "optimizer", "average", "guard"):
+        assert f"/{part}/" in text, part

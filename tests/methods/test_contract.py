@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jaxvl.core import config as configs
-from jaxvl.core import registry, session, sharding
+from jaxvl.core import hlo, hlo_counts, registry, session, sharding
 from jaxvl.core import state as states
 from jaxvl.core.checkpoint import Checkpoints
 from jaxvl.core.errors import InputError
@@ -145,6 +145,47 @@ def test_initial_values_do_not_depend_on_the_batch(bench):
     assert "public @main()" in text
 
 
+LOSS_TERMS = {
+    "afe_cnn": {"classification"},
+    "centerclip": {"contrast"},
+    "drdr": {"classification", "translation", "distance", "angular", "transport", "consensus"},
+    "mist": {"answer"},
+    "posegu": {"pose", "risk"},
+    "slimclr": {"contrast", "distill"},
+    "utt": {"track", "detection"},
+}
+"""As the papers name them; `jaxvl.core.precision.loss_term` puts them into profiles."""
+
+
+def products_of_terms(jaxpr, term=None):
+    """`(term, precision, dtype)` of every matrix product inside of a loss term, and (term, None, None) of any other
+    operation."""
+    for eqn in jaxpr.eqns:
+        named = re.search(r"loss/(\w+)", str(eqn.source_info.name_stack))
+        own = named.group(1) if named else term
+        if own:
+            yield own, None, None
+            if eqn.primitive.name == "dot_general":
+                yield own, eqn.params["precision"], eqn.invars[0].aval.dtype
+        for value in jax.tree.leaves(eqn.params, is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from products_of_terms(inner, own)
+
+
+def test_terms_of_the_loss_are_named_and_their_products_are_true_float32(bench):
+    """Traced with the default precision of products, at which a TPU takes one bfloat16 pass."""
+    method, target, found = session.build_method(bench.config("precision.matmul=default")), bench.compiled.target, set()
+    for objective in method.objectives.values():
+        batch = {stream: method.batch_spec[stream] for stream in objective.streams}
+        loss = lambda *args: objective.value(*args)[0]  # noqa: E731, B023
+        traced = jax.make_jaxpr(loss)(target.params, target.mutables, batch, target.rng, target.step)
+        found |= set(products_of_terms(traced.jaxpr))
+    assert {term for term, *_ in found} == LOSS_TERMS[method.name]
+    highest = (jax.lax.Precision.HIGHEST,) * 2
+    assert {precision for _, precision, dtype in found if dtype == jnp.float32} <= {highest}
+
+
 def test_loss_is_finite_and_reaches_exactly_what_is_trained(bench):
     method = bench.compiled.method
     for name in bench.objectives:
@@ -201,13 +242,26 @@ def test_eight_devices_train_like_one(name, mesh):
     bench = bench_of(name)
     one, losses = bench.train(bench.compiled, bench.fresh(), 5)
     compiled = session.compile_method(bench.config(mesh=MESHES[mesh]))
+    if MESHES[mesh]["tensor"] > 1:  # over that axis sums are exchanged, of what each device made of its part: no weight
+        assert exchanged_over_tensor(bench, compiled) == {"all-reduce"}
     state, sharded_losses = bench.train(compiled, bench.fresh(compiled.shardings), 5)
     leaves = jax.tree.leaves(state.params)
     assert all(len(x.sharding.device_set) == 8 for x in leaves)
-    assert any(not x.sharding.is_fully_replicated for x in leaves) == (MESHES[mesh]["fsdp"] > 1)
+    sharded = MESHES[mesh]["fsdp"] > 1 or MESHES[mesh]["tensor"] > 1
+    assert any(not x.sharding.is_fully_replicated for x in leaves) == sharded
     np.testing.assert_allclose(sharded_losses, losses, rtol=1e-5)
     for (path, a), b in zip(flat(one.params).items(), flat(state.params).values(), strict=True):
         np.testing.assert_allclose(b, a, rtol=0, atol=1e-5, err_msg=path)
+
+
+def exchanged_over_tensor(bench, compiled):
+    """Kinds of collectives over the `tensor` axis in the first objective's update, which is compiled for the run."""
+    name = bench.objectives[0]
+    program, batch = compiled.updates[name], bench.put(0, compiled.mesh, compiled.method.objectives[name].streams)
+    program.compile(compiled.target, batch)
+    (executable,) = program.ready.values()
+    text = hlo.parse(executable.as_text())
+    return {c.kind for c in hlo_counts.collectives(text, dict(compiled.mesh.shape)) if c.axis == "tensor"}
 
 
 def test_bfloat16_is_close_to_float32(bench):

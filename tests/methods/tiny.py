@@ -33,7 +33,8 @@ class Tiny:
     variants: overrides under which `trains` is checked once more (frozen parts).
     overfit: (steps, loss): one batch, repeated, is learned to below this loss in so many updates.
     meshes: on which of `MESHES` eight devices are compared with one; all of them for one method and for the toys of
-        `tests/core`, the mixed one, which shards batch and parameters alike, for the rest.
+        `tests/core`, the mixed one, which shards batch and parameters alike, for the rest; `tensor` where there are
+        partition rules for it.
     """
 
     config: ConfigDict
@@ -53,6 +54,7 @@ MESHES = {
     "data": {"data": 8, "fsdp": 1, "tensor": 1},
     "fsdp": {"data": 1, "fsdp": 8, "tensor": 1},
     "mixed": {"data": 2, "fsdp": 4, "tensor": 1},
+    "tensor": {"data": 4, "fsdp": 1, "tensor": 2},
 }
 
 
@@ -216,6 +218,7 @@ def mist() -> Tiny:
         zero_gradient=r"attn/key/bias$|_select/key_norm/bias$|encode_vid/pos\d/bias$|answer_(proj|bert/layer_0/ffn_norm)/bias$",
         overfit=(100, 0.1),
         variants=(),
+        meshes=("mixed", "tensor"),
     )
 
 

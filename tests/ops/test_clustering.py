@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
+from jaxvl.core import sharding
 from jaxvl.core.errors import InputError
 from jaxvl.ops import clustering as C
 
@@ -205,6 +206,22 @@ def test_chunks_bound_the_distance_matrices():
     text = jax.jit(lambda x: kmedoids(x, 4, max_bytes=2 * 64 * 64 * 4)).lower(jnp.zeros((8, 64, 3))).as_text()
     assert "2x64x64xf32" in text
     assert "8x64x64xf32" not in text
+
+
+def test_turns_hang_on_what_a_device_has_not_on_the_number_of_devices():
+    """32 sets a device, of which 8 fit: four turns on 4 devices and on 128. No mesh is needed to trace for one."""
+    turns = {}
+    for devices in (1, 4, 128):
+        mesh = jax.sharding.AbstractMesh((devices, 1, 1), sharding.AXES)
+        x = jax.ShapeDtypeStruct((8 * devices, 4, 20, 3), jnp.float32)
+
+        def cluster(x, mesh=mesh):
+            with jax.sharding.use_abstract_mesh(mesh):
+                return C.kmedoids(x, 4, fixed_iters=2, max_bytes=8 * 20 * 20 * 4)
+
+        scans = [e for e in jax.make_jaxpr(cluster)(x).eqns if e.primitive.name == "scan"]
+        turns[devices] = [(e.params["length"], e.invars[-1].aval.shape[1]) for e in scans]
+    assert turns == {n: [(4, 8 * n)] for n in turns}
 
 
 @pytest.mark.parametrize(("n", "k"), [(147, 49), (588, 160)])

@@ -6,7 +6,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxvl.core.precision import loss_term
 
+
+@loss_term("classification")
 def classification_loss(logits: jax.Array, labels: jax.Array, smoothing: float = 0.1) -> tuple[jax.Array, jax.Array]:
     """Mean of `-sum_k q_k log softmax(logits)_k` with `q = 1 - s + s/K` for the true class and `s/K` for the others
     (PyTorch's smoothing), and the share of right ones.

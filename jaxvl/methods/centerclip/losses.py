@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxvl.core.precision import loss_term
 from jaxvl.ops.losses import symmetric_infonce
 from jaxvl.ops.masking import l2_normalize, unit_mean
 
@@ -33,6 +34,7 @@ def mean_pool_similarity(text: jax.Array, video: jax.Array, mask: jax.Array, log
     return jnp.exp(jnp.asarray(logit_scale, jnp.float32)) * cosine
 
 
+@loss_term("contrast")
 def retrieval_loss(
     text: jax.Array,
     video: jax.Array,

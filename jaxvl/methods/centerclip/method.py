@@ -20,6 +20,7 @@ from jaxvl.methods.centerclip.model import CenterCLIP, CenterCLIPConfig
 from jaxvl.methods.centerclip.reduce import ReduceConfig, schedule
 from jaxvl.metrics import retrieval
 from jaxvl.nn.clip import CLIP_PRESETS, CLIPConfig
+from jaxvl.nn.transformer import TENSOR_RULES
 from jaxvl.ops.losses import symmetric_infonce
 
 
@@ -77,7 +78,8 @@ def build(config: ConfigDict) -> Method:
                 {"params": params}, z["text"], z["segments"], z["segment_mask"] > 0, True,
                 method=CenterCLIP.score_pairs, rngs={"dropout": jax.random.fold_in(rng, 1)},
             )  # fmt: skip
-            loss = symmetric_infonce(scores, same)
+            with precision.loss_term("contrast"):
+                loss = symmetric_infonce(scores, same)
         else:
             loss = losses.retrieval_loss(z["text"], z["segments"], z["segment_mask"] > 0, params["logit_scale"], same)
         scalars = {"logit_scale": params["logit_scale"]}
@@ -123,6 +125,7 @@ def build(config: ConfigDict) -> Method:
         predict=predict,
         predict_spec=predict_spec(config, cfg),
         evaluators={"retrieval": RetrievalEvaluator(config.eval.ties, config.data.eval_batch_size, cfg.head)},
+        partition_rules=TENSOR_RULES,
     )
 
 

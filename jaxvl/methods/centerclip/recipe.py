@@ -64,6 +64,7 @@ def base() -> ConfigDict:
             "pre_norm": False,
             "max_iters": 100,
             "cluster_iters": 0,  # exactly so many passes, free of collectives on a mesh; 0: until nothing moves
+            "max_bytes": 256 * 2**20,  # of distance matrices that a device holds at once
             "sigma": 2.0,  # of the spectral graph; this and the next six fields are for 'spectral' only
             "median_sigma": False,
             "graph": "heat",  # or 'knn'
@@ -125,6 +126,7 @@ FIELDS = {
     "model.reduce.graph": choice(of="jaxvl.ops.clustering:GRAPHS"),
     "model.reduce.max_iters": whole(1),
     "model.reduce.cluster_iters": whole(0),
+    "model.reduce.max_bytes": whole(1),
     "model.reduce.sigma": real(above=0),
     "model.reduce.knn_k": whole(0),
     "model.reduce.t_kernel": whole(1),

@@ -45,7 +45,7 @@ class ReduceConfig:
     metric: 'l2' | 'l1' | 'cosine'; pre_norm: cluster unit vectors (k-medoids++ only).
     max_iters, cluster_iters: the loop ends when no medoid moves, at most after `max_iters` passes; a number in
         `cluster_iters` runs exactly so many instead, which needs no collective when videos are sharded over devices.
-    max_bytes: size limit of the distance matrices alive at once, over all devices.
+    max_bytes: size limit of the distance matrices alive at once on a device.
     sigma, graph, knn_k, mutual: of the spectral graph; `knn_k` below 5 means the paper's rule (5 a frame of the
         segment, and 5 more when a frame has 100 tokens or more).
     spg, t_kernel, s_kernel: cut pairs of tokens farther apart than these windows (frames, cells).

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxvl.core.precision import loss_term
 from jaxvl.methods.drdr import structure
 from jaxvl.methods.drdr.structure import Structure
 
@@ -18,21 +19,25 @@ def ramp(it: jax.Array, total: int) -> jax.Array:
     return jnp.tanh(5 * it / total)
 
 
+@loss_term("classification")
 def classification(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Mean cross-entropy of `[B, K]` against `[B]`."""
     return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels).mean()
 
 
+@loss_term("translation")
 def translation(source: Structure, target: Structure) -> jax.Array:
     """Mean squared difference of the global anchors, over the D coordinates (section 4.3)."""
     return jnp.square(target.centre - source.centre).mean()
 
 
+@loss_term("distance")
 def distance(source: Structure, target: Structure) -> jax.Array:
     """Mean squared difference of matched spokes, over K and D (section 4.4)."""
     return jnp.square(source.spokes - target.spokes).mean()
 
 
+@loss_term("angular")
 def angular(source: Structure, target: Structure, mask: float = structure.MASK) -> jax.Array:
     """Mean of `1 - cos` of matched spokes over the classes whose spokes have a direction in both domains.
 

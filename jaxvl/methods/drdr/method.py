@@ -92,18 +92,26 @@ def build(config: ConfigDict) -> Method:
         }
         return {name: terms[name](a, b) for name in PAIRWISE if weight[name]}
 
-    def single(params, z, labels, now: Structure) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-        """The terms of one domain's own faithfulness, and what is logged of the transport."""
-        terms, facts = {}, {}
-        if weight.transport:
-            points, anchors = sharding.on_every_device((z, jax.lax.stop_gradient(now.local)))
-            terms["transport"], facts = faithfulness(points, anchors, labels, m)
-        if weight.consensus:
+    def transports(zs, labels, structures) -> list[tuple[dict[str, jax.Array], dict[str, jax.Array]]]:
+        """The transport term of each domain, and what is logged of it: solved together, since each is a loop of many
+        small turns."""
+        if not weight.transport:
+            return [({}, {})] * len(zs)
+        anchors = [jax.lax.stop_gradient(s.local) for s in structures]
+        with precision.loss_term("transport"):
+            each = sharding.on_every_device(tuple(jnp.stack(x) for x in (zs, anchors, labels)))
+            values, facts = jax.vmap(functools.partial(faithfulness, m=m))(*each)
+        return [({"transport": values[i]}, {k: v[i] for k, v in facts.items()}) for i in range(len(zs))]
+
+    def agreement(params, z, now: Structure) -> dict[str, jax.Array]:
+        """The consensus term of one domain."""
+        if not weight.consensus:
+            return {}
+        with precision.loss_term("consensus"):
             q = losses.assignment(z, now.local)
             inner = jax.lax.stop_gradient(z) if m.consensus == "code" else z
             logits = of_params(params, DRDR.classify, inner - jax.lax.stop_gradient(now.centre))
-            terms["consensus"] = losses.consensus(q, logits, m.consensus)
-        return terms, facts
+            return {"consensus": losses.consensus(q, logits, m.consensus)}
 
     def total(step, classification, terms):
         """Section 4.7; `step` counts updates from 0, the paper's from 1."""
@@ -138,8 +146,9 @@ def build(config: ConfigDict) -> Method:
         s, t = anchored(mutables, 0, zs, source["label"]), anchored(mutables, 1, zt, pseudo)
         terms = pairwise(s, t)
         facts: dict[str, jax.Array] = {}
-        for side, z, labels, now in (("source", zs, source["label"], s), ("target", zt, pseudo, t)):
-            own, seen = single(params, z, labels, now)
+        moved = transports((zs, zt), (source["label"], pseudo), (s, t))
+        for side, z, now, (own, seen) in zip(("source", "target"), (zs, zt), (s, t), moved):
+            own = own | agreement(params, z, now)
             terms |= {name: terms.get(name, 0.0) + value for name, value in own.items()}
             facts |= {f"{name}/{side}": value for name, value in (own | seen).items()}
         loss, scalars = total(step, losses.classification(m.gamma * logits, source["label"]), terms)

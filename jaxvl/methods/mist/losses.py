@@ -6,7 +6,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxvl.core.precision import loss_term
 
+
+@loss_term("answer")
 def answer_loss(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Mean of `-log softmax(logits)[label]` over the questions that have a right answer, and the share of right ones
     among them (section 4 of the specification; the code of the paper cannot take labels of -1).

@@ -20,19 +20,12 @@ from jaxvl.methods.mist.losses import answer_loss
 from jaxvl.methods.mist.model import MIST, MISTConfig, draw_noise, initial_variables
 from jaxvl.nn.bert import BERT_PRESETS, BertConfig
 from jaxvl.nn.clip import CLIP_PRESETS, CLIPConfig
+from jaxvl.nn.transformer import TENSOR_RULES
 
 STREAM = "qa"
 EVAL_NOISE = ("zero", "sample", "mean")
-PARTITION = (
-    (r"attn/(query|key|value)/kernel$", P(None, "tensor", None)),
-    (r"attn/(query|key|value)/bias$", P("tensor", None)),
-    (r"attn/out/kernel$", P("tensor", None, None)),
-    (r"ffn_in/kernel$", P(None, "tensor")),
-    (r"ffn_in/bias$", P("tensor")),
-    (r"ffn_out/kernel$", P("tensor", None)),
-    (r"embeddings/word/embedding$", P("tensor", None)),
-)
-"""Heads and hidden units of the BERTs and of the ISTA blocks over the `tensor` axis."""
+PARTITION = (*TENSOR_RULES, (r"embeddings/word/embedding$", P("tensor", None)))
+"""Heads and hidden units of the BERTs and of the ISTA blocks over the `tensor` axis, and the words of the BERTs."""
 
 
 def text_config(config: ConfigDict) -> BertConfig:

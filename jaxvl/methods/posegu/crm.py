@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxvl.core.errors import InputError
+from jaxvl.core.precision import loss_term
 from jaxvl.methods.posegu.recipe import WEIGHTINGS
 
 FLOOR = 1e-12
@@ -48,6 +49,7 @@ def effective_share(w: jax.Array) -> jax.Array:
     return w.sum() ** 2 / jnp.maximum((w * w).sum() * (w > 0).sum(), 1.0)
 
 
+@loss_term("risk")
 def risk(
     losses: jax.Array, w: jax.Array, lambda_var: float = 0.1, counted: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:

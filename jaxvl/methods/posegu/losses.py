@@ -5,7 +5,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jaxvl.core.precision import loss_term
 
+
+@loss_term("pose")
 def pose_losses(predicted: jax.Array, target: jax.Array, kind: str = "mse") -> jax.Array:
     """Poses `[n, J, 3]` in metres, `target` absolute and rooted here at joint 0 -> `[n]` float32.
 

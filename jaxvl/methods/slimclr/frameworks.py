@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from jaxvl.core.precision import loss_term
 from jaxvl.methods.slimclr import losses
 from jaxvl.methods.slimclr.model import Encoder, ModelConfig, Predictor
 
@@ -95,6 +96,7 @@ def scale_logits(config: ConfigDict, cosines: jax.Array) -> jax.Array:
     return cosines / config.model.temperature if config.model.distill_logits == "scaled" else cosines
 
 
+@loss_term("distill")
 def teach(config: ConfigDict, teacher, student, labels: jax.Array) -> jax.Array | None:
     """`D_i` of one student. teacher, student: `(unit outputs, cosines)`; None where nothing is distilled."""
     kind = config.model.distill
@@ -124,10 +126,12 @@ def moco_v2(nets: Nets, config: ConfigDict, params, mutables, batch, rng, indice
         scalars[f"std_{names[i]}"] = spread(q[-1])
     positive = jnp.zeros(len(k), jnp.int32)
 
+    @loss_term("contrast")
     def contrast_of(q_i):
         s = losses.moco_logits(q_i, k, queue)
         return losses.info_nce(s, m.temperature), (s.argmax(1) == 0).mean()
 
+    @loss_term("distill")
     def distill_of(q_i, teachers):
         student = (q_i, losses.moco_logits(q_i, k, queue))
         both = [(t, losses.moco_logits(t, k, queue)) for t in teachers]
@@ -170,8 +174,10 @@ def moco_v3(nets: Nets, config: ConfigDict, params, mutables, batch, rng, indice
             z, stats = encode(nets, params, stats, b[view], i)
             q, stats = predict_head(nets, params, stats, z, i)
             q = losses.normalize(q)
-            pairs.append((q, q @ k.T))
-        c = sum(losses.batch_contrast(s, m.temperature) for _, s in pairs)
+            with loss_term("contrast"):
+                pairs.append((q, q @ k.T))
+        with loss_term("contrast"):
+            c = sum(losses.batch_contrast(s, m.temperature) for _, s in pairs)
         contrast.append(c)
         scalars |= {f"std_{names[i]}": spread(pairs[0][0]), f"contrast_{names[i]}": c}
         scalars[f"hit_{names[i]}"] = (pairs[0][1].argmax(1) == labels).mean()
@@ -198,8 +204,10 @@ def simclr(nets: Nets, config: ConfigDict, params, mutables, batch, rng, indices
             z, stats = encode(nets, params, stats, b[view], i)
             views.append(losses.normalize(z))
         z = jnp.concatenate(views)
-        s, labels = losses.without_diagonal(z @ z.T), losses.simclr_labels(len(z))
-        c = losses.cross_entropy(s / m.temperature, labels)
+        labels = losses.simclr_labels(len(z))
+        with loss_term("contrast"):
+            s = losses.without_diagonal(z @ z.T)
+            c = losses.cross_entropy(s / m.temperature, labels)
         contrast.append(c)
         scalars |= {f"std_{names[i]}": spread(z), f"contrast_{names[i]}": c}
         scalars[f"hit_{names[i]}"] = (s.argmax(1) == labels).mean()
@@ -227,6 +235,7 @@ def supervised(nets: Nets, config: ConfigDict, params, mutables, batch, rng, ind
     return Terms(terms, {"batch_stats": stats}, scalars)
 
 
+@loss_term("classification")
 def label_term(config: ConfigDict, logits, labels, teacher) -> tuple[jax.Array, jax.Array]:
     """`(loss of one width, the full width's logits)`; `teacher` None marks the full width itself."""
     hard = losses.cross_entropy(logits, labels)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxvl.core.errors import InputError
+from jaxvl.core.precision import loss_term
 from jaxvl.ops import boxes as box
 
 FALLBACKS = ("sample", "batch")
@@ -38,6 +39,7 @@ def box_terms(
     return jnp.where(counts, apart, 0).sum(-1) / number, jnp.where(counts, off, 0).sum(-1) / number
 
 
+@loss_term("track")
 def track_loss(
     predicted: jax.Array, truth: jax.Array, counts: jax.Array, fallback: str = "sample"
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -57,6 +59,7 @@ def score_target(predicted: jax.Array, truth: jax.Array) -> jax.Array:
     return jnp.sqrt(jnp.prod(jnp.maximum(ratio, 0.0), -1))
 
 
+@loss_term("score")
 def score_loss(scores: jax.Array, predicted: jax.Array, truth: jax.Array, counts: jax.Array) -> jax.Array:
     """Binary cross-entropy of logits `[P, N]` to `score_target` of boxes `[P, N, 4]`; the mean over predictions and
     over the boxes that count `[N]`, 0 in a step whose mean 1 - GIoU of the last prediction is at least 1."""
@@ -90,6 +93,7 @@ def detection_cost(logits: jax.Array, boxes: jax.Array, truth: jax.Array, label:
     return CLASS_WEIGHT * kind + L1_WEIGHT * apart - GIOU_WEIGHT * overlap
 
 
+@loss_term("detection")
 def detection_loss(
     logits: jax.Array, boxes: jax.Array, truth: jax.Array, label: jax.Array, present: jax.Array
 ) -> tuple[jax.Array, dict[str, jax.Array]]:

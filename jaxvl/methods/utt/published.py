@@ -24,9 +24,10 @@ LEVELS = 4
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """What shapes tell of a UTT, but for `heads`, which no shape tells. blocks, bottleneck, width: of the trunk; dim:
-    C; ff_dim: of all transformers; pool, object_size: sides of patches and of the pooled target; box_layers: hidden
-    layers of a box module; score: whether targets have one. The counts of layers are of the parts they name."""
+    """What shapes tell of a UTT, but for `heads`, which no shape of a published file tells. blocks, bottleneck, width:
+    of the trunk; dim: C; ff_dim: of all transformers; pool, object_size: sides of patches and of the pooled target;
+    box_layers: hidden layers of a box module; score: whether targets have one; points: of deformable attention. The
+    counts of layers are of the parts they name."""
 
     blocks: tuple[int, ...]
     bottleneck: bool
@@ -44,6 +45,7 @@ class Weights:
     classes: int
     score: bool
     heads: int = 8
+    points: int = 4
 
     @property
     def trunk(self) -> ResNetConfig:
@@ -76,9 +78,9 @@ def attention(key: str, path: str, width: int, heads: int) -> list[Rule]:
     ]  # fmt: skip
 
 
-def deformable(key: str, path: str, c: Weights, points: int = 4) -> list[Rule]:
+def deformable(key: str, path: str, c: Weights) -> list[Rule]:
     """Deformable attention; rows of the offsets are ordered head, level, point, xy."""
-    each = c.heads * LEVELS * points
+    each = c.heads * LEVELS * c.points
     out = linear(f"{key}.sampling_offsets", f"{path}/sampling_offsets", c.dim, 2 * each)
     out += linear(f"{key}.attention_weights", f"{path}/attention_weights", c.dim, each)
     return out + [
@@ -203,7 +205,8 @@ def count_of(arrays: Mapping[str, Any], pattern: str) -> int:
 def infer(arrays: Mapping[str, np.ndarray], given: Mapping[str, Any]) -> Weights:
     """The config that shapes imply; `given` fields are taken as they are. Raises InputError for another model."""
     arrays = keys.plain_keys(arrays)
-    for name in ("level_embed", "query_embed.weight", "track_head.interact_layers.0.interact.fc1.weight"):
+    sampling = "det_decoder.layers.0.cross_attn.attention_weights.bias"
+    for name in ("level_embed", "query_embed.weight", "track_head.interact_layers.0.interact.fc1.weight", sampling):
         if name not in arrays:
             raise InputError(
                 f"the file has no tensor {name}, so it is no UTT of Trackron; plain trunks are torchvision_resnet"
@@ -214,7 +217,7 @@ def infer(arrays: Mapping[str, np.ndarray], given: Mapping[str, Any]) -> Weights
     if "detection_proj.0.1.running_mean" not in arrays:
         raise InputError("detection_proj: has no batch norm; Deformable DETR's GroupNorm cannot be converted")
     shape = lambda key: np.shape(arrays[key])  # noqa: E731
-    d = int(shape("level_embed")[1])
+    d, heads = int(shape("level_embed")[1]), int(given.get("heads", 8))
     fields = {
         **{"blocks": trunk.blocks, "bottleneck": trunk.bottleneck, "width": trunk.width, "dim": d},
         "ff_dim": int(shape("track_head.interact_layers.0.linear1.weight")[0]),
@@ -228,6 +231,8 @@ def infer(arrays: Mapping[str, np.ndarray], given: Mapping[str, Any]) -> Weights
         "queries": int(shape("query_embed.weight")[0]),
         "classes": int(shape("class_head.0.weight")[0]) if "class_head.0.weight" in arrays else 0,
         "score": any(k.startswith("track_head.score_module.") for k in arrays),
+        "heads": heads,
+        "points": int(shape(sampling)[0]) // (heads * LEVELS),
     }
     return Weights(**(fields | dict(given)))
 
@@ -240,6 +245,7 @@ def config_of_params(flat: Mapping[str, np.ndarray], given: Mapping[str, Any] | 
         {p.removeprefix("backbone/"): v for p, v in flat.items() if p.startswith("backbone/")}
     )
     queries, d = np.shape(flat["detector/query_pos"])
+    heads = int(np.shape(flat["track/layer0/self_attn/query/kernel"])[1])
     fields = {
         **{"blocks": trunk.blocks, "bottleneck": trunk.bottleneck, "width": trunk.width, "dim": int(d)},
         "ff_dim": int(np.shape(flat["track/layer0/ffn/linear1/kernel"])[1]),
@@ -253,7 +259,8 @@ def config_of_params(flat: Mapping[str, np.ndarray], given: Mapping[str, Any] | 
         "queries": int(queries),
         "classes": int(np.shape(flat["detector/class0/bias"])[0]),
         "score": "track/score0/out/kernel" in flat,
-        "heads": int(np.shape(flat["track/layer0/self_attn/query/kernel"])[1]),
+        "heads": heads,
+        "points": int(np.shape(flat["detector/decoder0/cross_attn/attention_weights/bias"])[0]) // (heads * LEVELS),
     }
     return Weights(**(fields | dict(given or {})))
 

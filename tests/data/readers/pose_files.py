@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import pickle
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -166,9 +168,34 @@ def threedpw_sequence(frames: int = 10) -> dict:
     }
 
 
+class _Python2(pickle._Pickler):
+    """Writes text and the bytes of arrays alike, as strings of Python 2, and NumPy's functions where they were then."""
+
+    dispatch = dict(pickle._Pickler.dispatch)
+
+    def save_text(self, text):
+        raw = text.encode("latin1") if isinstance(text, str) else text
+        self.write((b"U" + bytes([len(raw)]) if len(raw) < 256 else b"T" + struct.pack("<i", len(raw))) + raw)
+        self.memoize(text)
+
+    def save_global(self, obj, name=None):
+        module = obj.__module__.replace("numpy._core", "numpy.core").replace("builtins", "__builtin__")
+        self.write(f"c{module}\n{name or obj.__qualname__}\n".encode())
+        self.memoize(obj)
+
+    dispatch |= {str: save_text, bytes: save_text, type: save_global}
+
+
+def python2_pickle(content) -> bytes:
+    """A pickle of protocol 2 as Python 2 wrote it."""
+    file = io.BytesIO()
+    _Python2(file, 2, fix_imports=False).dump(content)
+    return file.getvalue()
+
+
 def write_3dpw(folder: Path, content=None, split: str = "test") -> Path:
-    """`sequenceFiles/SPLIT/walk_00.pkl`, protocol 2."""
+    """`sequenceFiles/SPLIT/walk_00.pkl`, of Python 2 as published."""
     place = folder / "sequenceFiles" / split
     place.mkdir(parents=True)
-    (place / "walk_00.pkl").write_bytes(pickle.dumps(threedpw_sequence() if content is None else content, protocol=2))
+    (place / "walk_00.pkl").write_bytes(python2_pickle(threedpw_sequence() if content is None else content))
     return folder

@@ -28,13 +28,15 @@ def sample(x: np.ndarray) -> np.ndarray:
     return x[np.unique(np.linspace(0, len(x) - 1, min(len(x), LOOKED_AT)).astype(int))] if len(x) else x
 
 
-def check_shape(x: object, joints: tuple[int, ...], values: int, where: str) -> np.ndarray:
-    """An array of numbers `[T, one of joints, values]`, finite, at least one frame, float32. Raises InputError."""
+def check_shape(x: object, joints: tuple[int, ...], values: int, where: str, frames: int | None = None) -> np.ndarray:
+    """An array of numbers `[T, one of joints, values]`, finite, at least one frame, float32. frames: what is behind so
+    many is cut off unread. Raises InputError."""
     wants = f"numbers [frames, {' or '.join(map(str, joints))}, {values}]"
     if not isinstance(x, np.ndarray) or x.dtype.kind not in "fiu":
         raise InputError(f"{where}: needs {wants}, holds {type(x).__name__}")
     if x.ndim != 3 or x.shape[2] != values or x.shape[1] not in joints or not len(x):
         raise InputError(f"{where}: has the shape {list(x.shape)}, needs {wants}")
+    x = x[:frames]
     bad = ~(np.abs(x) < LARGEST).all((1, 2))
     if bad.any():
         what = "numbers that no joint has" if np.isfinite(x).all() else "NaN"

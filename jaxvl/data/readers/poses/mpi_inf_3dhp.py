@@ -26,6 +26,7 @@ from jaxvl.ops import cameras
 
 COMMON, VALID, ANNOTATIONS = "test_3dhp.npz", "mpi_inf_3dhp_valid.npz", "annot_data.mat"
 POSES = 2929
+"""Of the published files, of the official ones those with `valid_frame`."""
 SIXTEEN_OF_24 = [14, 2, 1, 0, 3, 4, 5, 16, 12, 18, 9, 10, 11, 8, 7, 6]
 SIXTEEN_OF_17 = [14, 8, 9, 10, 11, 12, 13, 15, 1, 0, 5, 6, 7, 2, 3, 4]
 SEQUENCES = ("TS1", "TS2", "TS3", "TS4", "TS5", "TS6")
@@ -111,6 +112,8 @@ def read_official(root: str | os.PathLike, target: str = "univ_annot3") -> PoseP
     checks.check_sides(x3d, f"{os.fspath(root)}: {target}")
     lost = [name for name in SEQUENCES if name not in found]
     notes = [f"target {target}"] + ([f"without {first_few(lost)}"] if lost else [])
+    if not lost and len(x2d) != POSES:
+        notes.append(f"the published files have {POSES:,} valid frames")
     report = Report(DATASET, "test", len(found), (), (), len(x2d), tuple(notes), "poses", "sequences")
     return PosePairs(x2d, x3d, activity, clip.astype(np.int32), frame, ACTIVITIES, tuple(found), report)
 
@@ -118,6 +121,7 @@ def read_official(root: str | os.PathLike, target: str = "univ_annot3") -> PoseP
 def _sequence(path: str, name: str, target: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """`(x2d, x3d, activity, frame)` of the valid frames."""
     read: dict[str, np.ndarray] = {}
+    _check_format(path)
     with open_hdf5(path) as file:
         for key, values in (("annot2", 2), (target, 3), ("valid_frame", 0), ("activity_annotation", 0)):
             try:
@@ -150,6 +154,17 @@ def _sequence(path: str, name: str, target: str) -> tuple[np.ndarray, np.ndarray
         raise InputError(f"{path}: activity_annotation holds {activity.max():.0f}; needs 1 to 7")
     x2d = cameras.normalise_screen(x2d, *SIZES[name]).astype(np.float32)
     return x2d, (x3d / 1000).astype(np.float32), activity.astype(np.int32), kept.astype(np.int32)
+
+
+def _check_format(path: str) -> None:
+    """Raises InputError for a file that MATLAB saved anew in its older format."""
+    try:
+        with open(path, "rb") as file:
+            begin = file.read(10)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}); copy it again") from error
+    if begin == b"MATLAB 5.0":
+        raise InputError(f"{path}: is in MATLAB's older format, the published file in HDF5; save it with '-v7.3'")
 
 
 def _same_length(path: str, **arrays: np.ndarray) -> None:

@@ -54,7 +54,6 @@ def read_split(root: str | os.PathLike, split: str = "test") -> PosePairs:
     if not rows:
         raise InputError(f"{folder}: no frame of its {len(files)} sequences is valid")
     x2d, x3d, clip, frame = (np.concatenate(column) for column in zip(*rows, strict=True))
-    checks.check_metres(x3d, f"{folder}: jointPositions")
     checks.check_sides(x3d, f"{folder}: jointPositions")
     report = Report("3DPW", split, len(clips), (), tuple(skipped), len(frame), (), "poses", "actors")
     return PosePairs(x2d, x3d, np.zeros(len(frame), np.int32), clip, frame, ("all",), tuple(clips), report)
@@ -92,6 +91,8 @@ def read_sequence(path: str | os.PathLike) -> list[tuple[np.ndarray, np.ndarray,
         ]
         if (bad := ~np.logical_and.reduce(fits)).any():  # what is not valid may hold anything
             raise InputError(f"{where}: {int(bad.sum())} valid frames hold NaN, first frame {frame[bad.argmax()]}")
+        if len(world):
+            checks.check_metres(world, f"{where}: jointPositions")
         x3d = np.einsum("nij,nkj->nki", turn, world) + shift[:, None]
         good = (x3d[..., 2] > 0).all(1)  # somebody behind the camera is not seen
         frame, x3d = frame[good], x3d[good].astype(np.float32)

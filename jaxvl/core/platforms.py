@@ -1,0 +1,64 @@
+"""What differs by platform: each place where a program for CPUs is another than that for accelerators, or a choice of
+this process hangs on where it runs.
+
+`tests/core/test_platforms.py` keeps this list whole: no other function may use `platform_dependent` or
+`default_backend`. It lowers every form below for CPU, TPU and CUDA, which needs none of them, looks for the operation
+that is expected there, forward and backward, and compares the two forms' numbers on CPU.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Form(NamedTuple):
+    """A computation of two forms. where: module and function below `jaxvl`; cpu, elsewhere: what it is there; why: what
+    the form for CPUs gains, or what it would cost elsewhere."""
+
+    where: str
+    cpu: str
+    elsewhere: str
+    why: str
+
+
+FORMS = (
+    Form(
+        "nn/convolution.py:convolve",
+        "1x1 kernels, and larger ones on at most 16 cells: one product of matrices",
+        "a convolution",
+        "XLA's CPU convolution is three to thirty times as slow; on TPU the matrices are another layout than the maps, "
+        "which are copied there and back (docs/results/pods_levers.md)",
+    ),
+    Form(
+        "nn/convolution.py:depthwise",
+        "a sum of shifted products, with a gradient of its own",
+        "a convolution of as many groups as channels",
+        "XLA's CPU backend leaves its fast path for grouped convolutions",
+    ),
+    Form(
+        "nn/batch_norm.py:_normalize_backward",
+        "one reduction of two arrays",
+        "two sums",
+        "XLA's CPU backend would compute the input of the sums twice; elsewhere sums are fused anyway, and so are the "
+        "collectives of a batch over many devices",
+    ),
+    Form(
+        "nn/batch_norm.py:_weighted_sum",
+        "a product with the weights",
+        "a sum",
+        "a sum over all but the last axis is several times as slow as a product in XLA's CPU backend",
+    ),
+    Form(
+        "ops/roi_align.py:roi_align",
+        "sixteen gathers a bin, on maps above 256 cells",
+        "two products with interpolation weights",
+        "gathers are cheap on a CPU and slow on a matrix unit",
+    ),
+)
+
+CHOICES = {
+    "core/session.py:compiled_quickly": "programs that run once are compiled with less effort on CPUs",
+    "core/programs.py:keep": "CPU programs are kept by kind of CPU, since another may not have the instructions",
+    "methods/centerclip/verbs.py:_rows_a_call": "videos are embedded one a device at a time on CPUs, else by a batch",
+}
+"""What this process decides by the platform it runs on; no program differs in what it computes."""

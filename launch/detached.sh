@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# A supervised command that outlives the shell which starts it. It writes run.log and run.pid into the root of this tree.
+#   launch/detached.sh start COMMAND [WORD ...] | status | tail [LINES] | stop
+# start   refuses while one runs; the command runs under launch/supervise.sh
+# status  `running`, or the last line of the supervisor (`done`, `ended, exit code N`, `stopped, ...`), or `killed`, or `never`
+# tail    the log from its last LINES (100) on, as it grows
+# stop    asks it to save and end (SIGTERM), and waits until it has
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=launch/common.sh
+source launch/common.sh
+pid="$(cat run.pid 2>/dev/null || true)"
+runs() { [ -n "$pid" ] && kill -0 "$pid" 2>/dev/null; }
+
+case "${1:-}" in
+  start)
+    shift
+    [ $# -gt 0 ] || wrong "start: name a command"
+    ! runs || wrong "process $pid runs already (launch/detached.sh tail, or stop)"
+    setsid nohup launch/supervise.sh "$@" >>run.log 2>&1 </dev/null &
+    echo $! >run.pid
+    echo "started as process $!; its log is $PWD/run.log" ;;
+  status)
+    if [ -z "$pid" ]; then echo never; exit; fi
+    if runs; then echo running; exit; fi
+    last="$(grep -a '^supervise: ' run.log | tail -n 1)"
+    case "$last" in
+      "supervise: done" | "supervise: ended"* | "supervise: stopped"*) echo "${last#supervise: }" ;;
+      *) echo killed ;;
+    esac ;;
+  tail) exec tail -n "${2:-100}" -F run.log ;;
+  stop)
+    runs || wrong "nothing runs here"
+    kill -TERM "$pid"
+    while runs; do sleep 0.2; done
+    tail -n 1 run.log ;;
+  *) wrong "name one of start, status, tail, stop" ;;
+esac
