@@ -17,7 +17,7 @@ from jaxvl.verbs import doctor
 from tests import tiny
 from tests.data import media_files as mf
 
-VERBS = ("methods", "configs", "train", "evaluate", "predict", "prepare", "convert", "report", "doctor")
+VERBS = ("methods", "configs", "train", "evaluate", "predict", "prepare", "convert", "aot", "report", "doctor")
 
 
 @pytest.fixture(autouse=True)

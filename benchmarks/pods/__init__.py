@@ -1,0 +1,1 @@
+"""What the published configs cost on TPU slices, as compiled without them."""

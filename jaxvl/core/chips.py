@@ -156,12 +156,28 @@ def _tpu_devices(name: str) -> tuple[Any, ...]:
         known = ", ".join(f"{topology.chip.name}:{sides}" for sides in topology.chip.slices)
         line = str(error).splitlines()[0].removeprefix("INVALID_ARGUMENT: ")[:200]
         raise InputError(f"--topology {name}: the compiler has none ({line}); there are {known}") from None
+    _read_flags(found.devices[0])
     return tuple(found.devices)
 
 
+def _read_flags(device: Any) -> None:
+    """Has the TPU compiler read XLA_FLAGS, which it does in its first compilation, while there are none: those of this
+    process are for CPUs or GPUs, and at one that it does not know it ends the process."""
+    jax.devices("cpu")  # for which they are
+    flags = os.environ.pop("XLA_FLAGS", None)
+    try:
+        nothing = jax.jit(lambda x: x, in_shardings=jax.sharding.SingleDeviceSharding(device))
+        nothing.lower(jax.ShapeDtypeStruct((), "float32")).compile()
+    finally:
+        if flags is not None:
+            os.environ["XLA_FLAGS"] = flags
+
+
 def _cpu_devices(count: int) -> list[Any]:
-    with contextlib.suppress(RuntimeError):  # the devices of this process are made already
-        jax.config.update("jax_num_cpu_devices", count)
+    asked = re.search(r"host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
+    if asked is None or int(asked.group(1)) < count:
+        with contextlib.suppress(RuntimeError):  # the devices of this process are made already
+            jax.config.update("jax_num_cpu_devices", count)
     found = jax.devices("cpu")
     if len(found) < count:
         raise InputError(

@@ -71,6 +71,8 @@ def aot(
     """
     here = chips.parse(topology)
     other = _second(here, also)
+    if other is not None and other.count > here.count:
+        other.devices()  # first, as a process makes its simulated devices once
     devices = here.devices()
     config = configs.with_length(config, configs.NOMINAL_EPOCH)
     settings = _settings(here, effort, hbm)
@@ -346,7 +348,7 @@ def _changes(
             if any(job.updates for job in failing) and config.precision.remat != "full":
                 both = ("mesh.data=-1", own, "precision.remat=full")
                 yield f"--config.{own} --config.precision.remat=full", both, effort, here
-    for times in (2, 4, 8):
+    for times in (2, 4, 8) if here.chip is not None else ():
         if (slice_ := chips.larger(here, times)) is not None:
             yield f"--topology {slice_.name}", (), effort, slice_
 

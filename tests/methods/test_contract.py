@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import re
 
 import jax
@@ -16,6 +17,7 @@ from jaxvl.core import state as states
 from jaxvl.core.checkpoint import Checkpoints
 from jaxvl.core.errors import InputError
 from jaxvl.core.loop import CompileCounter
+from jaxvl.verbs import aot
 from tests.methods.tiny import MESHES, TINY, Tiny
 
 ONE = {"data": 1, "fsdp": 1, "tensor": 1}
@@ -271,6 +273,29 @@ def test_bfloat16_is_close_to_float32(bench):
         join = lambda g: np.concatenate([v.ravel() for _, v in sorted(g.items())])  # noqa: E731
         a, b = join(grads), join(rough)
         assert a @ b / (np.linalg.norm(a) * np.linalg.norm(b)) > 0.9
+
+
+def test_predict_gets_what_the_method_declares(bench):
+    """Names, dtypes and axes; sizes are the config's, which the tiny batches need not have."""
+    look = lambda fields: {name: (str(x.dtype), x.ndim) for name, x in fields.items()}  # noqa: E731
+    given = [{stream: look(fields) for stream, fields in batch.items()} for batch in bench.tiny.predict(0)]
+    declared = [{s: look(fields) for s, fields in batch.items()} for batch in bench.compiled.method.predict_spec]
+    assert declared == given
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="needs the TPU compiler: pip install 'jaxvl[aot]'"
+)
+def test_an_update_compiles_for_a_tpu_and_stays_in_place(bench):
+    """Four devices that are not here; what the compiler makes is read to its last collective."""
+    name = bench.objectives[0]
+    found = aot.aot(bench.config(mesh={"data": -1, "fsdp": 1, "tensor": 1}), "v5e:2x2", objectives=[name], also="none")
+    (update,) = found["programs"]
+    assert found["fits"]
+    assert update["donation"]["copied"] == 0
+    assert update["flops"]["compiled"] > 0
+    assert 0.9 < update["flops"]["ratio"] < 1.5
+    assert {"all", "data"} & {c["axis"] for c in update["collectives"]}
 
 
 def test_saved_and_restored_runs_are_the_same_bits(bench, tmp_path):

@@ -1,0 +1,247 @@
+"""Every published config on the smallest v5e slice that holds it, and three configs from 4 to 128 chips.
+
+    python -m benchmarks.pods.survey --root DIR [--only METHOD] [--rows N] [--table]
+
+A compilation takes minutes, so each is kept as a JSON in DIR and never made again: the command goes on where it ended,
+and may be given in several processes one after the other. Configs that differ in their data alone are one program, and
+one row. --table only writes docs/results/pods.{json,md} of what is there. Needs the extra `aot`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks import results
+from jaxvl.core import chips, config_files, costs, session
+from jaxvl.core import config as configs
+from jaxvl.core.memory import gib
+
+FIRST = "v5e:2x2"
+LADDER = ("v5e:2x4", "v5e:4x4", "v5e:4x8")
+SCALED = ("centerclip/msrvtt:9k_b32_kmedoids_b6_4_49", "drdr/office31:uda_a_w", "mist/agqa:paper")
+SIZES = ("v5e:2x2", "v5e:4x4", "v5e:8x16")
+TIMEOUT = 4 * 3600
+
+
+class Program(NamedTuple):
+    """Configs that compile alike. name: the first of them; key: a hash of what is compiled; size: bytes of a batch."""
+
+    name: str
+    key: str
+    same: tuple[str, ...]
+    objectives: tuple[str, ...]
+    size: int
+
+
+def programs(only: str = "") -> list[Program]:
+    """One for each program that the published configs compile: first one of each file, the small ones in front."""
+    found: dict[str, Program] = {}
+    first: set[str] = set()
+    for file in config_files.files(only):
+        if file.stem == "quickstart":
+            continue
+        new = []
+        for row in getattr(configs.module_of(file), "EXPERIMENTS", None) or [""]:
+            name = f"{file.parent.name}/{file.stem}" + (f":{row}" if row else "")
+            key, objectives, size = _what_is_compiled(name)
+            if key in found:
+                found[key] = found[key]._replace(same=(*found[key].same, name))
+            else:
+                found[key] = Program(name, key, (), objectives, size)
+                new.append(name)
+        first |= set(new[:1])
+    return sorted(found.values(), key=lambda p: (p.name not in first, p.size))
+
+
+def _what_is_compiled(name: str) -> tuple[str, tuple[str, ...], int]:
+    config = configs.with_length(configs.load(name), configs.NOMINAL_EPOCH)
+    method = session.build_method(config)
+    tree = json.loads(configs.to_json(config))
+    shapes = lambda spec: {s: {k: [list(x.shape), str(x.dtype)] for k, x in f.items()} for s, f in spec.items()}  # noqa: E731
+    evaluated = sorted(json.dumps(sorted(shapes(batch).items())) for batch in method.predict_spec)
+    rates = ("lr", "end_lr", "floor", "warmup", "schedule", "boundaries", "decay_factor", "late_lr", "late_from")
+    optim = {n: {k: v for k, v in o.items() if k not in rates} for n, o in tree["optim"].items()}
+    train = {k: tree["train"][k] for k in ("accumulate", "clip_norm", "ema")}
+    parts = [config.method, tree["model"], tree["precision"], shapes(method.batch_spec), evaluated, optim, train]
+    size = sum(x.size * x.dtype.itemsize for fields in method.batch_spec.values() for x in fields.values())
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+    return f"{config.method}-{key}", tuple(method.objectives), size
+
+
+def compiled(root: Path, key: str, name: str, topology: str, words: tuple[str, ...] = ()) -> dict[str, Any]:
+    """What `jaxvl aot` says, from DIR where it is there. `refused`: the line, where it says nothing else."""
+    path = root / f"{key}.{topology.replace(':', '_')}.json"
+    if path.is_file():
+        return json.loads(path.read_text())
+    print(f"{name} on {topology}", flush=True)
+    command = [sys.executable, "-m", "jaxvl.cli", "aot", "--config", name, "--topology", topology, "--also", "none"]
+    done = subprocess.run(
+        [*command, "--trials", "0", "--json", *words], capture_output=True, text=True, timeout=TIMEOUT, check=False
+    )
+    if done.returncode == 2:
+        found = {"refused": done.stderr.strip().splitlines()[-1].removeprefix("jaxvl: ")}
+    elif done.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-2000:]}")
+    else:
+        found = json.loads(done.stdout)
+    root.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(found))
+    part.rename(path)
+    return found
+
+
+def of_program(root: Path, program: Program, topology: str) -> dict[str, Any]:
+    """All its programs on a slice; updates alone where the batch of its evaluation cannot be spread over the chips."""
+    found = compiled(root, program.key, program.name, topology)
+    if "of the evaluation" in found.get("refused", ""):
+        words = tuple(w for name in program.objectives for w in ("--objective", name))
+        return compiled(root, f"{program.key}.updates", program.name, topology, words)
+    return found
+
+
+def smallest(root: Path, program: Program) -> dict[str, Any]:
+    """The report on the smallest slice that holds it, else the last one that was tried."""
+    found = of_program(root, program, FIRST)
+    if found.get("fits"):
+        state = sum(found["state"].values())
+        worst = max(p["needed"] for p in found["programs"])
+        if state + 4 * (worst - state) < found["limit"]["bytes"]:  # as four chips hold it, so may one
+            one = of_program(root, program, "v5e:1x1")
+            return one if one.get("fits") else found
+        return found
+    for topology in LADDER:
+        found = of_program(root, program, topology)
+        if found.get("fits"):
+            break
+    return found
+
+
+def of_sizes(root: Path, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The updates of a config on each of SIZES, with as many rows a chip as the published batch has on four."""
+    config = configs.load(name)
+    _, objectives, _ = _what_is_compiled(name)
+    for topology in SIZES:
+        times = chips.parse(topology).chips // chips.parse(SIZES[0]).chips
+        words = [w for objective in objectives for w in ("--objective", objective)]
+        sizes = {k: v for k, v in config.data.items() if k.endswith("batch_size") and isinstance(v, int)}
+        words += [f"--config.data.{k}={v * times}" for k, v in sizes.items()] if times > 1 else []
+        key = f"scaled-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+        yield topology, compiled(root, key, name, topology, tuple(words))
+
+
+COLUMNS = (
+    *("config", "as many more", "slice", "program", "GiB a device", "of it temporaries", "TFLOP", "compiled / traced"),
+    *("GB moved", "roofline ms", "bound", "collectives", "MB exchanged", "relayout GB", "compile s"),
+)
+
+
+def row(name: str, more: Any, slice_: str, p: dict[str, Any]) -> list[Any]:
+    """One program of a report."""
+    if "error" in p:
+        return [
+            name,
+            more,
+            slice_,
+            p["name"],
+            f"{gib(p['needed'])}: too much" if p["needed"] else "too much",
+            *"-" * 10,
+        ]
+    moved, f, r = p["bytes"], p["flops"], p["roofline"]
+    return [
+        *(name, more, slice_, p["name"], p["needed"] / 2**30, p["memory"]["temporaries"] / 2**30),
+        *(f["compiled"] / 1e12, "-" if f["ratio"] is None else f["ratio"], moved["all_turns"] / 1e9),
+        *(r["step"] * 1e3, r["bound"], sum(c["count"] for c in p["collectives"])),
+        *(sum(c["bytes"] for c in p["collectives"]) / 1e6, p["relayouts"]["bytes"] / 1e9, p["seconds"]["compile_cpu"]),
+    ]
+
+
+def known(root: Path, program: Program) -> dict[str, Any] | None:
+    """The report of the smallest slice of what has been compiled; None where that is nothing."""
+    found = None
+    for topology in ("v5e:1x1", FIRST, *LADDER):
+        for key in (program.key, f"{program.key}.updates"):
+            path = root / f"{key}.{topology.replace(':', '_')}.json"
+            if path.is_file() and "programs" in (report := json.loads(path.read_text())):
+                found = report
+                if report["fits"]:
+                    return report
+    return found
+
+
+def table(root: Path, found: list[Program]) -> None:
+    """Writes docs/results/pods.{json,md} of what is in DIR."""
+    rows, raw, grown, left = [], [], [], []
+    for program in sorted(found, key=lambda p: p.name):
+        report = known(root, program)
+        if report is None:
+            left.append(program.name)
+            continue
+        raw.append({"config": program.name, "same": program.same, "report": _without_lists(report)})
+        for p in report["programs"]:
+            rows.append(row(program.name, len(program.same) or "-", report["topology"]["name"], p))
+    for name in SCALED:
+        reports = {}
+        key = f"scaled-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+        for topology in SIZES:
+            path = root / f"{key}.{topology.replace(':', '_')}.json"
+            if path.is_file() and "programs" in (report := json.loads(path.read_text())):
+                reports[topology] = report
+                raw.append({"config": name, "rows a chip": "those of 4 chips", "report": _without_lists(report)})
+                rows += [row(f"{name} (fixed rows a chip)", "-", topology, p) for p in report["programs"]]
+        if len(reports) > 1:
+            (a, small), *_, (b, large) = reports.items()
+            for p, q in zip(small["programs"], large["programs"]):
+                lines = costs.growth(p, q) if "error" not in p and "error" not in q else ["does not fit"]
+                grown.append(f"- {name}, {p['name']}, {a} to {b}: {'; '.join(lines[:6]) or 'nothing grows'}")
+    note = [
+        "GiB a device: all that a device holds while the program runs, the whole state and the next batch with it, of "
+        "the 15.75 GiB that a v5e has for a program. Compiled at effort -1, so memory is an upper bound. TFLOP, GB and "
+        "MB: a device and update, all turns of loops counted; a loop of unknown length counts once. roofline: the "
+        "least time that products, memory or network need; nothing was measured. as many more: configs that compile to "
+        "the same program. v5e:1x1 was compiled where the figures of four chips leave room for it.",
+    ]
+    if grown:
+        note += ["", "What a device does more of as the slice grows, with as many rows a chip:", "", *grown]
+    if left:
+        note += ["", f"Not compiled yet, {len(left)} programs: {', '.join(left)}."]
+    results.save("pods", "Published configs on TPU v5e", COLUMNS, rows, "\n".join(note), raw)
+
+
+def _without_lists(report: dict[str, Any]) -> dict[str, Any]:
+    """The figures, and of each list its eight largest: whole reports are tens of megabytes."""
+    programs_ = [{k: v[:8] if isinstance(v, list) else v for k, v in p.items()} for p in report["programs"]]
+    for p in programs_:
+        if "relayouts" in p:
+            p["relayouts"] = {**p["relayouts"], "places": p["relayouts"]["places"][:8]}
+    return {**report, "programs": programs_}
+
+
+def main() -> None:
+    """Compiles what is not there yet, then writes the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--only", default="", help="a method")
+    parser.add_argument("--rows", type=int, default=10**6, help="so many programs at most")
+    parser.add_argument("--table", action="store_true", help="compile nothing")
+    args = parser.parse_args()
+    found = programs(args.only)
+    if not args.table:
+        for program in found[: args.rows]:
+            report = smallest(args.root, program)
+            print(f"{program.name}: {report.get('line') or report['refused']}", flush=True)
+        for name in SCALED:
+            for topology, report in of_sizes(args.root, name):
+                print(f"{name} on {topology}: {report.get('line') or report['refused']}", flush=True)
+    table(args.root, found)
+
+
+if __name__ == "__main__":
+    main()

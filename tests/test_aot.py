@@ -1,0 +1,194 @@
+"""`jaxvl aot` on simulated CPU devices: a toy with two towers, whose figures are known by hand."""
+
+import dataclasses
+import importlib.util
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxvl import cli
+from jaxvl.core import costs, hlo, session
+from jaxvl.verbs import aot
+from tests import toys
+
+HAS_COMPILER = importlib.util.find_spec("libtpu") is not None
+WIDTH, DIM = 2048, toys.DIM
+WEIGHTS = 2 * DIM * WIDTH + WIDTH + 1
+CONFIG = """
+from tests import toys
+
+def get_config():
+    c = toys.toy_config()
+    c.mesh.data = -1
+    c.data = {"batch_size": 16}
+    return c
+"""
+
+
+def toy(config):
+    rows = {"x": jax.ShapeDtypeStruct((8, DIM), jnp.float32)}
+    return dataclasses.replace(toys.contrastive(config.data.batch_size), predict_spec=[{"test": rows}])
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """`run(*words) -> (exit code, stdout, stderr)` of `jaxvl aot` with the toy's config."""
+    (tmp_path / "toy.py").write_text(CONFIG)
+    monkeypatch.setattr(session, "build_method", toy)
+
+    def call(*words):
+        capsys.readouterr()
+        code = cli.main(["aot", "--config", str(tmp_path / "toy.py"), *words])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def refused(result):
+    code, out, error = result
+    assert (code, out) == (2, "")
+    return error.strip().removeprefix("jaxvl: ")
+
+
+def test_all_figures_as_one_json_object(run):
+    code, out, error = run("--topology", "cpu:2", "--also", "cpu:8", "--json")
+    assert code == 0, error
+    assert error.splitlines() == [
+        "compiling objective pair for cpu:2 (1 of 2)",
+        "compiling predict of test for cpu:2 (2 of 2)",
+        "compiling objective pair for cpu:8, as many rows a device",
+    ]
+    found = json.loads(out)
+    update, predict = found["programs"]
+
+    assert found["state"] == {
+        "parameters": 4 * WEIGHTS, "optimiser": 2 * 4 * WEIGHTS + 4, "mutables": 0, "ema": 0, "rest": 16,
+    }  # fmt: skip
+    assert found["hosts"] == {"16": {"0": "0-15"}}
+    assert update["batch"] == {"train": {"x": "float32[16, 16]", "y": "float32[16, 16]"}}
+    assert update["batch_bytes"] == 2 * 8 * DIM * 4
+
+    # both towers, forward and the gradient of the weights; 16 x 16 similarities, forward and towards both sides
+    towers, pairs = 2 * 2 * (2 * 16 * DIM * WIDTH), 3 * (2 * 16 * 16 * WIDTH)
+    assert update["flops"]["traced"] == (towers + pairs) / 2
+    assert update["flops"]["ratio"] == pytest.approx(1.0, abs=0.2)
+    assert predict["flops"]["traced"] == predict["flops"]["compiled"] == 2 * 4 * DIM * 4
+
+    # the state is donated and stays in place, predict holds the rest of it beside its own arguments
+    assert update["donation"]["copied"] == 0
+    assert update["memory"]["aliased"] >= 4 * WEIGHTS * 3
+    assert update["needed"] >= update["memory"]["total"] + update["batch_bytes"]
+    assert predict["resident"] == found["state"]["optimiser"] + found["state"]["rest"]
+
+    # gradients of the weights are summed over the data axis
+    summed = sum(c["bytes"] for c in update["collectives"] if c["kind"] == "all-reduce" and c["axis"] == "data")
+    assert summed >= 4 * (WEIGHTS - 1)
+    assert update["roofline"]["step"] is None
+    assert update["input"] == {"bytes": 2 * 16 * DIM * 4, "per_second": None}
+    assert update["f32_products"] is None
+    assert found["fits"]
+    assert found["line"].startswith("fits: ")
+
+    # every device compares its rows with those of all: at four times the devices, four times the products
+    second = found["second"]
+    assert second["programs"][0]["batch_bytes"] == update["batch_bytes"]
+    assert second["programs"][0]["flops"]["compiled"] > 1.2 * update["flops"]["compiled"]
+    assert any(line.startswith("FLOPs: ") for line in second["grows"]["objective pair"])
+
+
+def test_what_does_not_fit_names_the_change_that_does(run):
+    """Weights and moments of 0.8 MB a device do not fit into half of it, spread over all eight they do."""
+    limit = str(2.5 * 4 * WEIGHTS / 2**30)
+    words = ("--topology", "cpu:8", "--also", "none", "--objective", "pair", "--hbm", limit)
+    code, out, _ = run(*words)
+    assert code == 0
+    last = out.splitlines()[-1]
+    assert last.startswith("does not fit: objective pair needs ")
+    assert "(given by --hbm); the smallest change that fits: --config.mesh.fsdp=" in last
+    assert "  --config.precision.remat=dots: changes nothing in this method" in out
+    assert "  --config.train.accumulate=2: " in out
+    code, out, _ = run(*words, "--trials", "0", "--json")
+    assert json.loads(out)["line"].endswith("none of what was tried fits: nothing could be tried")
+
+
+OOM = "RESOURCE_EXHAUSTED: the total memory required for HLO temporaries (16.42G) exceeds available HBM (15.75G)."
+
+
+def test_a_compiler_that_runs_out_of_memory_is_an_answer(run, monkeypatch):
+    spent = {"compile": 1.0, "compile_cpu": 1.0}
+    monkeypatch.setattr(aot, "_compile", lambda lowered, settings: (None, OOM, spent))
+    code, out, error = run("--topology", "cpu:4", "--also", "none", "--objective", "pair", "--trials", "1")
+    assert code == 0
+    assert "Traceback" not in error
+    assert OOM in out
+    assert out.splitlines()[-1].startswith("does not fit: objective pair needs 16.4 GiB of ")
+    assert "none of what was tried fits: --config.train.accumulate=2" in out.splitlines()[-1]
+
+
+def test_only_want_of_memory_is_an_answer():
+    class Lowered:
+        def __init__(self, text):
+            self.text = text
+
+        def compile(self, options):
+            raise jax.errors.JaxRuntimeError(self.text)
+
+    settings = aot.Settings(None, 1.0, "")
+    assert aot._compile(Lowered(OOM), settings)[:2] == (None, OOM)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        aot._compile(Lowered("INTERNAL: a bug"), settings)
+
+
+def test_what_is_computed_again_shows_in_the_ratio(run):
+    """Accumulation of pairs encodes each half once without gradient and once more with it: a third more products."""
+    words = ("--topology", "cpu:1", "--also", "none", "--objective", "pair", "--json")
+    ratio = json.loads(run(*words, "--config.train.accumulate=2")[1])["programs"][0]["flops"]["ratio"]
+    towers, pairs = 2 * (2 * 16 * DIM * WIDTH), 3 * (2 * 16 * 16 * WIDTH)
+    assert ratio == pytest.approx((3 * towers + pairs) / (2 * towers + pairs), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("--topology", "v5e:4"), "--topology v5e:4: needs the sides of a slice, as in v5e:2x4"),
+        (("--topology", "cpu:2", "--also", "v5e:2x2"), "--also v5e:2x2: is of another kind than cpu:2, so"),
+        (("--topology", "cpu:2", "--objective", "pairs"), "pairs: toy has none of this name; there are pair"),
+        (("--topology", "cpu:8", "--also", "none", "--mesh", "data=3"), "(x): 16 is not divisible by the 3"),
+        (("--topology", "cpu:2", "--mesh", "date=1"), "--config.mesh.date: no such field; did you mean mesh.data"),
+        (("--topology", "cpu:2", "--effort", "2"), "argument --effort: needs a number from -1 to 1, got '2'"),
+    ],
+)  # fmt: skip
+def test_wrong_words_are_one_line(run, words, line):
+    assert line in refused(run(*words))
+
+
+@pytest.mark.skipif(HAS_COMPILER, reason="the TPU compiler is installed here")
+def test_a_tpu_without_its_compiler_is_refused(run):
+    line = refused(run("--topology", "v5e:4x4"))
+    assert line.startswith("--topology v5e:4x4: the TPU compiler is not installed; pip install 'jaxvl[aot]'")
+
+
+def test_a_place_is_the_innermost_line_of_a_method():
+    program = hlo.parse("HloModule m\n\nENTRY %main (p: f32[1]) -> f32[1] {\n  ROOT %p = f32[1]{0} parameter(0)\n}\n")
+    package = costs.PACKAGE
+
+    def place(*frames, name="jit(f)/layer_3/dot_general"):
+        found = [(str(package / file) if not file.startswith("/") else file, line) for file, line in frames]
+        copy = dataclasses.replace(program, frames={7: tuple(found)})
+        text = f'metadata={{op_name="{name}" stack_frame_id=7}}'
+        line = dataclasses.replace(program.runs[0].instruction, text=text)
+        return costs.place_of(copy, dataclasses.replace(program.runs[0], instruction=line))
+
+    house = ("core/step.py", 60), ("/home/user/run.py", 3)
+    assert place(("core/sharding.py", 9), ("nn/norm.py", 5), ("methods/a/method.py", 8), *house) == "nn/norm.py:5"
+    assert place(("/x/site-packages/flax/a.py", 1), ("/home/user/own.py", 2), *house) == "own.py:2"
+    assert place(("core/optim.py", 4), *house) == "core/optim.py:4"
+    assert place(*house) == "core/step.py:60"
+    assert place() == "jit(f)/layer_*/dot_general"
+
+
+def test_rows_are_told_as_spans():
+    assert costs.spans([0, 1, 2, 5, 7, 8]) == "0-2, 5, 7-8"
+    assert costs.spans([]) == ""
