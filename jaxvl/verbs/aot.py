@@ -203,9 +203,8 @@ def _measured(
     counted = traced
     if plain is not None and job.updates:
         counted = plain.updates[job.objective].trace(plain.target, job.batch)
-    of, program = costs.of_program(
-        compiled_program, compiled.mesh.shape, flops.of_jaxpr(counted.jaxpr.jaxpr), here.chip, low
-    )
+    total = flops.of_jaxpr(counted.jaxpr.jaxpr, platform="cpu" if here.chip is None else "tpu")
+    of, program = costs.of_program(compiled_program, compiled.mesh.shape, total, here.chip, low)
     batch = figures["batch_bytes"]
     resident = state - costs.bytes_on_device(job.first)
     needed = of["memory"]["total"] + max(resident, 0) + batch
