@@ -52,7 +52,7 @@ FORMS = (
         "nn/transformer.py:product_of_rows",
         "rows of all examples as one matrix",
         "a product over the last axis",
-        "on CPUs the weight gradient needs no transposed copy; elsewhere flattening copies, since 50 tokens fill no tile",
+        "on CPUs the weight gradient needs no transposed copy; elsewhere flattening copies, as 50 tokens fill no tile",
     ),
     Form(
         "ops/roi_align.py:roi_align",
