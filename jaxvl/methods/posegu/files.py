@@ -87,10 +87,12 @@ def _lift(network: Model, args: argparse.Namespace, as_json: bool, say: Callable
     found, skipped = [], []
     size = tuple(args.size) if args.size else None
     for path in own.find_joints(args.joints):
+        before = len(skipped)
         try:
-            found.append(own.read_joints(path, size, args.layout))
+            found.append(own.read_joints(path, size, args.layout, skipped))
         except BadMedia as bad:
             skipped.append(bad)
+        for bad in skipped[before:]:
             say(f"skipped {bad}")
     if not found:
         raise InputError(f"--joints {args.joints}: none of its {len(skipped)} files can be read: {skipped[0]}")
