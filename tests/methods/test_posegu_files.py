@@ -293,6 +293,26 @@ def test_predict_draws_from_seeds_of_one_s_own(model, tmp_path, capsys):
     assert len(json.loads((tmp_path / "d.json").read_text())["poses"]) == 4
 
 
+def test_seeds_that_are_not_as_they_should_be(model, tmp_path):
+    kick = upright(mocap.clips()["kick"].joints)[::9]
+    for seeds, line in (
+        (1000 * kick, "seeds: holds millimetres"),
+        (kick * np.nan, "seeds: holds NaN"),
+        (kick * [-1, 1, 1], "seeds: bodies are mirrored"),
+    ):
+        with pytest.raises(InputError, match=line):
+            model.generate(3, seeds=seeds)
+        np.save(tmp_path / "a.npy", seeds)
+        with pytest.raises(InputError, match=line.removeprefix("seeds")):
+            own.read_world(tmp_path / "a.npy")
+    said = []
+    asked = type(model)(model.loaded, said.append)
+    assert len(asked.generate(3, seeds=kick).pose) == 3
+    assert said == []
+    asked.generate(3, seeds=kick @ cameras.Y_UP.T)
+    assert "torsos point along y" in said[0]
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [

@@ -26,7 +26,7 @@ import numpy as np
 
 from jaxvl.core.errors import BadMedia, InputError
 from jaxvl.data.readers.common import read_csv, read_json
-from jaxvl.data.readers.poses.checks import ON_SCREEN, check_metres
+from jaxvl.data.readers.poses.checks import ON_SCREEN, check_metres, check_sides
 from jaxvl.data.readers.poses.h36m import sixteen_of
 from jaxvl.data.readers.poses.pickled import BROKEN, reason
 from jaxvl.data.skeletons import H36M16
@@ -170,12 +170,18 @@ def read_world(path: str | os.PathLike) -> np.ndarray:
     `x0,y0,z0,...`. Raises InputError."""
     name = os.fspath(path)
     try:
-        x = numbers(_read(name, 3)["joints"], name, (3,), (16,))
+        return as_world(_read(name, 3)["joints"], name)
     except BadMedia as bad:
         raise InputError(str(bad)) from bad
+
+
+def as_world(values: Any, name: str) -> np.ndarray:
+    """The same of an array. Raises BadMedia for what is none, InputError for NaN, another unit and swapped sides."""
+    x = numbers(values, name, (3,), (16,))
     if not np.isfinite(x).all():
         raise InputError(f"{name}: holds NaN")
     check_metres(x, name)
+    check_sides(x, name)
     return x.astype(np.float32)
 
 
