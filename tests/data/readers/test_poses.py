@@ -192,11 +192,19 @@ BROKEN = {
     "a subject lacks 2-D": (None, lambda d: {s: v for s, v in d.items() if s != "S11"}, ("S11/Photo is missing",)),
     "a subject is missing": (lambda d: {s: v for s, v in d.items() if s != "S9"}, None, ("no poses of subject S9",)),
     "NaN": (lambda d: changed(d, "S9", "Photo", with_nan), None, ("S9/Photo", "1 of 12 frames hold NaN", "frame 3")),
+    "a joint less in one view": (
+        None, lambda d: changed(d, "S9", "Walking", lambda views: [*views[:3], views[3][:, :16]]),
+        ("S9/Walking, camera 60457274", "has 16 joints, but S9/Photo, camera 54138969 has 17"),
+    ),
     "wrong joints": (lambda d: changed(d, "S9", "Photo", lambda x: x[:, :25]), None, ("S9/Photo", "[12, 25, 3]")),
     "millimetres": (
         lambda d: {s: {a: 1000 * x for a, x in takes.items()} for s, takes in d.items()},
         None,
         ("millimetres", "divide by 1000"),
+    ),
+    "a joint less in one take": (
+        lambda d: changed(files.h36m_3d(17), "S11", "Walking 1", lambda x: x[:, :16]), None,
+        ("S11/Walking 1", "has 16 joints, but S9/Photo has 17"),
     ),
     "millimetres in one take": (
         lambda d: changed(d, "S11", "Walking 1", lambda x: 1000 * x), None, ("S11/Walking 1", "divide by 1000"),

@@ -189,6 +189,8 @@ def numbers(values: Any, name: str, width: tuple[int, ...], joints: tuple[int, .
     """`[n, J, C]` float64 of such an array, or of one pose `[J, C]`; null is NaN. Raises BadMedia."""
     wants = f"[poses][{' or '.join(map(str, joints))}][{' or '.join(map(str, width))}]"
     try:
+        if np.iscomplexobj(values):
+            raise TypeError("complex numbers")
         x = np.asarray(values, np.float64)
     except (ValueError, TypeError, OverflowError) as error:
         raise BadMedia(name, f"its joints are no array of numbers {wants}") from error
