@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -340,6 +341,9 @@ def test_straight_legs_say_nothing():
 
 # -- MPI-INF-3DHP
 
+OTHER_OF_17 = [0, 1, 5, 6, 7, 2, 3, 4, 11, 12, 13, 8, 9, 10, 14, 15, 16]
+"""The joints of the official files with left and right swapped."""
+
 
 def test_the_common_file_of_3dhp(tmp_path):
     path = files.write_3dhp_common(tmp_path / "test_3dhp.npz")
@@ -354,6 +358,7 @@ def test_the_common_file_of_3dhp(tmp_path):
         ({"pose2d": 1000 * np.ones((12, 16, 2))}, ("pose2d", "pixels")),
         ({"pose3d": 1000 * x3d}, ("pose3d", "millimetres")),
         ({"pose3d": x3d[:, OTHER]}, ("pose3d", "mirrored")),
+        ({"pose2d": cameras.project(x3d, files.LENS)[:, OTHER]}, ("pose2d", "swapped in 2-D")),
         ({"pose3d": x3d[:7]}, ("7 pose3d", "12 pose2d")),
         ({"pose3d": x3d[:, :15]}, ("pose3d", "[12, 15, 3]")),
     ):
@@ -386,6 +391,10 @@ def test_the_official_test_set(tmp_path):
     np.testing.assert_allclose(mpi_inf_3dhp.read_test(root, "annot3").x3d[:10], x3d, atol=1e-5)
     files.write_official(root, ("TS2", "TS3", "TS4", "TS6"))
     assert "60 poses; target univ_annot3; the published files have 2,929" in mpi_inf_3dhp.read_test(root).report.line()
+    turned = lambda m: m | {"univ_annot3": m["univ_annot3"][:, :, OTHER_OF_17]}  # noqa: E731
+    shutil.rmtree(root / "TS3")
+    files.write_official(root, ("TS3",), turned)
+    one_line(lambda: mpi_inf_3dhp.read_test(root), "TS3", "mirrored")
 
 
 @pytest.mark.parametrize(
@@ -397,6 +406,7 @@ def test_the_official_test_set(tmp_path):
         (lambda m: m | {"valid_frame": 0 * m["valid_frame"]}, ("no frame has valid_frame 1",)),
         (lambda m: m | {"annot2": m["annot2"] / 1024 - 1}, ("annot2", "normalised")),
         (lambda m: m | {"univ_annot3": m["annot3"] * [-1, 1, 1]}, ("univ_annot3", "mirrored")),
+        (lambda m: m | {"annot2": m["annot2"][:, :, OTHER_OF_17]}, ("TS2", "annot2", "swapped in 2-D")),
         (lambda m: m | {"activity_annotation": 9 * m["valid_frame"]}, ("activity_annotation", "1 to 7")),
     ],
 )
