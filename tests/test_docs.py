@@ -299,8 +299,8 @@ def test_page_s_method_passes_the_whole_contract_suite(moons, tmp_path, monkeypa
     monkeypatch.setattr(sharding, "FSDP_MIN_SIZE", 16)
     given = {"bench": bench, "tmp_path": tmp_path / "saved", "name": "moons", "mesh": "mixed"}
     given["tmp_path"].mkdir()
-    left_out = lambda test: any(m.name == "skipif" and m.args[0] for m in getattr(test, "pytestmark", ()))  # noqa: E731
-    tests = [t for name, t in sorted(vars(contract).items()) if name.startswith("test_") and not left_out(t)]
+    skipped = lambda test: any(m.name == "skipif" and m.args[0] for m in getattr(test, "pytestmark", ()))  # noqa: E731
+    tests = [test for name, test in sorted(vars(contract).items()) if name.startswith("test_") and not skipped(test)]
     assert len(tests) > 10
     for test in tests:
         test(**{name: given[name] for name in inspect.signature(test).parameters})
