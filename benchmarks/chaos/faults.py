@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.chaos.runs import EVERY, Run
+from benchmarks.chaos.runs import EVERY, MEDIA, Run
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def _fill_disk(run: Run, draw: random.Random) -> list[int | None]:
 
 def _remove_media(run: Run, draw: random.Random) -> list[int | None]:
     """Every video goes, as of a disk that is gone, until the run has ended; and comes back."""
-    folder = next(p for p in run.data.rglob("*.mp4")).parent
+    folder = run.data / MEDIA[run.method]
     aside = folder.with_name("gone")
     shutil.move(folder, aside)
     try:

@@ -27,8 +27,15 @@ SHARED = [
     *("train.log_every=1", f"train.checkpoint_every={EVERY}", "checkpoint.keep_last=3", "train.eval_every=0"),
     *("precision.matmul=highest", "pipeline.on_error=raise", "mesh.data=-1"),
 ]
+MEDIA = {"centerclip": "videos", "utt": "lasot"}
+"""Folder of the data that is read all the time; DRDR's digits come from a package."""
 METHODS = {
     "centerclip": [*tiny.OVERRIDES, *SHARED],
+    "utt": [
+        *("model.width=8", "model.dim=32", "model.heads=2", "model.ff_dim=16", "model.iterations=1", "model.pool=3"),
+        *("model.detector_layers=1", "data.world.num_train=6", "data.world.num_test=2", "data.world.frames=20"),
+        *("data.sot_batch_size=8", "data.mot_batch_size=8", "eval.mot.beside=()", *SHARED),
+    ],
     "drdr": [
         *("model.channels=(4,8)", "model.bottleneck_dim=8", "data.batch_size=16", "data.eval_batch_size=64", *SHARED),
     ],

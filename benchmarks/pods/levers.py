@@ -47,13 +47,13 @@ class Lever(NamedTuple):
 CPU, NATIVE = "forms for CPUs", "by platform"
 LEVERS = {
     "resnet50": Lever(
-        "1x1 convolutions as products, batch norm's sums as one reduction: DRDR's ResNet-50, 64 images",
+        "1x1 convolutions as products, batch norm's sums as one reduction: DRDR's ResNet-50 alone, 64 images, float32",
         "drdr/office31.py:uda_a_w",
-        TRUNK_ALONE,
+        (*TRUNK_ALONE, "precision.compute=float32"),
         {CPU: (), NATIVE: ()},
     ),
     "drdr": Lever(
-        "the same: DRDR's whole step, 64 + 64 images",
+        "the same: DRDR's whole step, 64 + 64 images, bfloat16",
         "drdr/office31.py:uda_a_w",
         (),
         {CPU: (), NATIVE: ()},
@@ -135,9 +135,9 @@ def main() -> int:
 
 def save(raw: Mapping[str, Any]) -> None:
     note = (
-        "Per device and update, from the executable (`jaxvl aot` explains each figure); compiled with the least "
-        "effort, so memory is an upper bound. Relayouts are copies of an array into another layout of the same values. "
-        "Nothing was run: bytes are what the compiler counts, not a measured time."
+        "Per device and update, from the executable (`jaxvl aot` explains each figure); compiled with least effort, so "
+        "memory is an upper bound. Relayouts are copies of an array into another layout of the same values. Nothing "
+        "was run: bytes are what the compiler counts, not a measured time."
     )
     columns = ("step", "compiled with", "HBM GB", "temporaries MiB", "relayouts", "collectives", "loops")
     results.save(NAME, TITLE, columns, rows_of(raw), note, raw)

@@ -35,7 +35,13 @@ COMPARED = {
     "stiefel/kernel": "stiefel_linear.weight",
 }
 """Of the first update. Later ones drift apart: a random ResNet-50 on 2x2 maps amplifies rounding."""
-ON = ("model.weights.transport=0.01", "model.weights.consensus=0.1", "model.burn_in=0.0", "mesh.data=1")
+ON = (
+    "model.weights.transport=0.01",
+    "model.weights.consensus=0.1",
+    "model.burn_in=0.0",
+    "mesh.data=1",
+    "precision.compute=float32",
+)
 
 
 def divergence_contest() -> Contest:

@@ -71,7 +71,7 @@ def aot(
     """
     here = chips.parse(topology)
     other = _second(here, also)
-    if here.chip is None and other is not None and other.count > here.count:
+    if other is not None and other.chip is None and other.count > here.count:
         other.devices()  # first, as a process makes its simulated devices once
     devices = here.devices()
     config = configs.with_length(config, configs.NOMINAL_EPOCH)

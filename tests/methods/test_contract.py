@@ -145,18 +145,6 @@ def test_initial_values_do_not_depend_on_the_batch(bench):
     assert "public @main()" in text
 
 
-LOSS_TERMS = {
-    "afe_cnn": {"classification"},
-    "centerclip": {"contrast"},
-    "drdr": {"classification", "translation", "distance", "angular", "transport", "consensus"},
-    "mist": {"answer"},
-    "posegu": {"pose", "risk"},
-    "slimclr": {"contrast", "distill"},
-    "utt": {"track", "detection"},
-}
-"""As the papers name them; `jaxvl.core.precision.loss_term` puts them into profiles."""
-
-
 def products_of_terms(jaxpr, term=None):
     """`(term, precision, dtype)` of every matrix product inside of a loss term, and (term, None, None) of any other
     operation."""
@@ -181,7 +169,7 @@ def test_terms_of_the_loss_are_named_and_their_products_are_true_float32(bench):
         loss = lambda *args: objective.value(*args)[0]  # noqa: E731, B023
         traced = jax.make_jaxpr(loss)(target.params, target.mutables, batch, target.rng, target.step)
         found |= set(products_of_terms(traced.jaxpr))
-    assert {term for term, *_ in found} == LOSS_TERMS[method.name]
+    assert {term for term, *_ in found} == set(bench.tiny.terms)
     highest = (jax.lax.Precision.HIGHEST,) * 2
     assert {precision for _, precision, dtype in found if dtype == jnp.float32} <= {highest}
 

@@ -32,6 +32,7 @@ class Tiny:
         objective.
     variants: overrides under which `trains` is checked once more (frozen parts).
     overfit: (steps, loss): one batch, repeated, is learned to below this loss in so many updates.
+    terms: of the loss, as `jaxvl.core.precision.loss_term` names them in profiles.
     meshes: on which of `MESHES` eight devices are compared with one; all of them for one method and for the toys of
         `tests/core`, the mixed one, which shards batch and parameters alike, for the rest; `tensor` where there are
         partition rules for it.
@@ -43,6 +44,7 @@ class Tiny:
     zero_gradient: str | Mapping[str, str]
     overfit: tuple[int, float]
     variants: tuple[tuple[str, ...], ...] = ()
+    terms: tuple[str, ...] = ()
     meshes: tuple[str, ...] = ("mixed",)
 
     def vanishing(self, objective: str) -> str:
@@ -95,6 +97,7 @@ def centerclip() -> Tiny:
         # a constant added to every key leaves the softmax as it is
         zero_gradient=r"attn/key/bias$",
         overfit=(60, 0.2),
+        terms=("contrast",),
         variants=(("model.freeze_layer_num=1",),),
         meshes=tuple(MESHES),
     )
@@ -131,6 +134,7 @@ def drdr() -> Tiny:
         predict=predict,
         zero_gradient="",
         overfit=(150, 0.5),
+        terms=("classification", "translation", "distance", "angular", "transport", "consensus"),
         variants=(("model.freeze_classifier=true",),),
     )
 
@@ -170,6 +174,7 @@ def slimclr() -> Tiny:
         predict=predict,
         zero_gradient="",
         overfit=(60, 0.8),
+        terms=("contrast", "distill"),
     )
 
 
@@ -217,6 +222,7 @@ def mist() -> Tiny:
         # what is added before it away; one vector added to all options leaves the loss as it is
         zero_gradient=r"attn/key/bias$|_select/key_norm/bias$|encode_vid/pos\d/bias$|answer_(proj|bert/layer_0/ffn_norm)/bias$",
         overfit=(100, 0.1),
+        terms=("answer",),
         variants=(),
         meshes=("mixed", "tensor"),
     )
@@ -257,6 +263,7 @@ def afe_cnn() -> Tiny:
         # all frames is taken away by the stem's batch norm
         zero_gradient=r"kje/fc1/|kfe/conv1/|kfe/conv2/bias$",
         overfit=(60, 0.5),
+        terms=("classification",),
     )
 
 
@@ -291,6 +298,7 @@ def posegu() -> Tiny:
         # a constant in front of a norm of the batch is taken away by it
         zero_gradient=r"^in/bias$|dense\d/bias$",
         overfit=(60, 0.1),
+        terms=("pose", "risk"),
     )
 
 
@@ -365,6 +373,7 @@ def utt() -> Tiny:
         predict=predict,
         zero_gradient={"sot": always + r"|self_attn/(query|key)/", "mot": always},
         overfit=(140, 3.5),
+        terms=("track", "detection"),
     )
 
 
