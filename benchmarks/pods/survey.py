@@ -157,7 +157,7 @@ def row(name: str, more: Any, slice_: str, p: dict[str, Any]) -> list[Any]:
     moved, f, r = p["bytes"], p["flops"], p["roofline"]
     return [
         *(name, more, slice_, p["name"], p["needed"] / 2**30, p["memory"]["temporaries"] / 2**30),
-        *(f["compiled"] / 1e12, "-" if f["ratio"] is None else f["ratio"], moved["all_turns"] / 1e9),
+        *(f["compiled"] / 1e12, "-" if f["ratio"] is None else f["ratio"], moved["memory"] / 1e9),
         *(r["step"] * 1e3, r["bound"], sum(c["count"] for c in p["collectives"])),
         *(sum(c["bytes"] for c in p["collectives"]) / 1e6, p["relayouts"]["bytes"] / 1e9, p["seconds"]["compile_cpu"]),
     ]

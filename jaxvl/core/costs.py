@@ -94,9 +94,7 @@ def of_program(
     products = hlo_counts.products(program)
     flops = sum(p.total for p in products)
     devices = math.prod(mesh.values())
-    read = compiled.cost_analysis() or {}
-    once = float(read.get("bytes accessed", sum(hlo_counts.traffic(program, r) for r in program.runs)))
-    moved = once + hlo_counts.repeated_traffic(program)
+    moved = hlo_counts.all_traffic(program)
     wire = sum(c.wire for c in exchanged)
     mine = traced_flops / devices
     return {
@@ -107,7 +105,12 @@ def of_program(
             "ratio": flops / mine if mine else None,
             "passes": sum(p.total * p.passes for p in products),
         },
-        "bytes": {"once": once, "all_turns": moved, "sent": wire},
+        "bytes": {
+            "memory": moved,
+            "on_chip": hlo_counts.all_traffic(program, everywhere=True) - moved,
+            "by_xla": (compiled.cost_analysis() or {}).get("bytes accessed"),
+            "sent": wire,
+        },
         "roofline": roofline(sum(p.total * p.passes for p in products), moved, wire, chip),
         "collectives": _collectives(program, exchanged),
         "loops": _loops(program, exchanged),
@@ -276,7 +279,7 @@ def growth(small: Mapping[str, Any], large: Mapping[str, Any]) -> list[str]:
     lines = []
     for what, keys in {
         "FLOPs": ("flops", "compiled"),
-        "bytes through memory": ("bytes", "all_turns"),
+        "bytes through memory": ("bytes", "memory"),
         "temporaries": ("memory", "temporaries"),
         "arguments": ("memory", "arguments"),
     }.items():

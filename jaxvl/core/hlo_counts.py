@@ -299,40 +299,44 @@ def _target(instruction: Instruction) -> str:
 # -- memory traffic
 
 
-def traffic(program: Program, run: Run) -> int:
-    """Bytes that an instruction reads and writes, once: its operands and results in the device's memory. A fusion that
-    slices an operand reads the slice alone, one that updates a slice in place writes that alone."""
+def traffic(program: Program, run: Run, everywhere: bool = True) -> int:
+    """Bytes that an instruction reads and writes, once: its operands and results. A fusion that slices an operand reads
+    the slice alone, one that updates a slice in place writes that alone. everywhere: also what lies in memories on the
+    chip, as XLA's own analysis counts; else the device's main memory alone."""
     i = run.instruction
     if run.fused or i.op in FREE or i.op.endswith("-done"):
         return 0
+    counts = lambda a: a.bytes if everywhere or a.space == 0 else 0  # noqa: E731
     known = program.defined[run.computation]
     operands = [known[name].results if name in known else () for name in i.operands]
     if i.op == "dynamic-slice":
-        return 2 * i.bytes
+        source = operands[0][0] if operands[0] else None
+        return sum(counts(a) for a in i.results) + (i.bytes if source is None or counts(source) else 0)
     if i.op == "dynamic-update-slice":
-        return 2 * sum(a.bytes for a in operands[1])
+        return sum(counts(a) for a in operands[1]) + (operands[1][0].bytes if counts(i.results[0]) else 0)
+    results = i.results[:1] if i.op == "copy-start" else i.results  # (copy, what is copied, a counter)
     inside = program.computations.get((called(i) or [""])[0], ()) if i.op == "fusion" else ()
-    total, in_place = 0, set()
+    names = {r.name: r for r in inside}
     root = next((r for r in inside if r.root), None)
-    written = i.bytes
-    if root is not None:
-        names = {r.name: r for r in inside}
-        ends = [names[n] for n in root.operands if n in names] if root.op == "tuple" else [root]
-        for end in ends:
-            if end.op == "dynamic-update-slice" and len(end.operands) > 1 and end.operands[1] in names:
-                written -= end.bytes - names[end.operands[1]].bytes
-                in_place.add(_source(names, end.operands[0]))
+    ends = [names.get(n) for n in root.operands] if root is not None and root.op == "tuple" else [root]
+    total, in_place = 0, set()
+    for a, end in zip(results, ends if len(ends) == len(results) else [None] * len(results)):
+        size = counts(a)
+        if end is not None and end.op == "dynamic-update-slice" and end.operands[1] in names:
+            size = min(size, names[end.operands[1]].bytes)
+            in_place.add(_source(names, end.operands[0]))
+        total += size
     parameters = {r.text.strip(): r.name for r in inside if r.op == "parameter"}
-    for number, results in enumerate(operands):
-        size = sum(a.bytes for a in results)
+    for number, arrays in enumerate(operands):
         name = parameters.get(str(number))
         if name in in_place:
             continue
+        size = sum(counts(a) for a in arrays)
         users = [r for r in inside if name in r.operands] if name else []
         if users and all(r.op in ("dynamic-slice", "slice", "gather") and r.operands[0] == name for r in users):
             size = min(size, sum(r.bytes for r in users))
         total += size
-    return total + max(written, 0)
+    return total
 
 
 def _source(names: Mapping[str, Instruction], name: str) -> str:
@@ -341,6 +345,6 @@ def _source(names: Mapping[str, Instruction], name: str) -> str:
     return name
 
 
-def repeated_traffic(program: Program) -> int:
-    """Bytes of all turns of loops but the first: what an analysis that counts each body once leaves out."""
-    return sum((run.times - 1) * traffic(program, run) for run in program.runs if run.times > 1)
+def all_traffic(program: Program, everywhere: bool = False) -> int:
+    """`traffic` of the whole program, each instruction as often as it runs."""
+    return sum(run.times * traffic(program, run, everywhere) for run in program.runs)

@@ -206,15 +206,20 @@ def _measured(
     total = flops.of_jaxpr(counted.jaxpr.jaxpr, platform="cpu" if here.chip is None else "tpu")
     of, program = costs.of_program(compiled_program, compiled.mesh.shape, total, here.chip, low)
     batch = figures["batch_bytes"]
-    resident = state - costs.bytes_on_device(job.first)
-    needed = of["memory"]["total"] + max(resident, 0) + batch
-    figures |= {**of, "resident": max(resident, 0), "needed": needed, "fits": needed <= settings.limit}
+    resident = _resident(of["memory"], batch, state)
+    needed = of["memory"]["total"] + resident + batch
+    figures |= {**of, "resident": resident, "needed": needed, "fits": needed <= settings.limit}
     if job.updates:
         figures["donation"] = costs.donated(program, compiled.target)
         step = of["roofline"]["step"]
         size = costs.input_of_host(job.batch, compiled.mesh)
         figures["input"] = {"bytes": size, "per_second": size / step if step else None}
     return figures
+
+
+def _resident(held: Mapping[str, int], batch: int, state: int) -> int:
+    """Bytes of the state that are no argument of a program, and lie beside it."""
+    return max(0, state - max(0, held["arguments"] - batch))
 
 
 def _compile(lowered: Any, settings: Settings) -> tuple[Any, str, dict[str, float]]:
@@ -314,8 +319,8 @@ def _needs(lowered, job, compiled, effort, state, settings) -> tuple[float | Non
     found, said, _ = _compile(lowered, dataclasses.replace(settings, effort=effort))
     if found is None:
         return memory.needed(said), False
-    needed = costs.of_memory(found)["total"] + costs.of_batch(job.batch, compiled.mesh)
-    needed += max(state - costs.bytes_on_device(job.first), 0)
+    held, batch = costs.of_memory(found), costs.of_batch(job.batch, compiled.mesh)
+    needed = held["total"] + _resident(held, batch, state) + batch
     return needed, needed <= settings.limit
 
 

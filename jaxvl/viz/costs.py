@@ -77,8 +77,11 @@ def _program(p: Mapping[str, Any]) -> Iterator[str]:
     passes = f"; {flop(f['passes'])} with all passes of float32" if f["passes"] > f["compiled"] else ""
     yield f"  FLOPs      {flop(f['traced'])} traced, {flop(f['compiled'])} compiled{ratio}{passes}"
     b, r = p["bytes"], p["roofline"]
-    once = f" ({gib(b['once'])} if loops turned once)" if b["once"] < b["all_turns"] else ""
-    yield f"  bytes      {gib(b['all_turns'])} through memory{once}, {gib(b['sent'])} sent"
+    xla = "" if b["by_xla"] is None else f" (XLA's analysis: {gib(b['by_xla'])}, every loop turned once)"
+    yield (
+        f"  bytes      {gib(b['memory'])} through memory, {gib(b['on_chip'])} through memories on the chip{xla}, "
+        f"{gib(b['sent'])} sent"
+    )
     if r["step"] is not None:
         network = "network unknown" if r["network"] is None else f"network {_ms(r['network'])}"
         yield f"  roofline   compute {_ms(r['compute'])}, memory {_ms(r['memory'])}, {network}: bound by {r['bound']}"
