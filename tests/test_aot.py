@@ -163,6 +163,8 @@ def test_what_is_computed_again_shows_in_the_ratio(run):
         (("--topology", "cpu:2", "--objective", "pairs"), "pairs: toy has none of this name; there are pair"),
         (("--topology", "cpu:8", "--also", "none", "--mesh", "data=3"), "(x): 16 is not divisible by the 3"),
         (("--topology", "cpu:2", "--mesh", "date=1"), "--config.mesh.date: no such field; did you mean mesh.data"),
+        (("--topology", "cpu:2", "--also", "v5x"), "--also v5x: 'v5x' is no chip; did you mean v5"),
+        (("--topology", "cpu:2", "--mesh", "data"), "--mesh data: needs sizes of axes, as in data=-1,fsdp=4"),
         (("--topology", "cpu:2", "--effort", "2"), "argument --effort: needs a number from -1 to 1, got '2'"),
     ],
 )  # fmt: skip

@@ -108,7 +108,7 @@ def _second(here: Topology, also: str) -> Topology | None:
         return None
     if also == "next":
         return chips.larger(here, 4) or chips.larger(here)
-    other = chips.parse(also)
+    other = chips.parse(also, "--also")
     if (other.chip is None) != (here.chip is None):
         raise InputError(f"--also {also}: is of another kind than {here.name}, so nothing could be compared")
     return other
