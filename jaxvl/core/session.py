@@ -184,8 +184,8 @@ def load(
 
 
 def fitted(config: ConfigDict, say: Say) -> ConfigDict:
-    """`config` with a mesh that can be made here: what a pod has trained is used on one device, too. Results do not hang
-    on the mesh."""
+    """`config` with a mesh that can be made here: what a pod has trained is used on one device, too. Results do not
+    hang on the mesh."""
     try:
         sharding.make_mesh(config.mesh)
     except InputError as error:
