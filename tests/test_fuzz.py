@@ -14,6 +14,7 @@ from benchmarks.fuzz import (
     annotations,
     media,
     pictures,
+    poses,
     rooms,
     skeletons,
     weights,
@@ -22,7 +23,9 @@ from benchmarks.fuzz import (
 from benchmarks.fuzz.outcome import Case
 
 
-@pytest.mark.parametrize("generator", [media, pictures, annotations, skeletons, weights], ids=lambda m: m.__name__)
+@pytest.mark.parametrize(
+    "generator", [media, pictures, annotations, skeletons, poses, weights], ids=lambda m: m.__name__
+)
 def test_drawn_inputs_are_right_counted_or_one_line(tmp_path, generator):
     found = []
     for number in range(24):

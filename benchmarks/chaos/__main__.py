@@ -38,7 +38,7 @@ ELASTIC_METHODS = ("centerclip", "drdr")  # UTT compiles for minutes where nothi
 ELASTIC = 1e-5
 """Bar of the largest relative difference of a loss, on other devices than those of the undisturbed run."""
 PIECE = 6  # updates between two changes of the devices
-LONG, GROWTH = 1500, 16.0  # updates of the long run; MiB by which it may grow from a third of it on
+LONG, SEEN, GROWTH = 4000, 8, 16.0  # updates of the long run; looks at its memory; MiB that it may grow from half on
 
 
 def whole(method: str, folder: Path, steps: int, layout: Layout, data: Path | None) -> dict[int, float]:
@@ -128,17 +128,19 @@ def elastic(method: str, draw: random.Random, folder: Path, data: Path | None) -
 
 
 def memory(folder: Path, data: Path | None) -> dict[str, Any]:
-    """MiB in memory in the course of a long run."""
-    run, seen = Run("centerclip", folder / "long", LONG, data), {}
+    """MiB in memory in the course of a long run, whose checkpoints are as far apart as a user's."""
+    run, seen = Run("centerclip", folder / "long", LONG, data, ("train.checkpoint_every=200",)), {}
+    shutil.rmtree(run.workdir, ignore_errors=True)
     run.start(Layout(), pace=0)
-    for part in (1, 2, 3, 4, 5, 6):
-        step = LONG * part // 6 - 5
+    for part in range(1, SEEN + 1):
+        step = LONG * part // SEEN - 10
         if not run.wait_for(step):
             break
         seen[step] = run.memory()
     codes = run.ended(1200)
     sizes = list(seen.values())
-    growth = max(sizes[2:]) - sizes[1] if len(sizes) == 6 else float("nan")
+    half = SEEN // 2
+    growth = max(sizes[half:]) - max(sizes[1:half]) if len(sizes) == SEEN else float("nan")
     wrong = "" if codes == [0] and growth <= GROWTH else f"exit codes {codes}, grows by {growth:.1f} MiB"
     print(seen, wrong, flush=True)
     return {"mib": seen, "growth": growth, "wrong": wrong}

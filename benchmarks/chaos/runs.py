@@ -64,6 +64,7 @@ class Run:
     workdir: Path
     steps: int
     data: Path | None = None
+    more: tuple[str, ...] = ()  # fields of the config
     children: list[subprocess.Popen] = field(default_factory=list)
     logs: list[Path] = field(default_factory=list)
     starts: int = 0
@@ -73,7 +74,9 @@ class Run:
     def start(self, layout: Layout, pace: float = PACE) -> None:
         """Gives the command."""
         self.starts, self.before = self.starts + 1, len(self.losses())
-        flags = [f"--config.{f}" for f in (*METHODS[self.method], f"train.steps={self.steps}", *layout.mesh)]
+        flags = [
+            f"--config.{f}" for f in (*METHODS[self.method], f"train.steps={self.steps}", *self.more, *layout.mesh)
+        ]
         where = [f"--config.data.root={self.data}"] if self.data else []
         config = ["--config", str(ROOT / "configs" / self.method / "quickstart.py")]
         words = ["train", *config, "--workdir", str(self.workdir), *flags, *where]

@@ -34,6 +34,7 @@ from benchmarks.fuzz import (
     annotations,
     media,
     pictures,
+    poses,
     skeletons,
     weights,
 )
@@ -44,6 +45,7 @@ GENERATORS = {
     "annotations": annotations.run,
     "weights": weights.run,
     "skeletons": skeletons.run,
+    "poses": poses.run,
 }
 ROOMS = ("command lines", "workdirs")
 SECONDS, BYTES = 60, 3 * 2**30

@@ -8,17 +8,15 @@ A digit that is changed, or a last number that is cut short, is another number; 
 
 from __future__ import annotations
 
-import argparse
-import collections
 import json
 import pickle
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.fuzz import COUNTED, LINE, OUTCOMES, RIGHT, SILENT, one_line
+from benchmarks.fuzz import COUNTED, LINE, RIGHT, SILENT, one_line
+from benchmarks.fuzz.alone import table
 from jaxvl.core.errors import BadMedia, InputError
 from jaxvl.data.readers.skeletons import ntu_file, plain, prepared
 from jaxvl.data.readers.skeletons.ntu_bodies import select_bodies
@@ -278,29 +276,5 @@ def _compare(what: str, got: np.ndarray, right: np.ndarray, cut: bool) -> tuple[
     return f"{what}: {got.shape} for {right.shape}", SILENT
 
 
-def main() -> None:
-    """The table of this kind alone, each file in a process of its own."""
-    parser = argparse.ArgumentParser(prog="benchmarks.fuzz.skeletons", description=__doc__)
-    parser.add_argument("--seed", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--count", type=int, default=200, help="files of each seed")
-    args = parser.parse_args()
-    from benchmarks.fuzz.__main__ import child
-
-    rows, wrong = [], []
-    for seed in args.seed:
-        found: collections.Counter[str] = collections.Counter()
-        for number in range(args.count):
-            with tempfile.TemporaryDirectory() as folder:
-                what, outcome = child("skeletons", seed, number, Path(folder))
-            found[outcome] += 1
-            if outcome not in (RIGHT, COUNTED, LINE):
-                wrong.append([seed, number, outcome, what])
-        rows.append([seed, args.count, *(found[o] for o in OUTCOMES)])
-    from benchmarks import results  # imports jax, whose threads must not be there when a process forks
-
-    columns = ["seed", "files", *OUTCOMES]
-    results.save("fuzz_skeletons", "Files of skeletons drawn at random", columns, rows, NOTE, {"wrong": wrong})
-
-
 if __name__ == "__main__":
-    main()
+    table("skeletons", "Files of skeletons drawn at random", NOTE)

@@ -49,12 +49,6 @@ FORMS = (
         "a sum over all but the last axis is several times as slow as a product in XLA's CPU backend",
     ),
     Form(
-        "nn/transformer.py:product_of_rows",
-        "rows of all examples as one matrix",
-        "a product over the last axis",
-        "on CPUs the weight gradient needs no transposed copy; elsewhere flattening copies, as 50 tokens fill no tile",
-    ),
-    Form(
         "ops/roi_align.py:roi_align",
         "sixteen gathers a bin, on maps above 256 cells",
         "two products with interpolation weights",

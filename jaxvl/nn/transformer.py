@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -76,24 +75,6 @@ def remat_policy(name: str) -> Callable | None:
     return table[name]
 
 
-def product_of_rows(
-    x: jax.Array, kernel: jax.Array, dimension_numbers: Any, precision: Any = None, preferred_element_type: Any = None
-) -> jax.Array:
-    """`jax.lax.dot_general` of `[..., W]` and `[W, V]`, for `flax.linen.Dense`. On CPUs as a product of matrices: there
-    the weight gradient of it needs no transposed copy of x. Elsewhere as it is: 50 tokens are no multiple of the eight
-    rows of a TPU's tile, so flattening them copies."""
-    product = functools.partial(jax.lax.dot_general, precision=precision, preferred_element_type=preferred_element_type)
-
-    def of_matrices(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        rows = product(x.reshape(-1, x.shape[-1]), kernel, (((1,), (0,)), ((), ())))
-        return rows.reshape(*x.shape[:-1], kernel.shape[-1])
-
-    if x.ndim == 2:
-        return of_matrices(x, kernel)
-    plain = functools.partial(product, dimension_numbers=dimension_numbers)
-    return jax.lax.platform_dependent(x, kernel, cpu=of_matrices, default=plain)
-
-
 class MLP(nn.Module):
     """`W2 · act(W1 x)` with `W -> 4W -> W`; `hidden_std`, `out_std` are those of the normal initialisers."""
 
@@ -105,10 +86,12 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[..., W] -> [..., W]` in `dtype`."""
-        width, normal = x.shape[-1], nn.initializers.normal
-        dense = functools.partial(nn.Dense, dtype=self.dtype, dot_general=product_of_rows)
-        x = ACTIVATIONS[self.activation](dense(4 * width, kernel_init=normal(self.hidden_std), name="c_fc")(x))
-        return dense(width, kernel_init=normal(self.out_std), name="c_proj")(x)
+        shape, width = x.shape, x.shape[-1]
+        normal = nn.initializers.normal
+        x = x.reshape(-1, width)  # of matrices, XLA's CPU backend takes the weight gradient without a transposed copy
+        x = nn.Dense(4 * width, dtype=self.dtype, kernel_init=normal(self.hidden_std), name="c_fc")(x)
+        x = ACTIVATIONS[self.activation](x)
+        return nn.Dense(width, dtype=self.dtype, kernel_init=normal(self.out_std), name="c_proj")(x).reshape(shape)
 
 
 class ResidualBlock(nn.Module):
@@ -169,16 +152,15 @@ class PostNormBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, key_mask: jax.Array | None = None, train: bool = False) -> jax.Array:
         """x `[B, n, W]` float32, key_mask `[B, n]` bool or None -> `[B, n, W]` float32."""
-        std = self.std
+        shape, std = x.shape, self.std
         drop = nn.Dropout(self.dropout, deterministic=not train)
         y = MultiHeadAttention(
             self.heads, std, std, self.dtype, False, self.implementation, self.dropout, name="attn"
         )(x.astype(self.dtype), key_mask, train).astype(jnp.float32)  # fmt: skip
         x = layer_norm(self.ln_eps, "attn_norm")(x + (drop(y) if self.drop_attention_output else y))
-        normal = nn.initializers.normal(std)
-        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=normal, dot_general=product_of_rows)
-        y = gelu(dense(self.ff_dim, name="ffn_in")(x.astype(self.dtype)))
-        y = dense(x.shape[-1], name="ffn_out")(y).astype(jnp.float32)
+        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=nn.initializers.normal(std))
+        y = gelu(dense(self.ff_dim, name="ffn_in")(x.astype(self.dtype).reshape(-1, shape[-1])))
+        y = dense(shape[-1], name="ffn_out")(y).reshape(shape).astype(jnp.float32)
         return layer_norm(self.ln_eps, "ffn_norm")(x + drop(y))
 
 

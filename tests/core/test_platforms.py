@@ -17,13 +17,11 @@ import jaxvl
 from jaxvl.core import platforms
 from jaxvl.nn import batch_norm
 from jaxvl.nn.convolution import convolve, depthwise
-from jaxvl.nn.transformer import product_of_rows
 from jaxvl.ops.roi_align import roi_align
 
 ROOT = Path(jaxvl.__file__).parent
 RNG = np.random.default_rng(0)
 CONVOLUTION, PRODUCT, GATHER = r"stablehlo\.convolution", r"stablehlo\.dot_general", r"stablehlo\.(dynamic_)?gather"
-BOTH_AXES = r"contracting_dims = \[0, 1\] x \[0, 1\]"  # a weight gradient over rows that lie in two axes
 TWO_SUMS = r"stablehlo\.reduce\(%\S+ init: %\S+\), \(%"  # one reduction of two arrays
 
 
@@ -64,12 +62,6 @@ EXAMPLES = {
         Example(
             lambda x, s, b: batch_norm.normalize_some(x, MASK, s, b, 1e-5)[0], (drawn(3, 5, 4), drawn(4), drawn(4)),
             (PRODUCT, CONVOLUTION), (r"stablehlo\.reduce", PRODUCT),
-        )
-    ],
-    "nn/transformer.py:product_of_rows": [
-        Example(
-            lambda x, kernel: product_of_rows(x, kernel, (((2,), (0,)), ((), ()))), (drawn(3, 5, 4), drawn(4, 6)),
-            (r"stablehlo\.reshape", BOTH_AXES), (BOTH_AXES, r"stablehlo\.reshape"),
         )
     ],
     "ops/roi_align.py:roi_align": [

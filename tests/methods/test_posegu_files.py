@@ -126,7 +126,7 @@ def test_the_stated_errors_of_the_mapping_are_those_of_motion_capture():
         ("a.json", "[]", "joints of shape [0], not [poses][16 or 17][2 or 3]"),
         ("a.json", '{"joints": [[1, 2], [3]]}', "no array of numbers"),
         ("a.json", '{"joints": "text"}', "no array of numbers"),
-        ("a.json", json.dumps([[[None, 0.0]] * 16]), "no numbers"),
+        ("a.json", json.dumps([[[None, 0.0]] * 16]), "pose 0 lacks the hip"),
         ("a.json", json.dumps([[[300.0, 200.0]] * 16]), "holds pixels (up to 300); say the size"),
         ("a.json", json.dumps({"joints": [[[1, 2]] * 16], "width": 0, "height": 5}), "no number of pixels"),
         ("a.json", json.dumps({"joints": [[[1, 2]] * 16], "width": "a", "height": 5}), "no width and height"),
@@ -146,7 +146,35 @@ def test_what_is_no_file_of_joints_is_one_line(tmp_path, name, content, line):
     assert "\n" not in str(error.value)
 
 
+def test_a_pose_that_lacks_a_joint_is_left_out_and_the_others_are_not(tmp_path):
+    hidden = np.concatenate([SEEN, np.ones((3, 16, 1))], -1)
+    hidden[1, 3, 2] = 0  # Human3.6M's with confidences
+    np.save(tmp_path / "a.npy", hidden)
+    with pytest.raises(BadMedia, match=r"pose 1 lacks the right foot$"):
+        own.read_joints(tmp_path / "a.npy")
+    skipped = []
+    found = own.read_joints(tmp_path / "a.npy", skipped=skipped)
+    np.testing.assert_allclose(found.x2d, SEEN[[0, 2]], atol=1e-6)
+    assert [name[-2:] for name in found.names] == ["#0", "#2"]
+    assert [bad.reason for bad in skipped] == ["pose 1 lacks the right foot"]
+    hidden[:, 5] = np.nan
+    np.save(tmp_path / "a.npy", hidden)
+    with pytest.raises(BadMedia, match=r"pose 0 lacks the left knee$"):  # none is left
+        own.read_joints(tmp_path / "a.npy", skipped=skipped)
+    people = coco_of(cameras.restore_screen(SEEN.astype(np.float64), 640, 480))
+    rows = [np.insert(pose, 2, 2, -1) for pose in people]
+    rows[0][15, 2] = 0
+    images = [{"id": i, "width": 640 * k, "height": 480 * k} for i, k in enumerate((9, 1, 1))]
+    notes = [{"image_id": i, "keypoints": row.ravel().tolist()} for i, row in enumerate(rows)]
+    (tmp_path / "a.json").write_text(json.dumps({"images": images, "annotations": notes}))
+    found, skipped = own.read_joints(tmp_path / "a.json", skipped=skipped), skipped[1:]
+    np.testing.assert_allclose(found.x2d[:, 1:7], SEEN[1:, 1:7], atol=1e-5)  # each by the size of its own picture
+    assert [bad.reason for bad in skipped] == ["pose 0 lacks the left ankle"]
+
+
 def test_sizes_that_do_not_belong_to_the_joints():
+    with pytest.raises(BadMedia, match="normalised already, it holds no pixels"):
+        own.as_joints(SEEN, "x", size=(640, 480))
     with pytest.raises(BadMedia, match="far outside of the picture"):
         own.as_joints(100 * SEEN + 5000, "x", size=(64, 48))
     with pytest.raises(InputError, match="layout 'body25' is none of"):
@@ -177,7 +205,9 @@ def test_lift_takes_paths_and_arrays(model, tmp_path):
 
 def test_predict_lifts_and_draws(model, tmp_path, capsys):
     (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "walk.json").write_text(json.dumps(coco_of(SEEN).tolist()))
+    people = np.insert(coco_of(SEEN), 2, 1, -1)[[0, 1, 1, 2]]
+    people[1, 9, 2] = 0
+    (tmp_path / "in" / "walk.json").write_text(json.dumps(people.tolist()))
     (tmp_path / "in" / "bad.json").write_text("{")
     sheet, poses = tmp_path / "sheet.png", tmp_path / "poses.npz"
     out, err = predict(model, capsys, "--joints", tmp_path / "in", "--out", sheet, "--write", poses, as_json=True)
@@ -188,6 +218,7 @@ def test_predict_lifts_and_draws(model, tmp_path, capsys):
     assert len(found["poses"]) == 3
     assert found["joint_names"] == list(H36M16.joints)
     assert found["skipped"][0]["path"].endswith("bad.json")
+    assert found["skipped"][1]["reason"] == "pose 1 lacks the left wrist"
     joints = np.array([row["joints"] for row in found["poses"]])
     with np.load(poses) as file:
         np.testing.assert_allclose(file["joints"], joints, atol=1e-5)
@@ -260,6 +291,26 @@ def test_predict_draws_from_seeds_of_one_s_own(model, tmp_path, capsys):
     text = predict(model, capsys, "--generate", 4, "--no-picture", "--write", tmp_path / "d.json").out
     assert text.startswith("4 poses; log p from")
     assert len(json.loads((tmp_path / "d.json").read_text())["poses"]) == 4
+
+
+def test_seeds_that_are_not_as_they_should_be(model, tmp_path):
+    kick = upright(mocap.clips()["kick"].joints)[::9]
+    for seeds, line in (
+        (1000 * kick, "seeds: holds millimetres"),
+        (kick * np.nan, "seeds: holds NaN"),
+        (kick * [-1, 1, 1], "seeds: bodies are mirrored"),
+    ):
+        with pytest.raises(InputError, match=line):
+            model.generate(3, seeds=seeds)
+        np.save(tmp_path / "a.npy", seeds)
+        with pytest.raises(InputError, match=line.removeprefix("seeds")):
+            own.read_world(tmp_path / "a.npy")
+    said = []
+    asked = type(model)(model.loaded, said.append)
+    assert len(asked.generate(3, seeds=kick).pose) == 3
+    assert said == []
+    asked.generate(3, seeds=kick @ cameras.Y_UP.T)
+    assert "torsos point along y" in said[0]
 
 
 @pytest.mark.parametrize(

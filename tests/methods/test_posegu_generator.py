@@ -268,7 +268,7 @@ def test_enough_valid_poses_are_drawn_or_it_is_said():
     assert all(map(plain.within_limits, g.pose.astype(np.float64)))
     never = dataclasses.replace(few, limits=lambda x: jnp.zeros(x.shape[:-2], bool))
     with pytest.raises(
-        InputError, match=r"config.model.gen: of 128 poses drawn around these seeds 0 are valid, 64 are"
+        InputError, match=r"config.model.gen: of 512 poses drawn around these seeds 0 are valid, 64 are"
     ):
         generator.generate_valid(jax.random.key(0), seeds(), never, 64, tries=2)
     assert 0.3 < generator.surviving(seeds().world, RANDOM) < 0.45

@@ -21,6 +21,7 @@ from jaxvl.core.errors import BadMedia, InputError
 from jaxvl.core.files import keep, printable, write_text
 from jaxvl.core.session import Loaded
 from jaxvl.data.readers.poses import joints as own
+from jaxvl.data.readers.poses.checks import check_upright
 from jaxvl.data.skeletons import H36M16
 from jaxvl.methods.posegu import generator
 from jaxvl.methods.posegu.data import STREAM
@@ -87,10 +88,12 @@ def _lift(network: Model, args: argparse.Namespace, as_json: bool, say: Callable
     found, skipped = [], []
     size = tuple(args.size) if args.size else None
     for path in own.find_joints(args.joints):
+        before = len(skipped)
         try:
-            found.append(own.read_joints(path, size, args.layout))
+            found.append(own.read_joints(path, size, args.layout, skipped))
         except BadMedia as bad:
             skipped.append(bad)
+        for bad in skipped[before:]:
             say(f"skipped {bad}")
     if not found:
         raise InputError(f"--joints {args.joints}: none of its {len(skipped)} files can be read: {skipped[0]}")
@@ -245,13 +248,18 @@ class Model(model.Model):
         """`count` valid poses with what they were made from and their densities, numpy.
 
         seed: of what is drawn. seeds: poses `[n, 16, 3]` in metres with z up to draw from, each seen by a camera that
-        is drawn; without them those that the run was trained with. Raises InputError where it has none.
+        is drawn; without them those that the run was trained with. Raises InputError where it has none, and for seeds
+        in another unit or with swapped sides; says it where they do not stand along z.
         """
         if not isinstance(count, int | np.integer) or count < 1:
             raise InputError(f"count: needs a whole number of at least 1, got {count!r}")
         settings = generator.settings_of(self.loaded.config)
         if seeds is not None:
-            world = own.numbers(seeds, "seeds", (3,), (16,)).astype(np.float32)
+            world = own.as_world(seeds, "seeds")
+            try:
+                check_upright(world, "seeds")
+            except InputError as error:  # somebody may lie; as far as can be seen
+                self.say(f"{error}; drawn from as they are")
             around = somebody(len(world))
             held = around._replace(world=jnp.asarray(world), count=jnp.asarray(len(world), jnp.int32))
             settings = dataclasses.replace(settings, cameras="random")

@@ -171,17 +171,18 @@ def generate_valid(key: jax.Array, seeds: Seeds, settings: Settings, n: int, tri
     """n valid poses, numpy, on the host: draws again with a new key until there are enough. Raises InputError where
     the seeds hardly leave a pose that is valid."""
     draw = jax.jit(generate, static_argnums=(2, 3))
+    drawn = max(n, 256)  # of fewer none may be valid by chance
     parts: list[Generated] = []
     count = 0
     for attempt in range(tries):
-        part = jax.device_get(draw(jax.random.fold_in(key, attempt), seeds, settings, n))
+        part = jax.device_get(draw(jax.random.fold_in(key, attempt), seeds, settings, drawn))
         parts.append(Generated(*(x[part.valid] for x in part)))
         count += int(part.valid.sum())
         if count >= n:
             return Generated(*(np.concatenate(column)[:n] for column in zip(*parts)))
     raise InputError(
-        f"config.model.gen: of {tries * n * settings.oversample:,} poses drawn around these seeds {count:,} are valid, "
-        f"{n:,} are needed; smaller sigma_deg, limits 'none', or other seeds"
+        f"config.model.gen: of {tries * drawn * settings.oversample:,} poses drawn around these seeds {count:,} are "
+        f"valid, {n:,} are needed; smaller sigma_deg, limits 'none', or other seeds"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -192,11 +193,19 @@ BROKEN = {
     "a subject lacks 2-D": (None, lambda d: {s: v for s, v in d.items() if s != "S11"}, ("S11/Photo is missing",)),
     "a subject is missing": (lambda d: {s: v for s, v in d.items() if s != "S9"}, None, ("no poses of subject S9",)),
     "NaN": (lambda d: changed(d, "S9", "Photo", with_nan), None, ("S9/Photo", "1 of 12 frames hold NaN", "frame 3")),
+    "a joint less in one view": (
+        None, lambda d: changed(d, "S9", "Walking", lambda views: [*views[:3], views[3][:, :16]]),
+        ("S9/Walking, camera 60457274", "has 16 joints, but S9/Photo, camera 54138969 has 17"),
+    ),
     "wrong joints": (lambda d: changed(d, "S9", "Photo", lambda x: x[:, :25]), None, ("S9/Photo", "[12, 25, 3]")),
     "millimetres": (
         lambda d: {s: {a: 1000 * x for a, x in takes.items()} for s, takes in d.items()},
         None,
         ("millimetres", "divide by 1000"),
+    ),
+    "a joint less in one take": (
+        lambda d: changed(files.h36m_3d(17), "S11", "Walking 1", lambda x: x[:, :16]), None,
+        ("S11/Walking 1", "has 16 joints, but S9/Photo has 17"),
     ),
     "millimetres in one take": (
         lambda d: changed(d, "S11", "Walking 1", lambda x: 1000 * x), None, ("S11/Walking 1", "divide by 1000"),
@@ -332,6 +341,9 @@ def test_straight_legs_say_nothing():
 
 # -- MPI-INF-3DHP
 
+OTHER_OF_17 = [0, 1, 5, 6, 7, 2, 3, 4, 11, 12, 13, 8, 9, 10, 14, 15, 16]
+"""The joints of the official files with left and right swapped."""
+
 
 def test_the_common_file_of_3dhp(tmp_path):
     path = files.write_3dhp_common(tmp_path / "test_3dhp.npz")
@@ -346,6 +358,7 @@ def test_the_common_file_of_3dhp(tmp_path):
         ({"pose2d": 1000 * np.ones((12, 16, 2))}, ("pose2d", "pixels")),
         ({"pose3d": 1000 * x3d}, ("pose3d", "millimetres")),
         ({"pose3d": x3d[:, OTHER]}, ("pose3d", "mirrored")),
+        ({"pose2d": cameras.project(x3d, files.LENS)[:, OTHER]}, ("pose2d", "swapped in 2-D")),
         ({"pose3d": x3d[:7]}, ("7 pose3d", "12 pose2d")),
         ({"pose3d": x3d[:, :15]}, ("pose3d", "[12, 15, 3]")),
     ):
@@ -378,6 +391,10 @@ def test_the_official_test_set(tmp_path):
     np.testing.assert_allclose(mpi_inf_3dhp.read_test(root, "annot3").x3d[:10], x3d, atol=1e-5)
     files.write_official(root, ("TS2", "TS3", "TS4", "TS6"))
     assert "60 poses; target univ_annot3; the published files have 2,929" in mpi_inf_3dhp.read_test(root).report.line()
+    turned = lambda m: m | {"univ_annot3": m["univ_annot3"][:, :, OTHER_OF_17]}  # noqa: E731
+    shutil.rmtree(root / "TS3")
+    files.write_official(root, ("TS3",), turned)
+    one_line(lambda: mpi_inf_3dhp.read_test(root), "TS3", "mirrored")
 
 
 @pytest.mark.parametrize(
@@ -389,6 +406,7 @@ def test_the_official_test_set(tmp_path):
         (lambda m: m | {"valid_frame": 0 * m["valid_frame"]}, ("no frame has valid_frame 1",)),
         (lambda m: m | {"annot2": m["annot2"] / 1024 - 1}, ("annot2", "normalised")),
         (lambda m: m | {"univ_annot3": m["annot3"] * [-1, 1, 1]}, ("univ_annot3", "mirrored")),
+        (lambda m: m | {"annot2": m["annot2"][:, :, OTHER_OF_17]}, ("TS2", "annot2", "swapped in 2-D")),
         (lambda m: m | {"activity_annotation": 9 * m["valid_frame"]}, ("activity_annotation", "1 to 7")),
     ],
 )

@@ -121,14 +121,36 @@ def check_screen(x2d: np.ndarray, pixels: bool, where: str) -> None:
         raise InputError(f"{where}: holds pixels (values around {largest:.0f}); needs x / w * 2 - 1 and y alike")
 
 
-def check_seen(x2d: np.ndarray, seen: np.ndarray, where: str) -> None:
-    """Raises InputError where joints of the picture `[N, 16, 2]` do not lie where the camera sees the 3-D ones: other
-    sides, another camera, another take."""
+def check_same_sides(x2d: np.ndarray, x3d: np.ndarray, where: str) -> None:
+    """Raises InputError where left and right of a picture's joints `[N, 16, 2]` are those of the other side of the 3-D
+    ones `[N, 16, 3]`, in the axes of a camera that is not known: focal length and middle that fit best are taken. Says
+    nothing of poses that stand behind it."""
+    if not (x3d[..., 2] > 0).all():
+        return
+    ray, x2d = (sample(x) for x in (x3d[..., :2] / x3d[..., 2:], x2d))
+
+    def off(joints: np.ndarray) -> float:
+        rest = [np.polyfit(ray[..., a].ravel(), joints[..., a].ravel(), 1, full=True)[1].sum() for a in (0, 1)]
+        return float(np.sqrt(sum(rest) / ray[..., 0].size))
+
+    here, swapped = off(x2d), off(x2d[:, _other_side()])
+    if here > 0.02 and swapped < CLOSE * here:
+        raise InputError(f"{where}: left and right are swapped in 2-D")
+
+
+def _other_side() -> np.ndarray:
+    """Of each joint the one of the other side, `[16]`."""
     left, right = H36M16.sides
     other = np.arange(len(H36M16))
     other[[*left, *right]] = [*right, *left]
+    return other
+
+
+def check_seen(x2d: np.ndarray, seen: np.ndarray, where: str) -> None:
+    """Raises InputError where joints of the picture `[N, 16, 2]` do not lie where the camera sees the 3-D ones: other
+    sides, another camera, another take."""
     far = lambda a: float(np.median(np.linalg.norm(a - seen, axis=-1).mean(-1)))  # noqa: E731
-    here, swapped = far(x2d), far(x2d[:, other])
+    here, swapped = far(x2d), far(x2d[:, _other_side()])
     if here > 0.02 and swapped < CLOSE * here:
         raise InputError(f"{where}: left and right are swapped in 2-D")
     if here > FAR:

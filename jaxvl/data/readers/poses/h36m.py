@@ -66,6 +66,7 @@ class Human36M:
         self.path = os.path.join(root, POSES)
         self.path_2d = os.path.join(root, KEYPOINTS.format(keypoints))
         self.keypoints = keypoints
+        self.layouts: dict[str, tuple[int, str]] = {}  # of each file: joints of its arrays, and of which first
         content = _dict(read_member(self.path, ["positions_3d"], "Human3.6M in 3-D")["positions_3d"], self.path)
         self.content: Mapping[str, Mapping[str, Any]] = {
             str(s): _dict(v, f"{self.path}: {s}") for s, v in content.items()
@@ -91,6 +92,7 @@ class Human36M:
                 if (subject, str(name)) == CORRUPT:
                     continue
                 x = checks.check_shape(self.content[subject][name], (32, 17, 16), 3, take)
+                self._same_layout(x, self.path, take)
                 mine.append(Take(subject, str(name), np.ascontiguousarray(x[:, sixteen_of(x.shape[1])])))
                 checks.check_metres(mine[-1].world, take)
             if not mine:
@@ -164,6 +166,13 @@ class Human36M:
             report,
         )
 
+    def _same_layout(self, x: np.ndarray, path: str, where: str) -> None:
+        """Raises InputError where a file holds arrays of different numbers of joints: one of 17 without its last joint
+        is none of 16."""
+        joints, first = self.layouts.setdefault(path, (x.shape[1], where))
+        if x.shape[1] != joints:
+            raise InputError(f"{where}: has {x.shape[1]} joints, but {first.removeprefix(f'{path}: ')} has {joints}")
+
     def _views(self, take: Take) -> list[np.ndarray]:
         """What each camera saw of a take, `[T, 16, 2]` pixels, cut to the length of the 3-D."""
         where = f"{self.path_2d}: {take.subject}/{take.name}"
@@ -178,6 +187,7 @@ class Human36M:
         for number, view in enumerate(views):
             camera = f"{where}, camera {h36m_cameras.NAMES[number]}"
             x = checks.check_shape(view, (17, 16), 2, camera, len(take.world))
+            self._same_layout(x, self.path_2d, camera)
             if len(x) < len(take.world):
                 raise InputError(f"{camera}: {len(x):,} frames in 2-D, but {len(take.world):,} in 3-D")
             x = x[:, sixteen_of(x.shape[1])]

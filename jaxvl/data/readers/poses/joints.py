@@ -26,7 +26,7 @@ import numpy as np
 
 from jaxvl.core.errors import BadMedia, InputError
 from jaxvl.data.readers.common import read_csv, read_json
-from jaxvl.data.readers.poses.checks import ON_SCREEN, check_metres
+from jaxvl.data.readers.poses.checks import ON_SCREEN, check_metres, check_sides
 from jaxvl.data.readers.poses.h36m import sixteen_of
 from jaxvl.data.readers.poses.pickled import BROKEN, reason
 from jaxvl.data.skeletons import H36M16
@@ -68,15 +68,21 @@ def find_joints(path: str | os.PathLike) -> list[str]:
     return found
 
 
-def read_joints(path: str | os.PathLike, size: tuple[float, float] | None = None, layout: str = "") -> Joints:
-    """All poses of a file. size: width and height of the pictures in pixels, where the file does not say. Raises
-    BadMedia: no such joints, NaN, or pixels of pictures of unknown size."""
+def read_joints(
+    path: str | os.PathLike,
+    size: tuple[float, float] | None = None,
+    layout: str = "",
+    skipped: list[BadMedia] | None = None,
+) -> Joints:
+    """All poses of a file. size: width and height of the pictures in pixels, where the file does not say. skipped: gets
+    a line for each pose that cannot be used, where others of the file can. Raises BadMedia: no such joints, a pose that
+    cannot be used where `skipped` is None, or pixels of pictures of unknown size."""
     name = os.fspath(path)
     try:
         content = _read(name)
     except InputError as error:
         raise BadMedia(name, str(error).removeprefix(f"{name}: ")) from error
-    return as_joints(content["joints"], name, content.get("names", ()), size or content.get("size"), layout)
+    return as_joints(content["joints"], name, content.get("names", ()), size or content.get("size"), layout, skipped)
 
 
 def as_joints(
@@ -85,6 +91,7 @@ def as_joints(
     names: Sequence[str] = (),
     size: tuple[float, float] | Sequence[tuple[float, float]] | None = None,
     layout: str = "",
+    skipped: list[BadMedia] | None = None,
 ) -> Joints:
     """`[16|17, 2|3]` of one pose or `[n, ...]` of several, see `read_joints`. size: also one for each pose."""
     x = numbers(values, name, (2, 3), (16, 17))
@@ -93,9 +100,12 @@ def as_joints(
         raise InputError(f"layout {layout!r} is none of {', '.join(LAYOUTS)}")
     if x.shape[1] != LAYOUTS[layout]:
         raise BadMedia(name, f"{x.shape[1]} joints; {layout} has {LAYOUTS[layout]}")
-    x = from_coco(x, name) if layout == "coco17" else x[:, sixteen_of(x.shape[1]), :2]
-    if not np.isfinite(x).all():
-        raise BadMedia(name, "joints that are no numbers; all of a pose are needed")
+    x, faults = from_coco(x) if layout == "coco17" else _from_h36m(x)
+    names = tuple(names) or tuple(f"{name}#{i}" if len(x) > 1 else name for i in range(len(x)))
+    kept = [i for i, fault in enumerate(faults) if not fault]
+    lines = [BadMedia(name, f"pose {i} {fault}") for i, fault in enumerate(faults) if fault]
+    if lines and (skipped is None or not kept):
+        raise lines[0]
     if size is not None:
         try:
             sizes = np.broadcast_to(np.asarray(size, np.float64), (len(x), 2))
@@ -103,8 +113,11 @@ def as_joints(
             raise BadMedia(name, f"the size of its pictures, {str(size)[:40]}, is no width and height") from error
         if not (np.isfinite(sizes).all() and (sizes > 0).all()):
             raise BadMedia(name, f"the size of its pictures, {sizes.min():g}, is no number of pixels")
+        if np.abs(x[kept]).max() < ON_SCREEN:
+            raise BadMedia(name, "is normalised already, it holds no pixels; leave the size of its pictures out")
         x = cameras.normalise_screen(x, sizes[:, :1], sizes[:, 1:])
-    elif np.abs(x).max() > ON_SCREEN:
+    x = x[kept]
+    if size is None and np.abs(x).max() > ON_SCREEN:
         raise BadMedia(
             name, f"holds pixels (up to {np.abs(x).max():.0f}); say the size of the pictures, width and height"
         )
@@ -112,31 +125,44 @@ def as_joints(
         raise BadMedia(
             name, "joints lie far outside of the picture; is its size right, or are they normalised already?"
         )
-    names = tuple(names) or tuple(f"{name}#{i}" if len(x) > 1 else name for i in range(len(x)))
-    return Joints(names, x.astype(np.float32), layout)
+    if lines:
+        skipped += lines
+    return Joints(tuple(names[i] for i in kept), x.astype(np.float32), layout)
 
 
-def from_coco(x: np.ndarray, name: str) -> np.ndarray:
-    """COCO's joints `[n, 17, 2|3]` -> the sixteen `[n, 16, 2]`, see above. A confidence of 0 means that a joint is not
-    seen; raises BadMedia where one that is needed is not."""
-    seen = (x[..., 2] > 0 if x.shape[2] == 3 else np.ones(x.shape[:2], bool)) & np.isfinite(x[..., :2]).all(-1)
-    lost = ~seen[:, list(TAKEN.values())]
-    if lost.any():
-        pose, joint = np.argwhere(lost)[0]
-        raise BadMedia(name, f"pose {pose} lacks the {COCO[list(TAKEN.values())[joint]]}")
+def seen_joints(x: np.ndarray) -> np.ndarray:
+    """`[n, J, 2|3]` -> bool `[n, J]`: numbers, and not of confidence 0."""
+    return np.isfinite(x[..., :2]).all(-1) & (x[..., 2] > 0 if x.shape[2] == 3 else True)
+
+
+def _from_h36m(x: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Human3.6M's 16 or 17 joints as `from_coco` gives COCO's."""
+    x = x[:, sixteen_of(x.shape[1])]
+    seen = seen_joints(x)
+    faults = ["" if row.all() else f"lacks the {H36M16.joints[int(row.argmin())]}" for row in seen]
+    return np.where(seen[..., None], x[..., :2], 0.0), faults
+
+
+def from_coco(x: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """COCO's joints `[n, 17, 2|3]` -> the sixteen `[n, 16, 2]`, see above; and of each pose '' or what it lacks. A
+    confidence of 0 means that a joint is not seen."""
+    seen, taken = seen_joints(x), list(TAKEN.values())
     x, out = np.where(seen[..., None], x[..., :2], 0.0), np.zeros((len(x), 16, 2))
-    out[:, list(TAKEN)] = x[:, list(TAKEN.values())]
+    out[:, list(TAKEN)] = x[:, taken]
     out[:, 0], out[:, 8] = (out[:, 1] + out[:, 4]) / 2, (out[:, 10] + out[:, 13]) / 2
     out[:, 7] = (out[:, 0] + out[:, 8]) / 2
-    face = np.full((len(x), 2), np.nan)
+    face = np.zeros((len(x), 2))
     for pair in ((0,), (1, 2), (3, 4)):  # the ears count most
         there = seen[:, list(pair)]
         middle = (x[:, list(pair)] * there[..., None]).sum(1) / np.maximum(there.sum(1), 1)[:, None]
         face = np.where(there.any(1)[:, None], middle, face)
-    if np.isnan(face).any():
-        raise BadMedia(name, f"pose {int(np.isnan(face).any(1).argmax())} lacks nose, eyes and ears")
     out[:, 9] = out[:, 8] + HEAD * (face - out[:, 8])
-    return out
+    faults = []
+    for row in seen:
+        lost = [f"the {COCO[joint]}" for joint in taken if not row[joint]]
+        lost += [] if row[:5].any() else ["nose, eyes and ears"]
+        faults.append(f"lacks {lost[0]}" if lost else "")
+    return out, faults
 
 
 def read_world(path: str | os.PathLike) -> np.ndarray:
@@ -144,12 +170,18 @@ def read_world(path: str | os.PathLike) -> np.ndarray:
     `x0,y0,z0,...`. Raises InputError."""
     name = os.fspath(path)
     try:
-        x = numbers(_read(name, 3)["joints"], name, (3,), (16,))
+        return as_world(_read(name, 3)["joints"], name)
     except BadMedia as bad:
         raise InputError(str(bad)) from bad
+
+
+def as_world(values: Any, name: str) -> np.ndarray:
+    """The same of an array. Raises BadMedia for what is none, InputError for NaN, another unit and swapped sides."""
+    x = numbers(values, name, (3,), (16,))
     if not np.isfinite(x).all():
         raise InputError(f"{name}: holds NaN")
     check_metres(x, name)
+    check_sides(x, name)
     return x.astype(np.float32)
 
 
@@ -157,6 +189,8 @@ def numbers(values: Any, name: str, width: tuple[int, ...], joints: tuple[int, .
     """`[n, J, C]` float64 of such an array, or of one pose `[J, C]`; null is NaN. Raises BadMedia."""
     wants = f"[poses][{' or '.join(map(str, joints))}][{' or '.join(map(str, width))}]"
     try:
+        if np.iscomplexobj(values):
+            raise TypeError("complex numbers")
         x = np.asarray(values, np.float64)
     except (ValueError, TypeError, OverflowError) as error:
         raise BadMedia(name, f"its joints are no array of numbers {wants}") from error

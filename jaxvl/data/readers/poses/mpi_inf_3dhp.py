@@ -63,6 +63,7 @@ def _common(path: str, members: dict[str, Any]) -> PosePairs:
     checks.check_screen(x2d, False, f"{path}: pose2d")
     checks.check_metres(x3d, f"{path}: pose3d")
     checks.check_sides(x3d, f"{path}: pose3d")
+    checks.check_same_sides(x2d, x3d, f"{path}: pose2d")
     count = len(x3d)
     notes = ["no clips: no velocities"] + ([] if count == POSES else [f"the published file has {POSES:,} poses"])
     zeros = np.zeros(count, np.int32)
@@ -91,6 +92,7 @@ def _valid(path: str, members: dict[str, Any]) -> PosePairs:
         x2d[clip == number] = cameras.normalise_screen(parts[clip == number], *SIZES[name])
     checks.check_metres(x3d, f"{path}: S")
     checks.check_sides(x3d, f"{path}: S")
+    checks.check_same_sides(x2d, x3d, f"{path}: part")
     notes = () if len(x3d) == POSES else (f"the published file has {POSES:,} poses",)
     report = Report(DATASET, "test", len(np.unique(clip)), (), (), len(x3d), notes, "poses", "sequences")
     return PosePairs(x2d, x3d, np.zeros(len(x3d), np.int32), clip, frame, (ACTIVITIES[0],), SEQUENCES, report)
@@ -109,7 +111,6 @@ def read_official(root: str | os.PathLike, target: str = "univ_annot3") -> PoseP
     parts = [_sequence(os.path.join(root, name, ANNOTATIONS), name, target) for name in found]
     x2d, x3d, activity, frame = (np.concatenate([part[i] for part in parts]) for i in range(4))
     clip = np.repeat(np.arange(len(found)), [len(part[0]) for part in parts])
-    checks.check_sides(x3d, f"{os.fspath(root)}: {target}")
     lost = [name for name in SEQUENCES if name not in found]
     notes = [f"target {target}"] + ([f"without {first_few(lost)}"] if lost else [])
     if not lost and len(x2d) != POSES:
@@ -149,10 +150,12 @@ def _sequence(path: str, name: str, target: str) -> tuple[np.ndarray, np.ndarray
     x3d = checks.check_shape(read[target][kept], (17,), 3, f"{path}: {target}")[:, SIXTEEN_OF_17]
     checks.check_screen(x2d, True, f"{path}: annot2")
     checks.check_millimetres(x3d, f"{path}: {target}")
+    checks.check_sides(x3d, f"{path}: {target}")
     activity = read["activity_annotation"][kept]
     if ((activity < 0) | (activity >= len(ACTIVITIES))).any():
         raise InputError(f"{path}: activity_annotation holds {activity.max():.0f}; needs 1 to 7")
     x2d = cameras.normalise_screen(x2d, *SIZES[name]).astype(np.float32)
+    checks.check_same_sides(x2d, x3d, f"{path}: annot2")
     return x2d, (x3d / 1000).astype(np.float32), activity.astype(np.int32), kept.astype(np.int32)
 
 
