@@ -10,6 +10,7 @@ one row. --table only writes docs/results/pods.{json,md} of what is there. Needs
 from __future__ import annotations
 
 import argparse
+import collections
 import hashlib
 import json
 import subprocess
@@ -211,7 +212,8 @@ def table(root: Path, found: list[Program]) -> None:
     if grown:
         note += ["", "What a device does more of as the slice grows, with as many rows a chip:", "", *grown]
     if left:
-        note += ["", f"Not compiled yet, {len(left)} programs: {', '.join(left)}."]
+        files = collections.Counter(name.split(":")[0] for name in left)
+        note += ["", f"Not compiled yet: {', '.join(f'{n} of {file}' for file, n in files.items())}."]
     results.save("pods", "Published configs on TPU v5e", COLUMNS, rows, "\n".join(note), raw)
 
 

@@ -288,7 +288,8 @@ def _trials(
     config: ConfigDict, here: Topology, failing: Sequence[Job], settings: Settings, most: int, say: Say
 ) -> Iterator[dict[str, Any]]:
     """Changes, the smallest first, each compiled until one makes everything fit."""
-    base = {job.name: job.program.trace(job.first, job.batch).lower().as_text() for job in failing}
+    texts = [job.program.trace(job.first, job.batch).lower().as_text() for job in failing]
+    names, seen = {job.name for job in failing}, {(settings.effort, here.name, *texts)}
     tried, refusals = 0, set()
     for what, overrides, effort, topology in _changes(config, here, failing, settings):
         row: dict[str, Any] = {"change": what, "fits": False, "needed": None}
@@ -296,16 +297,19 @@ def _trials(
             return
         try:
             compiled = session.compile_method(_changed(config, overrides), devices=topology.devices())
-            jobs = [job for job in _jobs(compiled, ()) if job.name in base]
+            found = _jobs(compiled, (), predict=not all(job.updates for job in failing))
+            jobs = [job for job in found if job.name in names]
         except InputError as error:
             if str(error) not in refusals:  # more of the same is refused likewise
                 yield {**row, "refused": str(error)}
             refusals.add(str(error))
             continue
         lowered = {job.name: job.program.trace(job.first, job.batch).lower() for job in jobs}
-        if effort == settings.effort and all(lowered[n].as_text() == base[n] for n in lowered):
+        program = (effort, topology.name, *(x.as_text() for x in lowered.values()))
+        if program in seen:
             yield {**row, "refused": "changes nothing in this method"}
             continue
+        seen.add(program)
         tried += 1
         say(f"trying {what}")
         state = sum(costs.of_state(compiled.target).values())
