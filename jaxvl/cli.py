@@ -447,7 +447,9 @@ def _convert(args: argparse.Namespace) -> int:
 
 
 def _aot(args: argparse.Namespace) -> int:
-    mesh = [] if args.mesh is None else [f"mesh.{part.strip()}" for part in args.mesh.split(",")]
+    mesh = [part.strip() for part in args.mesh.split(",")] if args.mesh else []
+    if not all("=" in part for part in mesh):
+        raise InputError(f"--mesh {args.mesh}: needs sizes of axes, as in data=-1,fsdp=4")
     _start(args)
     import json
 
@@ -460,7 +462,7 @@ def _aot(args: argparse.Namespace) -> int:
 
     say = lambda line: print(printable(line), file=sys.stderr, flush=True)  # noqa: E731
     found = aot.aot(
-        config.load(args.config, [*mesh, *args.overrides]),
+        config.load(args.config, [*(f"mesh.{part}" for part in mesh), *args.overrides]),
         args.topology,
         objectives=args.objective,
         also=args.also,

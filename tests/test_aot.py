@@ -142,11 +142,17 @@ def test_only_want_of_memory_is_an_answer():
 
 
 def test_what_is_computed_again_shows_in_the_ratio(run):
-    """Accumulation of pairs encodes each half once without gradient and once more with it: a third more products."""
+    """Accumulation of pairs encodes each half once without gradient and once more with it: a third more products. The
+    toy does not care for bfloat16, so all of them are listed, those of the similarities at the highest precision."""
     words = ("--topology", "cpu:1", "--also", "none", "--objective", "pair", "--json")
-    ratio = json.loads(run(*words, "--config.train.accumulate=2")[1])["programs"][0]["flops"]["ratio"]
+    words += ("--config.train.accumulate=2", "--config.precision.compute=bfloat16")
+    (update,) = json.loads(run(*words)[1])["programs"]
     towers, pairs = 2 * (2 * 16 * DIM * WIDTH), 3 * (2 * 16 * 16 * WIDTH)
-    assert ratio == pytest.approx((3 * towers + pairs) / (2 * towers + pairs), rel=0.01)
+    assert update["flops"]["ratio"] == pytest.approx((3 * towers + pairs) / (2 * towers + pairs), rel=0.01)
+    shares = {p: sum(r["share"] for r in update["f32_products"] if r["precision"] == p) for p in ("default", "highest")}
+    assert shares["highest"] == pytest.approx(pairs / (3 * towers + pairs), rel=0.01)
+    assert sum(shares.values()) == pytest.approx(1)
+    assert [(loop["trips"], loop["collectives"]) for loop in update["loops"]].count((2, 0)) == 2  # and the key's
 
 
 @pytest.mark.parametrize(
@@ -157,6 +163,8 @@ def test_what_is_computed_again_shows_in_the_ratio(run):
         (("--topology", "cpu:2", "--objective", "pairs"), "pairs: toy has none of this name; there are pair"),
         (("--topology", "cpu:8", "--also", "none", "--mesh", "data=3"), "(x): 16 is not divisible by the 3"),
         (("--topology", "cpu:2", "--mesh", "date=1"), "--config.mesh.date: no such field; did you mean mesh.data"),
+        (("--topology", "cpu:2", "--also", "v5x"), "--also v5x: 'v5x' is no chip; did you mean v5"),
+        (("--topology", "cpu:2", "--mesh", "data"), "--mesh data: needs sizes of axes, as in data=-1,fsdp=4"),
         (("--topology", "cpu:2", "--effort", "2"), "argument --effort: needs a number from -1 to 1, got '2'"),
     ],
 )  # fmt: skip

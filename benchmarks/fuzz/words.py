@@ -20,6 +20,10 @@ FLAGS = {  # verb -> what it needs, and the flags that take a value
         ["--config", "--out", "--split", "--shrink", "--short-side", "--fps", "--extract", "--processes", "--process"],
     ),
     "convert": (["FILE", "--from", "hf_clip", "--to", "NEW"], ["--from", "--to", "--image-size", "--interpolation"]),
+    "aot": (
+        ["--config", "CONFIG", "--topology", "cpu:1"],
+        ["--config", "--topology", "--also", "--trials", "--mesh", "--objective"],
+    ),
     "report": (["--workdir", "RUN"], ["--workdir"]),
     "classify": (["--weights", "RUN", "--images", "VIDEOS", "--classes", "a"], ["--weights", "--images", "--top"]),
     "doctor": ([], ["--workdir"]),

@@ -91,27 +91,28 @@ class Topology:
         return list(_cpu_devices(self.count) if self.chip is None else _tpu_devices(self.name))
 
 
-def parse(name: str) -> Topology:
-    """`v5e:4x4`, `v5p:2x2x2`, `cpu:8`. Raises InputError, with the nearest that there is."""
+def parse(name: str, flag: str = "--topology") -> Topology:
+    """`v5e:4x4`, `v5p:2x2x2`, `cpu:8`. Raises InputError, with the `flag` that named it and the nearest
+    that there is."""
     kind, colon, text = name.partition(":")
     kind = kind.lower()
     if kind == "cpu":
         if not re.fullmatch(r"[1-9]\d{0,3}", text):
-            raise InputError(f"--topology {name}: needs a number of simulated devices, as in cpu:8")
+            raise InputError(f"{flag} {name}: needs a number of simulated devices, as in cpu:8")
         return Topology(f"cpu:{int(text)}", None, (int(text),))
     pod = re.fullmatch(r"(v\w+)-(\d+)", kind)
     if not colon and pod and ALSO_CALLED.get(pod.group(1), pod.group(1)) in CHIPS:
         chip = CHIPS[ALSO_CALLED.get(pod.group(1), pod.group(1))]
-        raise InputError(f"--topology {name}: needs its sides, as in {_of_size(chip, int(pod.group(2)))}")
+        raise InputError(f"{flag} {name}: needs its sides, as in {_of_size(chip, int(pod.group(2)))}")
     kind = ALSO_CALLED.get(kind, kind)
     if kind not in CHIPS:
         near = difflib.get_close_matches(kind, CHIPS, 1, 0.5)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(CHIPS)} and cpu"
-        raise InputError(f"--topology {name}: {kind!r} is no chip; {hint} (as in v5e:4x4 or cpu:8)")
+        raise InputError(f"{flag} {name}: {kind!r} is no chip; {hint} (as in v5e:4x4 or cpu:8)")
     chip = CHIPS[kind]
     sides = tuple(int(n) for n in text.split("x")) if re.fullmatch(r"[1-9]\d{0,2}(x[1-9]\d{0,2})*", text) else ()
     if len(sides) != len(chip.slices[0].split("x")):
-        raise InputError(f"--topology {name}: needs the sides of a slice, as in {kind}:{chip.slices[2]}")
+        raise InputError(f"{flag} {name}: needs the sides of a slice, as in {kind}:{chip.slices[2]}")
     return Topology(f"{kind}:{text}", chip, sides)
 
 

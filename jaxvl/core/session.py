@@ -150,8 +150,9 @@ def load(
     overrides: Sequence[str] = (),
 ) -> Loaded:
     """The model of a workdir: newest checkpoint, the best one, or a named step; `overrides` as in `read_config`. Never
-    random weights: raises InputError where there is no checkpoint."""
-    config = read_config(workdir, say, overrides)
+    random weights: raises InputError where there is no checkpoint. A mesh that this machine has not the devices for
+    gives way to all of its devices, with a line."""
+    config = fitted(read_config(workdir, say, overrides), say)
     compiled = compile_method(configs.with_length(config, configs.NOMINAL_EPOCH))  # predicting has no length
     checkpoints = Checkpoints(workdir, config, say, read_only=True)
     try:
@@ -180,6 +181,17 @@ def load(
         )
     variables = {"params": items[item], **items.get("mutables", {})}
     return Loaded(config, Path(workdir), compiled.method, compiled.mesh, variables, compiled.predict, int(meta["step"]))
+
+
+def fitted(config: ConfigDict, say: Say) -> ConfigDict:
+    """`config` with a mesh that can be made here: what a pod has trained is used on one device, too. Results do not
+    hang on the mesh."""
+    try:
+        sharding.make_mesh(config.mesh)
+    except InputError as error:
+        config.mesh.update({"data": -1, "fsdp": 1, "tensor": 1})
+        say(f"{error}; used on all {jax.device_count()} devices of this machine")
+    return config
 
 
 def read_config(workdir: str | Path, say: Say | None = None, overrides: Sequence[str] = ()) -> ConfigDict:

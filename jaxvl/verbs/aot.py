@@ -108,7 +108,7 @@ def _second(here: Topology, also: str) -> Topology | None:
         return None
     if also == "next":
         return chips.larger(here, 4) or chips.larger(here)
-    other = chips.parse(also)
+    other = chips.parse(also, "--also")
     if (other.chip is None) != (here.chip is None):
         raise InputError(f"--also {also}: is of another kind than {here.name}, so nothing could be compared")
     return other
@@ -289,7 +289,7 @@ def _trials(
 ) -> Iterator[dict[str, Any]]:
     """Changes, the smallest first, each compiled until one makes everything fit."""
     base = {job.name: job.program.trace(job.first, job.batch).lower().as_text() for job in failing}
-    tried = 0
+    tried, refusals = 0, set()
     for what, overrides, effort, topology in _changes(config, here, failing, settings):
         row: dict[str, Any] = {"change": what, "fits": False, "needed": None}
         if tried == most:
@@ -298,7 +298,9 @@ def _trials(
             compiled = session.compile_method(_changed(config, overrides), devices=topology.devices())
             jobs = [job for job in _jobs(compiled, ()) if job.name in base]
         except InputError as error:
-            yield {**row, "refused": str(error)}
+            if str(error) not in refusals:  # more of the same is refused likewise
+                yield {**row, "refused": str(error)}
+            refusals.add(str(error))
             continue
         lowered = {job.name: job.program.trace(job.first, job.batch).lower() for job in jobs}
         if effort == settings.effort and all(lowered[n].as_text() == base[n] for n in lowered):
@@ -352,9 +354,9 @@ def _changes(
             if any(job.updates for job in failing) and config.precision.remat != "full":
                 both = ("mesh.data=-1", own, "precision.remat=full")
                 yield f"--config.{own} --config.precision.remat=full", both, effort, here
-    for times in (2, 4, 8) if here.chip is not None else ():
-        if (slice_ := chips.larger(here, times)) is not None:
-            yield f"--topology {slice_.name}", (), effort, slice_
+    slices = [chips.larger(here, times) for times in (2, 4, 8)] if here.chip is not None else []
+    for name in dict.fromkeys(found.name for found in slices if found is not None):
+        yield f"--topology {name}", (), effort, chips.parse(name)
 
 
 def _last_line(report: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 import html.parser
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -128,3 +129,18 @@ def test_trained_model_loads_with_its_weights(run):
     fresh = session.compile_method(loaded.config).fresh_state()
     kernel = loaded.variables["params"]["visual"]["proj"]
     assert np.abs(np.asarray(kernel) - np.asarray(fresh.params["visual"]["proj"])).max() > 1e-3
+
+
+def test_a_mesh_that_is_not_here_gives_way(run, tmp_path):
+    """As of a run on 64 devices; this machine has eight."""
+    workdir, _, _ = run
+    there, lines = tmp_path / "run", []
+    shutil.copytree(workdir, there, ignore=shutil.ignore_patterns("data"))
+    config = json.loads((there / "config.json").read_text())
+    config["mesh"] = {"data": 32, "fsdp": 2, "tensor": 1}
+    (there / "config.json").write_text(json.dumps(config))
+    loaded = session.load(there, say=lines.append)
+    assert dict(loaded.mesh.shape) == {"data": 8, "fsdp": 1, "tensor": 1}
+    assert any("needs 64 devices, this run has 8; used on all 8 devices of this machine" in line for line in lines)
+    kernel = lambda model: np.asarray(model.variables["params"]["visual"]["proj"])  # noqa: E731
+    np.testing.assert_array_equal(kernel(loaded), kernel(session.load(workdir, say=tiny.quiet)))
