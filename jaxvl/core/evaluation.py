@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -17,6 +18,9 @@ from jaxvl.core.sharding import Mesh, batch_sharding, check_batch_size, put_batc
 
 EvalStream = tuple[Callable[[np.ndarray], Iterator[Mapping[str, Any]]], int, int]
 """(`rows -> one pass over padded host batches of these rows`, number of examples, global batch size)."""
+IN_FLIGHT = 2
+"""Batches that the device has got before the outputs of an earlier one are waited for: it computes while the host reads
+and decodes the next."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,11 +109,14 @@ def _outputs(predict, variables, stream, source, mesh, split, results) -> list[t
     """Outputs and host fields of each batch of a stream, in global order, without padding and bad media."""
     opener, total, size = source
     check_batch_size(size, mesh, f"batch size of stream {stream!r} of split {split!r}")
-    outputs, fields = [], []
+    outputs, fields, flying = [], [], collections.deque()
     for batch in opener(rows_of_process(mesh, size, jax.process_index())):
         placed = put_batch(device_fields(batch), mesh, size)
-        outputs.append(to_host(predict(variables, {stream: placed})))
+        flying.append(predict(variables, {stream: placed}))
         fields.append({k: v for k, v in batch.items() if k.startswith("_")})
+        if len(flying) > IN_FLIGHT:
+            outputs.append(to_host(flying.popleft()))
+    outputs += [to_host(found) for found in flying]
     fields = _all_rows(fields, mesh, size)
     seen = skipped = 0
     pairs = []
