@@ -56,7 +56,7 @@ def whole(method: str, folder: Path, steps: int, layout: Layout, data: Path | No
 
 def disturbed(method: str, faults: Sequence[Fault], draw: random.Random, folder: Path, data: Path | None) -> list[dict]:
     """One run on one device, hit once a start. A row for each fault."""
-    steps = sum(fault.steps + EVERY + 2 for fault in faults)  # a start makes one or two more before it is hit
+    steps = sum(fault.steps + EVERY + 10 for fault in faults)  # a start makes some more before it is hit
     losses = whole(method, folder.parent, steps, Layout(), data)
     run, rows, expected = Run(method, folder / method, steps, data), [], 0
     for fault in faults:
