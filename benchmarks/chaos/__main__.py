@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import results
-from benchmarks.chaos.faults import EARLY, FAULTS, Fault, moment, mounted
+from benchmarks.chaos.faults import FAULTS, Fault, moment, mounted
 from benchmarks.chaos.runs import EVERY, MEDIA, METHODS, Layout, Run, largest_difference
 
 LAYOUTS = (
@@ -61,7 +61,7 @@ def disturbed(method: str, faults: Sequence[Fault], draw: random.Random, folder:
     run, rows, expected = Run(method, folder / method, steps, data), [], 0
     for fault in faults:
         run.start(Layout())
-        if fault.name == EARLY:
+        if fault.steps == 0:
             time.sleep(draw.uniform(0.1, 3))
         elif not run.wait_for(moment(fault, draw, expected)):
             rows.append({"fault": fault.name, "wrong": "ended before it was hit"})

@@ -27,16 +27,12 @@ class Fault:
     one_line: bool = False  # whether the end is a refusal
     media: bool = False  # whether it needs a run with files
     root: bool = False  # whether it needs to mount a disk
-    steps: int = 1  # that a start makes at least before it is hit
+    steps: int = 1  # that a start makes at least before it is hit; 0: it is hit before its first one
 
 
 def _kill(run: Run, draw: random.Random) -> list[int | None]:
     run.send(signal.SIGKILL, draw.randrange(len(run.children)))
     return run.ended()
-
-
-def _kill_early(run: Run, draw: random.Random) -> list[int | None]:
-    return _kill(run, draw)
 
 
 def _terminate(run: Run, draw: random.Random) -> list[int | None]:
@@ -60,13 +56,13 @@ def _stop_and_go(run: Run, draw: random.Random) -> list[int | None]:
 
 
 def _fill_disk(run: Run, draw: random.Random) -> list[int | None]:
-    """All but some kilobytes of the disk that the workdir lies on."""
+    """All but some pages of the disk that the workdir lies on, fewer than a checkpoint has files."""
     filler = run.workdir.parent / "filler"
-    left = draw.randrange(4, 64) * 1024
     state = os.statvfs(run.workdir.parent)
+    rest = max((state.f_bavail - draw.randrange(4)) * state.f_frsize, 0)
     with filler.open("wb") as file:
-        for _ in range(max(state.f_bavail * state.f_frsize - left, 0) // 2**20):
-            file.write(bytes(2**20))
+        while rest:
+            rest -= file.write(bytes(min(rest, 2**20)))
     try:
         return run.ended()
     finally:
@@ -114,7 +110,7 @@ def _move(run: Run, draw: random.Random) -> None:
 TWO = 2 * EVERY + 1  # two checkpoints are written by then
 FAULTS = (
     Fault("killed in the middle", _kill, (-9,)),
-    Fault("killed before its first step", _kill_early, (-9,)),
+    Fault("killed before its first step", _kill, (-9,), steps=0),
     Fault("terminated (SIGTERM)", _terminate, (0,)),
     Fault("Ctrl-C", _interrupt, (130,)),
     Fault("stopped, continued, killed", _stop_and_go, (-9,)),
@@ -124,7 +120,6 @@ FAULTS = (
     Fault("workdir moved", _terminate, (0,), _move),
     Fault("the videos removed", _remove_media, (2,), one_line=True, media=True),
 )
-EARLY = "killed before its first step"
 
 
 def moment(fault: Fault, draw: random.Random, begun: int) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from jaxvl.core import hlo, hlo_counts, sharding
+from jaxvl.core import flops, hlo, hlo_counts, sharding
 from jaxvl.core.chips import Chip
 from jaxvl.core.memory import gib
 from jaxvl.core.state import TrainState
@@ -285,7 +285,8 @@ def growth(small: Mapping[str, Any], large: Mapping[str, Any]) -> list[str]:
     }.items():
         a, b = (figures[keys[0]][keys[1]] for figures in (small, large))
         if b > GROWS * a and b - a > 2**16:
-            lines.append(f"{what}: {amount(a, what)} -> {amount(b, what)} ({b / a:.2f} x)" if a else f"{what}: new")
+            amount = flops.text if what == "FLOPs" else gib
+            lines.append(f"{what}: {amount(a)} -> {amount(b)} ({b / a:.2f} x)" if a else f"{what}: new")
     key = lambda r: (r["kind"], r["dtype"], r["axis"], r["place"])  # noqa: E731
     before, after = _summed(small["collectives"], key), _summed(large["collectives"], key)
     for k, (count, size) in sorted(after.items(), key=lambda item: -item[1][1]):
@@ -308,11 +309,3 @@ def _summed(rows: Iterable[Mapping[str, Any]], key: Any) -> dict[Any, tuple[int,
         n, size = found.get(key(r), (0, 0))
         found[key(r)] = n + r["count"], size + r["bytes"]
     return found
-
-
-def amount(value: float, what: str) -> str:
-    """A number of FLOPs or bytes, for people."""
-    if what == "FLOPs":
-        unit, name = next(((u, n) for u, n in ((1e12, "T"), (1e9, "G"), (1e6, "M")) if value >= u), (1, ""))
-        return f"{value / unit:.3g} {name}FLOP"
-    return gib(value)

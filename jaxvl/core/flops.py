@@ -82,3 +82,9 @@ def valid_pairs(
 def of(function: Any, *args: Any, padding: bool = False, platform: str = "tpu") -> int:
     """FLOPs of `function(*args)`; see `of_jaxpr`."""
     return of_jaxpr(jax.make_jaxpr(function)(*args).jaxpr, padding, platform)
+
+
+def text(value: float) -> str:
+    """`6.92 TFLOP`."""
+    unit, name = next(((u, n) for u, n in ((1e12, "T"), (1e9, "G"), (1e6, "M")) if value >= u), (1, ""))
+    return f"{value / unit:.3g} {name}FLOP"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from jaxvl.core import flops
 from jaxvl.core.memory import gib
 
 ROWS = 12
@@ -74,8 +75,8 @@ def _program(p: Mapping[str, Any]) -> Iterator[str]:
         copied = f"{d['copied']} of {d['leaves']} leaves are copied, {gib(d['bytes'])}: {', '.join(d['largest'])}"
         yield f"  donation   {copied if d['copied'] else kept}"
     ratio = "" if f["ratio"] is None else f", {f['ratio']:.2f} times as many"
-    passes = f"; {flop(f['passes'])} with all passes of float32" if f["passes"] > f["compiled"] else ""
-    yield f"  FLOPs      {flop(f['traced'])} traced, {flop(f['compiled'])} compiled{ratio}{passes}"
+    passes = f"; {flops.text(f['passes'])} with all passes of float32" if f["passes"] > f["compiled"] else ""
+    yield f"  FLOPs      {flops.text(f['traced'])} traced, {flops.text(f['compiled'])} compiled{ratio}{passes}"
     b, r = p["bytes"], p["roofline"]
     xla = "" if b["by_xla"] is None else f" (XLA's analysis: {gib(b['by_xla'])}, every loop turned once)"
     yield (
@@ -162,17 +163,11 @@ def _relayout(r: Mapping[str, Any]) -> str:
 
 
 def _f32(r: Mapping[str, Any]) -> str:
-    return f"{r['count']} at precision {r['precision']}, {flop(r['flops'])} ({r['share']:.1%}), {r['place']}"
+    return f"{r['count']} at precision {r['precision']}, {flops.text(r['flops'])} ({r['share']:.1%}), {r['place']}"
 
 
 def _in(r: Mapping[str, Any]) -> str:
     return f", in a {r['loop']}" if r["loop"] else ""
-
-
-def flop(value: float) -> str:
-    """`6.92 TFLOP`."""
-    unit, name = next(((u, n) for u, n in ((1e12, "T"), (1e9, "G"), (1e6, "M")) if value >= u), (1, ""))
-    return f"{value / unit:.3g} {name}FLOP"
 
 
 def _ms(seconds: float) -> str:
