@@ -15,7 +15,7 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,33 +32,33 @@ TIMEOUT = 4 * 3600
 
 
 class Program(NamedTuple):
-    """Configs that compile alike. name: the first of them; key: a hash of what is compiled; size: bytes of a batch."""
+    """Configs that compile alike. name: the first of them; key: a hash of what is compiled; size: bytes of a batch;
+    leads: it is the first of a config file."""
 
     name: str
     key: str
     same: tuple[str, ...]
     objectives: tuple[str, ...]
     size: int
+    leads: bool
 
 
 def programs(only: str = "") -> list[Program]:
     """One for each program that the published configs compile: first one of each file, the small ones in front."""
     found: dict[str, Program] = {}
-    first: set[str] = set()
     for file in config_files.files(only):
         if file.stem == "quickstart":
             continue
-        new = []
+        leads = True
         for row in getattr(configs.module_of(file), "EXPERIMENTS", None) or [""]:
             name = f"{file.parent.name}/{file.stem}" + (f":{row}" if row else "")
             key, objectives, size = _what_is_compiled(name)
             if key in found:
                 found[key] = found[key]._replace(same=(*found[key].same, name))
             else:
-                found[key] = Program(name, key, (), objectives, size)
-                new.append(name)
-        first |= set(new[:1])
-    return sorted(found.values(), key=lambda p: (p.name not in first, p.size))
+                found[key] = Program(name, key, (), objectives, size, leads)
+                leads = False
+    return sorted(found.values(), key=lambda p: (not p.leads, p.size))
 
 
 def _what_is_compiled(name: str) -> tuple[str, tuple[str, ...], int]:
@@ -226,6 +226,12 @@ def _without_lists(report: dict[str, Any]) -> dict[str, Any]:
     return {**report, "programs": programs_}
 
 
+def _compile(root: Path, found: Sequence[Program]) -> None:
+    for program in found:
+        report = smallest(root, program)
+        print(f"{program.name}: {report.get('line') or report['refused']}", flush=True)
+
+
 def main() -> None:
     """Compiles what is not there yet, then writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -236,13 +242,13 @@ def main() -> None:
     args = parser.parse_args()
     found = programs(args.only)
     if not args.table:
-        for program in found[: args.rows]:
-            report = smallest(args.root, program)
-            print(f"{program.name}: {report.get('line') or report['refused']}", flush=True)
+        _compile(args.root, [p for p in found if p.leads][: args.rows])
         for name in SCALED:
-            for topology, report in of_sizes(args.root, name):
-                print(f"{name} on {topology}: {report.get('line') or report['refused']}", flush=True)
-    table(args.root, found)
+            if name.startswith(args.only):
+                for topology, report in of_sizes(args.root, name):
+                    print(f"{name} on {topology}: {report.get('line') or report['refused']}", flush=True)
+        _compile(args.root, found[: args.rows])
+    table(args.root, programs() if args.only else found)
 
 
 if __name__ == "__main__":
