@@ -7,6 +7,7 @@ devices and processes from start to start; and the memory of a long run.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import random
 import shutil
@@ -58,24 +59,25 @@ def disturbed(method: str, faults: Sequence[Fault], draw: random.Random, folder:
     """One run on one device, hit once a start. A row for each fault."""
     steps = sum(fault.steps + EVERY + 10 for fault in faults)  # a start makes some more before it is hit
     losses = whole(method, folder.parent, steps, Layout(), data)
-    run, rows, expected = Run(method, folder / method, steps, data), [], 0
-    for fault in faults:
-        run.start(Layout())
-        if fault.steps == 0:
-            time.sleep(draw.uniform(0.1, 3))
-        elif not run.wait_for(moment(fault, draw, expected)):
-            rows.append({"fault": fault.name, "wrong": "ended before it was hit"})
-            continue
-        codes = fault.hit(run, draw)
-        wrong = judge(run, fault, codes, expected, losses)
-        fault.after(run, draw)
-        expected = (run.checkpoints() or [0])[-1]
-        rows.append({"fault": fault.name, "codes": codes, "next": expected, "wrong": wrong})
-        print(method, rows[-1], flush=True)
-    run.start(Layout(), pace=0)
-    codes, seen = run.ended(1200), dict(run.losses())
-    wrong = "" if codes == [0] and seen == losses else f"exit codes {codes}, {len(seen)} of {len(losses)} steps"
-    rows.append({"fault": "the end of the run", "codes": codes, "wrong": wrong})
+    rows, expected = [], 0
+    with contextlib.closing(Run(method, folder / method, steps, data)) as run:
+        for fault in faults:
+            run.start(Layout())
+            if fault.steps == 0:
+                time.sleep(draw.uniform(0.1, 3))
+            elif not run.wait_for(moment(fault, draw, expected)):
+                rows.append({"fault": fault.name, "wrong": "ended before it was hit"})
+                continue
+            codes = fault.hit(run, draw)
+            wrong = judge(run, fault, codes, expected, losses)
+            fault.after(run, draw)
+            expected = (run.checkpoints() or [0])[-1]
+            rows.append({"fault": fault.name, "codes": codes, "next": expected, "wrong": wrong})
+            print(method, rows[-1], flush=True)
+        run.start(Layout(), pace=0)
+        codes, seen = run.ended(1200), dict(run.losses())
+        wrong = "" if codes == [0] and seen == losses else f"exit codes {codes}, {len(seen)} of {len(losses)} steps"
+        rows.append({"fault": "the end of the run", "codes": codes, "wrong": wrong})
     return rows
 
 
@@ -103,27 +105,30 @@ def elastic(method: str, draw: random.Random, folder: Path, data: Path | None) -
     layouts = (*LAYOUTS[:4], *([TENSOR[method]] if method in TENSOR else []), *LAYOUTS[4:])
     steps = PIECE * len(layouts)
     losses = whole(method, folder.parent, steps, Layout(8), data)
-    run, rows, expected = Run(method, folder / f"{method}_elastic", steps, data), [], 0
-    for i, layout in enumerate(layouts):
-        run.start(layout)
-        last = i == len(layouts) - 1
-        how = "to its end" if last else ("killed", "terminated")[i % 2]
-        wrong = ""
-        if not last:
-            if run.wait_for(expected + PIECE):
-                run.send(signal.SIGKILL if how == "killed" else signal.SIGTERM, draw.randrange(layout.processes))
-            else:
-                wrong = "ended before it was hit; "
-        codes = run.ended()
-        right = {"killed": {-9, 1} if layout.processes > 1 else {-9}, "terminated": {0}, "to its end": {0}}[how]
-        new = run.losses()[run.before :]
-        off = largest_difference(new, losses)
-        wrong += "" if set(codes) <= right else f"exit codes {codes}; "
-        wrong += "" if new and new[0][0] == expected + 1 else f"went on at {new[:1]}, not behind {expected}; "
-        wrong += "" if off <= ELASTIC else f"losses differ by {off:.1e}; "
-        expected = (run.checkpoints() or [0])[-1]
-        rows.append({"fault": f"{layout}, {how}", "codes": codes, "difference": off, "wrong": wrong.removesuffix("; ")})
-        print(method, rows[-1], flush=True)
+    rows, expected = [], 0
+    with contextlib.closing(Run(method, folder / f"{method}_elastic", steps, data)) as run:
+        for i, layout in enumerate(layouts):
+            run.start(layout)
+            last = i == len(layouts) - 1
+            how = "to its end" if last else ("killed", "terminated")[i % 2]
+            wrong = ""
+            if not last:
+                if run.wait_for(expected + PIECE):
+                    run.send(signal.SIGKILL if how == "killed" else signal.SIGTERM, draw.randrange(layout.processes))
+                else:
+                    wrong = "ended before it was hit; "
+            codes = run.ended()
+            right = {"killed": {-9, 1} if layout.processes > 1 else {-9}, "terminated": {0}, "to its end": {0}}[how]
+            new = run.losses()[run.before :]
+            off = largest_difference(new, losses)
+            wrong += "" if set(codes) <= right else f"exit codes {codes}; "
+            wrong += "" if new and new[0][0] == expected + 1 else f"went on at {new[:1]}, not behind {expected}; "
+            wrong += "" if off <= ELASTIC else f"losses differ by {off:.1e}; "
+            expected = (run.checkpoints() or [0])[-1]
+            rows.append(
+                {"fault": f"{layout}, {how}", "codes": codes, "difference": off, "wrong": wrong.removesuffix("; ")}
+            )
+            print(method, rows[-1], flush=True)
     return rows
 
 

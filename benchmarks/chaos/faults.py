@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -60,9 +61,13 @@ def _fill_disk(run: Run, draw: random.Random) -> list[int | None]:
     filler = run.workdir.parent / "filler"
     state = os.statvfs(run.workdir.parent)
     rest = max((state.f_bavail - draw.randrange(4)) * state.f_frsize, 0)
-    with filler.open("wb") as file:
-        while rest:
-            rest -= file.write(bytes(min(rest, 2**20)))
+    try:
+        with filler.open("wb", buffering=0) as file:
+            while rest:
+                rest -= file.write(bytes(min(rest, 2**20)))
+    except OSError as error:  # the run was faster
+        if error.errno != errno.ENOSPC:
+            raise
     try:
         return run.ended()
     finally:

@@ -127,6 +127,10 @@ class Run:
                 codes.append(None)
         return codes
 
+    def close(self) -> None:
+        """Kills what still runs."""
+        self.ended(0)
+
     def said(self) -> list[str]:
         """The logs of the last start."""
         return [log.read_text(errors="replace") for log in self.logs]
