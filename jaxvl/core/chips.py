@@ -1,7 +1,8 @@
 """TPU chips and their slices: what a program is measured against, and devices that are not here to compile it for.
 
 Figures of the chips: the pages "TPU v2" to "TPU7x (Ironwood)" of https://docs.cloud.google.com/tpu/docs (their tables
-"key specifications": peak bf16 compute, HBM capacity and bandwidth, bidirectional ICI bandwidth per chip). `usable` is
+"key specifications": peak bf16 compute, HBM capacity and bandwidth, bidirectional ICI bandwidth per chip), of v2 and v3
+also Jouppi et al., "A domain-specific supercomputer for training deep neural networks", CACM 63(7), 2020. `usable` is
 what the compiler of libtpu 0.0.52 says is there for a program ("exceeds available HBM") on one device; the rest is its
 own.
 """
