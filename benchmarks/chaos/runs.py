@@ -70,6 +70,7 @@ class Run:
     starts: int = 0
     before: int = 0  # rows of losses that earlier starts have logged
     bad: set[tuple[int, int]] = field(default_factory=set)  # (step, inode) of checkpoints that were damaged
+    unsure: set[tuple[int, int]] = field(default_factory=set)  # the same, of those without a list of checksums
 
     def start(self, layout: Layout, pace: float = PACE) -> None:
         """Gives the command."""
@@ -165,8 +166,19 @@ class Run:
         return sorted(int(p.name) for p in found if (int(p.name), p.stat().st_ino) not in self.bad)
 
     def damaged(self, step: int) -> None:
-        """This checkpoint is whole no more."""
-        self.bad.add((step, (self.workdir / "checkpoints" / str(step)).stat().st_ino))
+        """This checkpoint is whole no more. One without a list of checksums, since the run was killed while it wrote
+        it, may still be used, with a line that says so: then its losses must tell."""
+        listed = (self.workdir / "integrity" / f"{step}.json").is_file()
+        (self.bad if listed else self.unsure).add((step, (self.workdir / "checkpoints" / str(step)).stat().st_ino))
+
+    def last_good(self) -> set[int]:
+        """Steps that the next start may go on from: the newest whole checkpoint, and one behind it that has lost a byte
+        and has no list."""
+        folder = self.workdir / "checkpoints"
+        steps = self.checkpoints()
+        unsure = {step for step in steps if (step, (folder / str(step)).stat().st_ino) in self.unsure}
+        newest = max((step for step in steps if step not in unsure), default=0)
+        return {newest, *(step for step in unsure if step > newest)}
 
     def move(self, to: Path) -> None:
         """Renames the workdir."""
