@@ -217,7 +217,7 @@ class Progress:
         self._shown = time.monotonic()
         self.active = active
         self.stream = stream if stream is not None else sys.stderr
-        self._begun = time.monotonic()
+        self._paced = (start, time.monotonic())  # what the pace is counted from
         self._start = start
         self._bar = None
         self._task = None
@@ -267,8 +267,10 @@ class Progress:
         if now - self._shown < self.every and step < self.total:
             return
         self._shown = now
-        done = step - self._start
-        left = (now - self._begun) / done * (self.total - step) if done else math.nan
+        first, since = self._paced
+        left = (now - since) / (step - first) * (self.total - step) if step - first > 1 else math.nan
+        if first == self._start:  # compilation lies before the first line
+            self._paced = (step, now)
         _show(f"{self.unit} {step}/{self.total}  {text}  ETA {_clock(left)}", self.stream)
 
     def phase(self, what: str) -> None:

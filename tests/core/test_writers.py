@@ -1,4 +1,5 @@
 import errno
+import io
 import json
 import os
 import struct
@@ -8,7 +9,7 @@ import pytest
 from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import masked_crc32c
 
-from jaxvl.core.writers import Appender, Writer, read_metrics
+from jaxvl.core.writers import Appender, Progress, Writer, read_metrics
 
 
 def events(folder):
@@ -75,3 +76,13 @@ def test_lines_that_are_no_rows_are_left_out(tmp_path, odd):
     assert (tmp_path / "metrics.jsonl").read_bytes().splitlines()[
         -1
     ] == b'{"step": 2, "kind": "event", "event": "resumed"}'
+
+
+def test_what_is_left_is_told_by_the_pace_behind_the_first_line(monkeypatch):
+    clock = iter([0.0, 0.0, 100.0, 110.0, 130.0])  # made (twice read), then one a line: 100 s are compilation
+    monkeypatch.setattr("jaxvl.core.writers.time.monotonic", lambda: next(clock))
+    stream = io.StringIO()
+    progress = Progress(101, stream=stream)
+    for step in (1, 11, 31):
+        progress.show(step, "")
+    assert [line.split("ETA ")[1] for line in stream.getvalue().splitlines()] == ["?", "1:30", "1:10"]
