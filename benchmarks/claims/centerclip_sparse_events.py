@@ -147,8 +147,8 @@ class SparseEventsModel(nn.Module):
 
     def __call__(self, video: jax.Array, caption: jax.Array, train: bool = False) -> dict[str, jax.Array]:
         """video `[B, T, 12, 12, 3]`, caption `[B, 3]` -> `segments [B, S, E]`, `text [B, E]`, `logit_scale`."""
-        hook, _ = video_hooks(self.reduce, self.plan, FRAMES, train, {})
-        features = self.visual(video.reshape(-1, *video.shape[2:]), block_hook=hook).features
+        hooks = video_hooks(self.reduce, self.plan, FRAMES, train, {})
+        features = self.visual(video.reshape(-1, *video.shape[2:]), **hooks).features
         bag = self.item_embedding(caption).sum(1)
         text = bag + self.out(nn.gelu(self.hidden(bag)))
         return {

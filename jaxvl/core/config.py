@@ -68,7 +68,12 @@ def base() -> ConfigDict:
             "eval": {"split": "test", "use_ema": True},
             "checkpoint": {"keep_last": 2, "best_metric": "", "best_mode": "max"},
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1},  # -1: all devices that are left
-            "precision": {"compute": "float32", "matmul": "default", "remat": "none"},
+            "precision": {
+                "compute": "float32",
+                "matmul": "default",
+                "remat": "none",
+                "scan_layers": False,  # alike blocks of a transformer as a loop: compiles in a fraction of the time
+            },
             "pipeline": {
                 "workers": 0,  # decoder processes; 0: threads of this process
                 "threads": 2,
@@ -172,6 +177,7 @@ FIELDS = {
     "precision.compute": choice("float32", "f32", "bfloat16", "bf16"),
     "precision.matmul": choice("default", "high", "highest"),
     "precision.remat": choice("none", "dots", "full"),
+    "precision.scan_layers": flag(),
     "pipeline.workers": whole(0, 1024),
     "pipeline.threads": whole(1, 1024),
     "pipeline.prefetch": whole(0, 1024),

@@ -23,7 +23,9 @@ from jaxvl.nn.bert import BertConfig
 
 Arrays = Mapping[str, np.ndarray]
 FIELDS = tuple(
-    f.name for f in dataclasses.fields(BertConfig) if f.name not in ("dropout", "dtype", "remat", "attention")
+    f.name
+    for f in dataclasses.fields(BertConfig)
+    if f.name not in ("dropout", "dtype", "remat", "attention", "scan_layers")
 )
 """The fields of `BertConfig` that belong to weights; the others belong to a run."""
 BERT, DISTILBERT = "bert.", "distilbert."

@@ -25,7 +25,9 @@ HEAD_WIDTH = 64
 WIDER_HEADS = {1280: 80, 1408: 88, 1664: 104}
 """Widths of the image towers H, g and bigG (open_clip, DFN, MetaCLIP), whose heads are wider than 64."""
 FIELDS = tuple(
-    f.name for f in dataclasses.fields(CLIPConfig) if f.name not in ("dtype", "remat", "attention", "logit_scale_init")
+    f.name
+    for f in dataclasses.fields(CLIPConfig)
+    if f.name not in ("dtype", "remat", "attention", "scan_layers", "frozen_layers", "logit_scale_init")
 )
 """The fields of `CLIPConfig` that belong to weights; the others belong to a run."""
 

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from jaxvl.core.errors import InputError
 from jaxvl.nn.attention import ATTENTION_IMPLEMENTATIONS
-from jaxvl.nn.transformer import PostNormBlock, block_class, largest, layer_norm, remat_policy
+from jaxvl.nn.transformer import largest, layer_norm, remat_policy, run_post_norm
 
 STD = 0.02
 """Of the normal distribution that all kernels and embeddings start from."""
@@ -39,6 +39,7 @@ class BertConfig:
     ln_eps: of every LayerNorm. dropout: in training, of embeddings, attention weights and residual branches.
     dtype: of the matmuls, 'float32' or 'bfloat16'. remat: 'none' | 'dots' | 'full', per block.
     attention: 'einsum' | 'xla' | 'cudnn' (see `jaxvl.nn.attention`; the last two without dropout only).
+    scan_layers: the blocks become a loop, which compiles in a fraction of the time (see `transformer.run_blocks`).
     Raises InputError on values that fit nothing.
     """
 
@@ -55,6 +56,7 @@ class BertConfig:
     dtype: str = "float32"
     remat: str = "none"
     attention: str = "einsum"
+    scan_layers: bool = False
 
     def __post_init__(self):
         object.__setattr__(self, "dtype", jnp.dtype(self.dtype).name)
@@ -142,12 +144,17 @@ class Bert(nn.Module):
         cfg = self.config
         mask = ids > 0 if mask is None else mask
         x = Embeddings(cfg, name="embeddings")(ids, token_types, train)
-        block = block_class(cfg.remat, PostNormBlock, (3,))
-        for i in range(cfg.layers):
-            x = block(
-                cfg.heads, cfg.ff_dim, cfg.dropout, cfg.token_types > 0, cfg.ln_eps, jnp.dtype(cfg.dtype),
-                cfg.attention, name=f"layer_{i}",
-            )(x, mask, train)  # fmt: skip
+        fields = dict(
+            heads=cfg.heads,
+            ff_dim=cfg.ff_dim,
+            dropout=cfg.dropout,
+            drop_attention_output=cfg.token_types > 0,
+            ln_eps=cfg.ln_eps,
+            dtype=jnp.dtype(cfg.dtype),
+            implementation=cfg.attention,
+        )
+        names = [f"layer_{i}" for i in range(cfg.layers)]
+        x = run_post_norm(self, fields, names, x, mask, train, remat=cfg.remat, scan=cfg.scan_layers)
         if not cfg.pooler:
             return BertOutput(x)
         dense = nn.Dense(cfg.width, dtype=jnp.dtype(cfg.dtype), kernel_init=nn.initializers.normal(STD), name="pooler")

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from numbers import Integral, Real
 from typing import NamedTuple
 
@@ -28,7 +28,16 @@ import numpy as np
 from jaxvl.core.errors import InputError
 from jaxvl.nn.attention import ATTENTION_IMPLEMENTATIONS
 from jaxvl.nn.clip_resnet import STRIDE, ModifiedResNet
-from jaxvl.nn.transformer import ACTIVATIONS, MOST_BLOCKS, block_class, largest, layer_norm, remat_policy
+from jaxvl.nn.transformer import (
+    ACTIVATIONS,
+    MOST_BLOCKS,
+    ResidualBlock,
+    largest,
+    layer_norm,
+    remat_policy,
+    run_blocks,
+    runs,
+)
 
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -39,6 +48,7 @@ KINDS = {
     "int | None": Integral | None,
     "float": Real,
     "str": str,
+    "bool": bool,
     "tuple[int, ...]": tuple | list,
 }
 """What fields of `CLIPConfig` may hold, by their annotation."""
@@ -57,6 +67,8 @@ class CLIPConfig:
         pools at the first position that holds it.
     dtype: of the matmuls, 'float32' or 'bfloat16'. remat: 'none' | 'dots' | 'full', per block.
     attention: 'einsum' | 'xla' | 'cudnn' (see `jaxvl.nn.attention`).
+    scan_layers: alike blocks in a row become a loop, which compiles in a fraction of the time (see
+        `transformer.run_blocks`). frozen_layers: the blocks below are not trained, so they are a loop of their own.
     logit_scale_init: initial log-temperature, `ln(1/0.07)` in the paper.
     linear_patch: '2d', or '3d' for CLIP4Clip's patches of three frames (see `PatchEmbed`), which need videos.
     vision_blocks: empty for a vision transformer. Else the image tower is CLIP's modified ResNet with so many blocks
@@ -85,15 +97,18 @@ class CLIPConfig:
     logit_scale_init: float = math.log(1 / 0.07)
     linear_patch: str = "2d"
     vision_blocks: tuple[int, ...] = ()
+    scan_layers: bool = False
+    frozen_layers: int = 0
 
     def __post_init__(self):
         object.__setattr__(self, "dtype", jnp.dtype(self.dtype).name)
         for field in dataclasses.fields(self):
             value, kind = getattr(self, field.name), KINDS[field.type]
-            if not isinstance(value, kind) or isinstance(value, bool):
+            if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
                 raise InputError(f"clip.{field.name} {value!r} is not of type {field.type}")
-            if field.type == "int" and not 1 <= value <= largest(field.name):
-                raise InputError(f"clip.{field.name} {value} is not from 1 to {largest(field.name)}")
+            least = int(field.name != "frozen_layers")
+            if field.type == "int" and not least <= value <= largest(field.name):
+                raise InputError(f"clip.{field.name} {value} is not from {least} to {largest(field.name)}")
         object.__setattr__(self, "vision_blocks", tuple(self.vision_blocks))
         if not all(type(n) is int and 1 <= n <= MOST_BLOCKS for n in self.vision_blocks):
             raise InputError(f"clip.vision_blocks {self.vision_blocks}: each is a number of blocks, 1 to {MOST_BLOCKS}")
@@ -258,6 +273,7 @@ class VisionTower(nn.Module):
         return_tokens: bool = False,
         return_layers: Sequence[int] = (),
         block_hook: BlockHook | None = None,
+        hooked: Collection[int] | None = None,
         between_hook: BlockHook | None = None,
         pos_embed: jax.Array | None = None,
         frame_mask: jax.Array | None = None,
@@ -270,6 +286,8 @@ class VisionTower(nn.Module):
             return_layers: block numbers whose output stream is wanted (0: the input of block 1).
             block_hook: `(i, x [N, n, W]) -> x`, called before block i (from 1); may change N and n. Modules
                 that it creates become children of this one.
+            hooked: blocks before which `block_hook` is called; None: all. With `scan_layers` those in between are a
+                loop.
             between_hook: `(i, x) -> x` of the same shape, called in block i between attention and MLP.
             pos_embed: `[n, W]` in place of the parameter (other resolutions).
             frame_mask: `[B, T]`, non-zero on real frames, when the N = B·T images are frames of videos;
@@ -295,22 +313,25 @@ class VisionTower(nn.Module):
         x = layer_norm(cfg.ln_eps, "ln_pre")(x)
 
         layers = {0: x} if 0 in return_layers else {}
-        block = block_class(cfg.remat)
-        for i in range(1, cfg.vision_layers + 1):
-            if block_hook is not None:
-                x = block_hook(i, x)
-            x = block(
+        every = range(1, cfg.vision_layers + 1)
+        hooked = () if block_hook is None else every if hooked is None else hooked
+        alone = range(cfg.vision_layers) if between_hook is not None or not cfg.scan_layers else ()
+        for run in runs(cfg.vision_layers, {*alone, *(i - 1 for i in hooked), *return_layers, cfg.frozen_layers}):
+            if run.start + 1 in hooked:
+                x = block_hook(run.start + 1, x)
+            fields = dict(
                 heads=cfg.vision_heads,
                 layers=cfg.vision_layers,
                 activation=cfg.activation,
                 ln_eps=cfg.ln_eps,
                 dtype=dtype,
                 implementation=cfg.attention,
-                between=None if between_hook is None else _bind(between_hook, i),
-                name=f"resblocks_{i - 1}",
-            )(x)
-            if i in return_layers:
-                layers[i] = x
+                between=None if between_hook is None else _bind(between_hook, run.start + 1),
+            )
+            names = [f"resblocks_{i}" for i in run]
+            x = run_blocks(self, ResidualBlock, fields, names, x, remat=cfg.remat, scan=cfg.scan_layers)
+            if run.stop in return_layers:
+                layers[run.stop] = x
 
         post = layer_norm(cfg.ln_eps, "ln_post")
         proj = self.param("proj", normal(width**-0.5), (width, cfg.embed_dim))
@@ -339,20 +360,20 @@ class TextTower(nn.Module):
         positions = self.param("positional_embedding", normal(0.01), (cfg.context_length, width))
         x = embed(ids) + positions[:length]
         layers = {0: x} if 0 in return_layers else {}
-        block = block_class(cfg.remat)
-        for i in range(cfg.text_layers):
-            x = block(
-                heads=cfg.text_heads,
-                layers=cfg.text_layers,
-                activation=cfg.activation,
-                ln_eps=cfg.ln_eps,
-                dtype=dtype,
-                causal=True,
-                implementation=cfg.attention,
-                name=f"resblocks_{i}",
-            )(x)
-            if i + 1 in return_layers:
-                layers[i + 1] = x
+        fields = dict(
+            heads=cfg.text_heads,
+            layers=cfg.text_layers,
+            activation=cfg.activation,
+            ln_eps=cfg.ln_eps,
+            dtype=dtype,
+            causal=True,
+            implementation=cfg.attention,
+        )
+        for run in runs(cfg.text_layers, {*return_layers, cfg.frozen_layers}):
+            names = [f"resblocks_{i}" for i in run]
+            x = run_blocks(self, ResidualBlock, fields, names, x, remat=cfg.remat, scan=cfg.scan_layers)
+            if run.stop in return_layers:
+                layers[run.stop] = x
         norm = layer_norm(cfg.ln_eps, "ln_final")
         proj = self.param("text_projection", normal(width**-0.5), (width, cfg.embed_dim))
         end = end_of_text(ids, cfg.eos_token_id)

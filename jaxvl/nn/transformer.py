@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -12,6 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from jaxvl.core.errors import InputError
+from jaxvl.core.sharding import over_batch
 from jaxvl.nn.attention import MultiHeadAttention
 
 SAVED_INDICES = "token_indices"
@@ -165,9 +168,77 @@ class PostNormBlock(nn.Module):
 
 
 def block_class(
-    remat: str, block: type[nn.Module] = ResidualBlock, static_argnums: tuple[int, ...] = ()
+    remat: str, block: type[nn.Module] = ResidualBlock, static_argnums: tuple[int, ...] = (), in_loop: bool = False
 ) -> type[nn.Module]:
     """`block`, rematerialised by `remat_policy(remat)` unless it is 'none'. Same parameter tree. static_argnums: of its
-    call, counted with `self`; those of `PostNormBlock` are (3,), its `train`."""
+    call, counted with `self`; those of `PostNormBlock` are (3,), its `train`. in_loop: it is the body of a loop, where
+    the compiler cannot undo it and need not be kept from that."""
     policy = remat_policy(remat)
-    return block if policy is None else nn.remat(block, policy=policy, static_argnums=static_argnums)
+    if policy is None:
+        return block
+    return nn.remat(block, policy=policy, static_argnums=static_argnums, prevent_cse=not in_loop)
+
+
+def run_blocks(
+    tower: nn.Module,
+    block: type[nn.Module],
+    fields: Mapping[str, Any],
+    names: Sequence[str],
+    x: jax.Array,
+    *rest: Any,
+    remat: str = "none",
+    scan: bool = False,
+    static_argnums: tuple[int, ...] = (),
+    streams: Sequence[str] = (),
+) -> jax.Array:
+    """The stream x through alike blocks, children of `tower`, whose compact method calls this: `block(**fields,
+    name=name)(x, *rest)` for each of `names`.
+
+    scan: two blocks and more become a loop of one body, which is compiled once. The parameters stay as they are, one
+        subtree a block: the loop reads a stack of them, which costs a copy of the blocks' parameters, and one of their
+        gradients. Initial values and outputs are those of the blocks in turn.
+    streams: of the rngs that a block draws from. Each has a key of its own; in the loop another one than in turn, so
+        dropout draws other numbers of the same distribution there.
+    remat, static_argnums: as in `block_class`.
+    """
+    looped = scan and len(names) > 1 and not tower.is_initializing()
+    kind = block_class(remat, block, static_argnums, looped)
+    if not looped:
+        for name in names:
+            x = kind(**fields, name=name)(x, *rest)
+        return x
+    params = tower.variables["params"]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(params[name] for name in names))
+    keys = {stream: jax.random.split(tower.make_rng(stream), len(names)) for stream in streams}
+    one = kind(**fields, parent=None, name=names[0].rpartition("_")[0])
+
+    def turn(x: jax.Array, layer: tuple[Any, dict[str, jax.Array]]) -> tuple[jax.Array, None]:
+        own, rngs = layer
+        return one.apply({"params": own}, over_batch(x), *rest, rngs=rngs), None  # else fsdp may cut x by its channels
+
+    return jax.lax.scan(turn, x, (stacked, keys))[0]
+
+
+def run_post_norm(
+    tower: nn.Module,
+    fields: Mapping[str, Any],
+    names: Sequence[str],
+    x: jax.Array,
+    key_mask: jax.Array | None,
+    train: bool,
+    *,
+    remat: str = "none",
+    scan: bool = False,
+) -> jax.Array:
+    """`run_blocks` of `PostNormBlock`s; arguments as in its call."""
+    streams = ("dropout",) if train and fields["dropout"] else ()
+    options = dict(remat=remat, scan=scan, static_argnums=(3,), streams=streams)
+    return run_blocks(tower, PostNormBlock, fields, names, x, key_mask, train, **options)
+
+
+def runs(layers: int, starts: Iterable[int]) -> Iterator[range]:
+    """The blocks 0 .. layers - 1 in runs; one begins at 0 and at each of `starts` (those that are no block do not
+    count)."""
+    edges = sorted({0, layers, *(i for i in starts if 0 < i < layers)})
+    for first, end in itertools.pairwise(edges):
+        yield range(first, end)

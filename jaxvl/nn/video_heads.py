@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxvl.core.errors import InputError
-from jaxvl.nn.transformer import ACTIVATIONS, ResidualBlock, layer_norm
+from jaxvl.nn.transformer import ACTIVATIONS, ResidualBlock, layer_norm, run_blocks
 
 HEADS = ("meanP", "seqTransf", "seqLSTM", "tightTransf")
 POSITIONS = (
@@ -21,18 +21,20 @@ POSITIONS = (
 
 
 class Transformer(nn.Module):
-    """`layers` pre-norm blocks under `resblocks_i`; `head_width` 64 as everywhere in CLIP."""
+    """`layers` pre-norm blocks under `resblocks_i`, with `scan_layers` as a loop (`transformer.run_blocks`);
+    `head_width` 64 as everywhere in CLIP."""
 
     layers: int
     heads: int
     ln_eps: float
+    scan_layers: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, key_mask: jax.Array) -> jax.Array:
         """x `[B, n, E]` float32, key_mask `[B, n]` bool -> `[B, n, E]`."""
-        for i in range(self.layers):
-            x = ResidualBlock(self.heads, self.layers, ln_eps=self.ln_eps, name=f"resblocks_{i}")(x, key_mask)
-        return x
+        fields = dict(heads=self.heads, layers=self.layers, ln_eps=self.ln_eps)
+        names = [f"resblocks_{i}" for i in range(self.layers)]
+        return run_blocks(self, ResidualBlock, fields, names, x, key_mask, scan=self.scan_layers)
 
 
 class SequenceTransformer(nn.Module):
@@ -45,6 +47,7 @@ class SequenceTransformer(nn.Module):
     layers: int = 4
     ln_eps: float = 1e-12  # CLIP4Clip's own LayerNorm class; CenterCLIP's copy has 1e-5
     positions: int = POSITIONS
+    scan_layers: bool = False
 
     @jax.default_matmul_precision("highest")
     @nn.compact
@@ -54,7 +57,7 @@ class SequenceTransformer(nn.Module):
         if length > self.positions:
             raise InputError(f"seqTransf: {length} frames, but there are {self.positions} positions; use fewer")
         positions = self.param("frame_position_embeddings", nn.initializers.normal(0.01), (self.positions, width))
-        blocks = Transformer(self.layers, self.heads, self.ln_eps, name="transformerClip")
+        blocks = Transformer(self.layers, self.heads, self.ln_eps, self.scan_layers, name="transformerClip")
         return video + blocks(video + positions[:length], mask)
 
 
@@ -115,6 +118,7 @@ class TightTransformer(nn.Module):
     dropout: float = 0.1
     chunk: int = 4
     positions: int = POSITIONS
+    scan_layers: bool = False
 
     @jax.default_matmul_precision("highest")
     @nn.compact
@@ -127,7 +131,9 @@ class TightTransformer(nn.Module):
             raise InputError(f"tightTransf: {need}; use fewer frames")
         texts, videos = text.shape[0], video.shape[0]
         chunk = next(c for c in range(min(self.chunk, texts), 0, -1) if texts % c == 0)
-        cross = CrossEncoder(self.heads, self.layers, self.ln_eps, self.dropout, self.positions, name="cross")
+        cross = CrossEncoder(
+            self.heads, self.layers, self.ln_eps, self.dropout, self.positions, self.scan_layers, name="cross"
+        )
         dense = nn.Dense(1, kernel_init=nn.initializers.normal(0.02), name="similarity_dense")
         valid = jnp.concatenate([jnp.ones((videos, 1), bool), mask.astype(bool)], axis=1)
 
@@ -158,6 +164,7 @@ class CrossEncoder(nn.Module):
     ln_eps: float
     dropout: float
     positions: int
+    scan_layers: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, key_mask: jax.Array, train: bool) -> jax.Array:
@@ -165,7 +172,7 @@ class CrossEncoder(nn.Module):
         width = x.shape[-1]
         x = x + CrossPositions(self.positions, width, name="embeddings")()[: x.shape[1]]
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        x = Transformer(self.layers, self.heads, self.ln_eps, name="transformer")(x, key_mask)
+        x = Transformer(self.layers, self.heads, self.ln_eps, self.scan_layers, name="transformer")(x, key_mask)
         return CrossPooler(self.ln_eps, name="pooler")(x)
 
 

@@ -20,7 +20,7 @@ from jaxvl.methods.centerclip.model import CenterCLIP, CenterCLIPConfig
 from jaxvl.methods.centerclip.reduce import ReduceConfig, schedule
 from jaxvl.metrics import retrieval
 from jaxvl.nn.clip import CLIP_PRESETS, CLIPConfig
-from jaxvl.nn.transformer import TENSOR_RULES
+from jaxvl.nn.transformer import MOST_BLOCKS, TENSOR_RULES
 from jaxvl.ops.losses import symmetric_infonce
 
 
@@ -40,6 +40,8 @@ def model_config(config: ConfigDict) -> CenterCLIPConfig:
         **replaced,
         dtype=precision.compute_dtype(config.precision).name,
         remat=config.precision.remat,
+        scan_layers=config.precision.scan_layers,
+        frozen_layers=min(max(config.model.freeze_layer_num, 0), MOST_BLOCKS),
     )
     reduce["cluster_iters"] = reduce["cluster_iters"] or None
     reduce["sigma"] = "median" if reduce.pop("median_sigma") else reduce["sigma"]

@@ -96,13 +96,21 @@ class CenterCLIP(nn.Module):
         cfg = self.config
         if cfg.head == "seqTransf":
             self.head = SequenceTransformer(
-                clip.text_heads, cfg.head_layers, cfg.head_ln_eps, positions=clip.context_length
+                clip.text_heads,
+                cfg.head_layers,
+                cfg.head_ln_eps,
+                positions=clip.context_length,
+                scan_layers=clip.scan_layers,
             )
         elif cfg.head == "seqLSTM":
             self.head = SequenceLSTM()
         elif cfg.head == "tightTransf":
             self.head = TightTransformer(
-                clip.text_heads, cfg.head_layers, cfg.head_ln_eps, positions=clip.context_length
+                clip.text_heads,
+                cfg.head_layers,
+                cfg.head_ln_eps,
+                positions=clip.context_length,
+                scan_layers=clip.scan_layers,
             )
 
     def encode_video(
@@ -125,9 +133,9 @@ class CenterCLIP(nn.Module):
                 f"frames: shape {frames.shape} with mask {mask.shape}; the model takes {cfg.frames} frames"
             )
         aux: dict[str, jax.Array] = {}
-        block_hook, between_hook = video_hooks(cfg.reduce, cfg.plan, t, train, aux)
+        hooks = video_hooks(cfg.reduce, cfg.plan, t, train, aux)
         pixels = frames.reshape(batch * t, *frames.shape[2:])
-        features = self.visual(pixels, block_hook=block_hook, between_hook=between_hook, frame_mask=mask).features
+        features = self.visual(pixels, **hooks, frame_mask=mask).features
         segments = features.reshape(batch, cfg.segments, -1)
         valid = segment_mask(mask, cfg.segments)
         if cfg.head in ("seqTransf", "seqLSTM"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -17,7 +17,6 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxvl.core.errors import InputError
-from jaxvl.nn.clip import BlockHook
 from jaxvl.nn.transformer import SAVED_INDICES
 from jaxvl.ops import clustering
 from jaxvl.ops.token_reduction import (
@@ -243,8 +242,8 @@ class TokenReducer(nn.Module):
 
 def video_hooks(
     config: ReduceConfig, plan: Sequence[Reduction], frames: int, train: bool, facts: dict[str, jax.Array]
-) -> tuple[BlockHook | None, BlockHook | None]:
-    """`(block_hook, between_hook)` for `VisionTower`: reductions of the plan, or the shift of every block.
+) -> dict[str, Any]:
+    """The hooks for `VisionTower`, as its arguments: reductions of the plan, or the shift of every block.
 
     `facts` is filled while the tower runs: `NAME_block{a}` for the facts of `TokenReducer` after block a.
     """
@@ -254,18 +253,16 @@ def video_hooks(
         def shifted(_, x):
             return shift(x.reshape(-1, frames, *x.shape[1:])).reshape(x.shape)
 
-        return shifted, shifted if config.algorithm == "token_shift" else None
+        return {"block_hook": shifted, "between_hook": shifted if config.algorithm == "token_shift" else None}
     points = {point.after: point for point in plan}
 
     def reduced(block, x):
         after = block - 1
-        if after not in points:
-            return x
         x, found = TokenReducer(config, points[after], name=f"reduce_{after}")(x, train)
         facts.update({f"{name}_block{after}": value for name, value in found.items()})
         return x
 
-    return (reduced if points else None), None
+    return {"block_hook": reduced, "hooked": [after + 1 for after in points]}
 
 
 def token_positions(

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvl.core.errors import InputError
-from jaxvl.nn.transformer import PostNormBlock, block_class, gelu, layer_norm, remat_policy
+from jaxvl.nn.transformer import gelu, layer_norm, remat_policy, run_post_norm
 from jaxvl.ops.selection import NOISY, PICKS, SELECTORS, default_scale, select
 
 LN_EPS = 1e-12
@@ -32,7 +32,7 @@ class ISTAConfig:
     width: D. heads, ff_dim, blocks: of the transformer blocks. topk, topj: segments, and regions of a frame, to pick.
     segment_selector, region_selector: of `ops.selection.SELECTORS`, or 'all'. tau, score_scale (0: the mode's own),
     pick: as in `ops.selection.select`. use_words, use_patches: what is in the sequence beside the segments. std: of the
-    normal distribution that all kernels start from.
+    normal distribution that all kernels start from. scan_layers: the blocks become a loop (`transformer.run_blocks`).
     Raises InputError on values that fit nothing.
     """
 
@@ -53,6 +53,7 @@ class ISTAConfig:
     std: float = 0.02
     dtype: str = "float32"
     remat: str = "none"
+    scan_layers: bool = False
 
     def __post_init__(self):
         for field in ("segment_selector", "region_selector"):
@@ -182,9 +183,8 @@ class ISTALayer(nn.Module):
         x = nn.Dropout(cfg.dropout, deterministic=not train)(layer_norm(LN_EPS, "embed_norm")(x))
         masks.append(jnp.ones((b, length - (words.shape[1] if cfg.use_words else 0)), bool))
         mask = jnp.concatenate(masks, axis=1) if cfg.use_words else None
-        block = block_class(cfg.remat, PostNormBlock, (3,))
-        for i in range(cfg.blocks):
-            x = block(**cfg.block, name=f"block_{i}")(x, mask, train)
+        names = [f"block_{i}" for i in range(cfg.blocks)]
+        x = run_post_norm(self, cfg.block, names, x, mask, train, remat=cfg.remat, scan=cfg.scan_layers)
         return x, weights
 
     def pick(self, segments, patches, query, noise, oracle, selecting):

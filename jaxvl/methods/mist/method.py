@@ -40,6 +40,7 @@ def text_config(config: ConfigDict) -> BertConfig:
         dropout=dropout,
         dtype=precision.compute_dtype(config.precision).name,
         remat=config.precision.remat,
+        scan_layers=config.precision.scan_layers,
     )
 
 
@@ -54,7 +55,11 @@ def towers_config(config: ConfigDict) -> tuple[CLIPConfig | None, tuple[str, ...
         return None, ()
     if m.clip not in CLIP_PRESETS:
         raise InputError(f"config.model.clip: {m.clip!r} is none of {', '.join(CLIP_PRESETS)}")
-    clip = dataclasses.replace(CLIP_PRESETS[m.clip], dtype=precision.compute_dtype(config.precision).name)
+    clip = dataclasses.replace(
+        CLIP_PRESETS[m.clip],
+        dtype=precision.compute_dtype(config.precision).name,
+        scan_layers=config.precision.scan_layers,
+    )
     for name, field in (("visual", "feature_dim"), ("text", "query_dim")):
         if name in which and m[field] != clip.embed_dim:
             raise InputError(f"config.model.{field}: {m[field]}, but {m.clip} gives vectors of {clip.embed_dim}")
@@ -75,6 +80,7 @@ def model_config(config: ConfigDict) -> MISTConfig:
         use_patches=m.visual != "segments",
         dtype=precision.compute_dtype(config.precision).name,
         remat=config.precision.remat,
+        scan_layers=config.precision.scan_layers,
         std=m.init_std,
         **{name: m[name] for name in ("heads", "ff_dim", "blocks", "topk", "topj", "tau", "score_scale", "use_words",
                                       "dropout")},

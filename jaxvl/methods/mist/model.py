@@ -25,7 +25,7 @@ from jaxvl.nn.batch_norm import BatchNorm
 from jaxvl.nn.bert import Bert, BertConfig
 from jaxvl.nn.clip import CLIPConfig, TextTower, VisionTower
 from jaxvl.nn.initializers import torch_uniform
-from jaxvl.nn.transformer import PostNormBlock, block_class
+from jaxvl.nn.transformer import run_post_norm
 from jaxvl.ops.masking import l2_normalize, masked_mean
 from jaxvl.ops.selection import gumbel, gumbel_of
 
@@ -244,9 +244,8 @@ class FrameBlocks(nn.Module):
         cfg = self.config.ista
         b, k, t, n, d = patches.shape
         x = patches.swapaxes(2, 3).reshape(b * k * n, t, d).astype(jnp.float32)
-        block = block_class(cfg.remat, PostNormBlock, (3,))
-        for i in range(self.config.frame_blocks):
-            x = block(**cfg.block, name=f"block_{i}")(x, None, train)
+        names = [f"block_{i}" for i in range(self.config.frame_blocks)]
+        x = run_post_norm(self, cfg.block, names, x, None, train, remat=cfg.remat, scan=cfg.scan_layers)
         return x.reshape(b, k, n, t, d).swapaxes(2, 3)
 
 
