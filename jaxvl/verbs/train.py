@@ -16,7 +16,19 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxvl.core import config as configs
-from jaxvl.core import diagnose, fields, following, loop, memory, processes, programs, registry, session, sharding
+from jaxvl.core import (
+    diagnose,
+    fields,
+    following,
+    loop,
+    memory,
+    processes,
+    programs,
+    registry,
+    session,
+    sharding,
+    storage,
+)
 from jaxvl.core.checkpoint import Checkpoints
 from jaxvl.core.errors import InputError
 from jaxvl.core.evaluation import Followed, device_fields, evaluate
@@ -37,14 +49,15 @@ class Result:
     """What a training run gives.
 
     metrics: of the last evaluation, None without one. stopped: name of the signal that ended it early, or None. step:
-    updates done. recompilations: should be 0. workdir: where checkpoints, metrics and report.html are.
+    updates done. recompilations: should be 0. workdir: where checkpoints, metrics and report.html are; as it was given
+    where that is in a bucket.
     """
 
     metrics: dict[str, float] | None
     stopped: str | None
     step: int
     recompilations: int
-    workdir: Path
+    workdir: Path | str
 
 
 def train(
@@ -62,17 +75,23 @@ def train(
 
     `data` and `method` replace what the config would build (benchmarks wire their own).
     """
-    session.check_place(workdir)
-    config, workdir = fields.resolved(config), Path(workdir).absolute()
+    workdir = storage.address(workdir) or Path(workdir).absolute()
+    config = fields.resolved(config)
     fields.check(config)
     main = jax.process_index() == 0
     tell = say or (_tell if main else lambda line: None)
-    lease = Lease(workdir, tell) if main else None
-    try:
-        return _train(config, workdir, resume, fresh, tell, data, method, pictures, lease)
-    finally:
-        if lease is not None:
-            lease.release()
+    with storage.opened(workdir, tell, fetch=False) as place:
+        tell = place.saying(tell)
+        lease = Lease(place, tell) if main else None
+        try:
+            if lease is not None:
+                place.guard = lease.check
+            place.fetch()  # what is there when nobody else is at work there
+            with place.kept_up(tell):
+                return _train(config, place, resume, fresh, tell, data, method, pictures, lease)
+        finally:
+            if lease is not None:
+                lease.release()
 
 
 def _tell(line: str) -> None:
@@ -82,7 +101,7 @@ def _tell(line: str) -> None:
 
 def _train(
     config: ConfigDict,
-    workdir: Path,
+    place: storage.Disk,
     resume: bool,
     fresh: bool,
     tell: session.Say,
@@ -91,15 +110,15 @@ def _train(
     pictures: bool,
     lease: Lease | None,
 ) -> Result:
-    main = jax.process_index() == 0
-    session.claim_workdir(workdir, config, resume, fresh, tell)
+    main, workdir = jax.process_index() == 0, place.folder
+    session.claim_workdir(place, config, resume, fresh, tell)
     programs.keep(workdir)
-    data = data or session.build_data(config, workdir, tell)
+    data = data or session.build_data(config, place, tell)
     for line in data.reports:
         tell(line)
     config, given = _with_length(config, data, tell), config
     compiled = session.compile_method(config, method)
-    checkpoints = Checkpoints(workdir, config, tell, guard=lease.check if lease is not None else lambda: None)
+    checkpoints = Checkpoints(place, config, tell, guard=lease.check if lease is not None else lambda: None)
     restored = checkpoints.restore(compiled.target)
     if restored is None:
         state, start, positions = _first_state(config, compiled, tell), 0, {}
@@ -110,7 +129,7 @@ def _train(
         state, meta = restored
         start, positions = int(state.step), meta["positions"]
         _check_length(config, meta, resume)
-        session.check_constants(state.mutables, data, workdir)
+        session.check_constants(state.mutables, data, place)
         checkpoints.set_aside_after(start)
         tell(f"resuming at step {start} of {config.train.steps}")
     left_out = LeftOut()
@@ -162,11 +181,12 @@ def _train(
         if main:
             report.save_pictures(session_model, data)
     if main:
-        report.write(workdir)
+        report.write(place)
     if budget.bad:
         tell(f"{budget.bad} of {budget.seen} training examples could not be read; see {workdir / 'bad_inputs.jsonl'}")
     left_out.tell(tell)
-    return Result(outcome.metrics, outcome.stopped, int(outcome.state.step), outcome.recompilations, workdir)
+    where = workdir if place.has_locks else str(place)
+    return Result(outcome.metrics, outcome.stopped, int(outcome.state.step), outcome.recompilations, where)
 
 
 def _with_length(config: ConfigDict, data: Data, tell: session.Say) -> ConfigDict:
@@ -228,12 +248,13 @@ def _first_state(config: ConfigDict, compiled: session.Compiled, tell: session.S
 def _read_weights(source: str, tell: session.Say) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Leaves by path (other collections than the parameters under `COLLECTION/path`) and `weights.json`, of a weights
     folder or of the newest checkpoint of a workdir."""
-    if not (Path(source) / "config.json").is_file():
-        flat, info = weights.load_weights(source)
-        for name in info.get("collections", []):
-            flat |= {f"{name}/{path}": x for path, x in weights.load_weights(source, name)[0].items()}
-        return flat, info
-    loaded = session.load(source, say=tell)
+    with storage.opened(source, tell, asked=False, field="config.init.weights") as place:
+        if not (place.folder / "config.json").is_file():
+            flat, info = weights.load_weights(place.folder)
+            for name in info.get("collections", []):
+                flat |= {f"{name}/{path}": x for path, x in weights.load_weights(place.folder, name)[0].items()}
+            return flat, info
+        loaded = session.load(place, say=tell)
     flat = keys.to_flat(sharding.to_host(dict(loaded.variables)))
     return flat, {"source": f"step {loaded.step} of {loaded.config.method}", "method": loaded.config.method}
 

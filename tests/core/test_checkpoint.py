@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxvl.core import checkpoint, session, sharding
+from jaxvl.core import checkpoint, session, sharding, storage
 from jaxvl.core.errors import InputError
 from tests import toys
 
@@ -146,7 +146,7 @@ def test_damage_falls_back_with_a_line(trained, tmp_path, damage):
     else:  # killed while it was written, before its checksum list
         file.write_bytes(content[: len(content) // 3])
         (tmp_path / "integrity" / "3.json").unlink()
-        (tmp_path / "checkpoints" / "3" / checkpoint.COPY).unlink()
+        (tmp_path / "checkpoints" / "3" / "checksums.json").unlink()
     lines = []
     checkpoints = checkpoint.Checkpoints(tmp_path, config, lines.append)
     state, _ = checkpoints.restore(compiled.target)
@@ -157,14 +157,14 @@ def test_damage_falls_back_with_a_line(trained, tmp_path, damage):
     assert (tmp_path / "damaged" / "3").is_dir()
     assert checkpoints.save(states[2], {"train": 48}, {"config": "x"})
     checkpoints.close()
-    assert checkpoint.check_list(tmp_path / "checkpoints" / "3", tmp_path / "integrity" / "3.json") is None
+    assert checkpoint.check_list(storage.Disk(tmp_path), "checkpoints/3", "integrity/3.json") is None
 
 
 def test_unlisted_but_whole_step_is_used(trained, tmp_path):
     config, compiled, states = trained
     save_all(tmp_path, config, states)
     (tmp_path / "integrity" / "3.json").unlink()
-    (tmp_path / "checkpoints" / "3" / checkpoint.COPY).unlink()
+    (tmp_path / "checkpoints" / "3" / "checksums.json").unlink()
     lines = []
     checkpoints = checkpoint.Checkpoints(tmp_path, config, lines.append)
     state, _ = checkpoints.restore(compiled.target)
