@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import json
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -61,6 +63,32 @@ class Compiled:
         """Initialises the state where it lives; no device ever holds it whole."""
         make = lambda: states.create(self.method, self.config, states.dummy_batch(self.method), self.cells)  # noqa: E731
         return jax.jit(make, out_shardings=self.shardings, compiler_options=compiled_quickly())()
+
+    def state_with(self, variables: Mapping[str, Any]) -> states.TrainState:
+        """A state that begins with `variables` (`params` and the other collections), laid in shard by shard.
+
+        A leaf is an array, or a ShapeDtypeStruct of `self.target` for what is initialised as in `fresh_state`, possibly
+        at another path than its own. Nothing else is initialised, so no device holds a parameter twice.
+        """
+        own = states.flatten({"params": self.target.params, **self.target.mutables})
+        where = states.flatten({"params": self.shardings.params, **self.shardings.mutables})
+        given, origin = states.flatten(dict(variables)), {id(leaf): path for path, leaf in own.items()}
+        fresh = {path: origin[id(x)] for path, x in given.items() if isinstance(x, jax.ShapeDtypeStruct)}
+        uses = collections.Counter(id(x) for x in given.values())
+        laid = {p: sharding.lay_in(x, where[p], uses[id(x)] == 1) for p, x in given.items() if p not in fresh}
+
+        def make() -> tuple[states.TrainState, dict[str, jax.Array]]:
+            state = states.create(self.method, self.config, states.dummy_batch(self.method), self.cells)
+            made = states.flatten({"params": state.params, **state.mutables})
+            return state.replace(params={}, mutables={}, ema={}), {p: made[source] for p, source in fresh.items()}
+
+        rest = self.shardings.replace(params={}, mutables={}, ema={})
+        run = jax.jit(make, out_shardings=(rest, {p: where[p] for p in fresh}), compiler_options=compiled_quickly())
+        state, made = run()
+        mutables = dict(states.merge(laid | made))
+        params = mutables.pop("params")
+        copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=self.shardings.ema)
+        return state.replace(params=params, mutables=mutables, ema=copy(params) if self.config.train.ema else {})
 
     def compile_ahead(self, first: int, evaluated: Sequence[Mapping[str, Fields]], say: Say) -> None:
         """Compiles every objective that is picked from update `first` to the last, and `predict` for each batch
@@ -148,13 +176,17 @@ def load(
     best: bool = False,
     say: Say = print,
     overrides: Sequence[str] = (),
+    mesh: ConfigDict | None = None,
 ) -> Loaded:
     """The model of a workdir: newest checkpoint, the best one, or a named step; `overrides` as in `read_config`. Never
     random weights: raises InputError where there is no checkpoint. A mesh that this machine has not the devices for
-    gives way to all of its devices, with a line."""
+    gives way to all of its devices, with a line. mesh: another than that of its config."""
     place = storage.at(workdir)
     say = place.saying(say)
-    config = fitted(read_config(place, say, overrides), say)
+    config = read_config(place, say, overrides)
+    if mesh is not None:
+        config.mesh.update(mesh)
+    config = fitted(config, say)
     compiled = compile_method(configs.with_length(config, configs.NOMINAL_EPOCH))  # predicting has no length
     checkpoints = Checkpoints(place, config, say, read_only=True)
     try:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -229,33 +228,30 @@ def _first_state(config: ConfigDict, compiled: session.Compiled, tell: session.S
                 "and name the folder, or set --config.init.required=false to train from random weights"
             )
         return compiled.fresh_state()
-    flat, info = _read_weights(config.init.weights, tell)
-    state = compiled.fresh_state()
+    flat, info = _read_weights(config, tell)
     adopt = registry.module(config.method, "weights").adopt
-    fresh = {"params": sharding.to_host(state.params), **sharding.to_host(state.mutables)}
-    variables = dict(adopt(config, fresh, flat, info))
-    params = jax.tree.map(jax.device_put, variables.pop("params"), compiled.shardings.params)
-    mutables = jax.tree.map(jax.device_put, variables, compiled.shardings.mutables)
+    fresh = {"params": compiled.target.params, **compiled.target.mutables}
+    state = compiled.state_with(adopt(config, fresh, flat, info))
     tell(f"starting from {config.init.weights} ({info.get('source', 'unknown source')})")
     own = dict(configs.dotted(config))
     for name, value in info.get("overrides", {}).items():
         if own[name] != value:
             tell(f"config.{name}: {own[name]!r}, but {value!r} in the run that these weights are of")
-    ema = jax.tree.map(jnp.copy, params) if config.train.ema else {}
-    return state.replace(params=params, mutables=mutables, ema=ema)
+    return state
 
 
-def _read_weights(source: str, tell: session.Say) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def _read_weights(config: ConfigDict, tell: session.Say) -> tuple[dict[str, Any], dict[str, Any]]:
     """Leaves by path (other collections than the parameters under `COLLECTION/path`) and `weights.json`, of a weights
-    folder or of the newest checkpoint of a workdir."""
+    folder (views of its file) or of the newest checkpoint of a workdir (on the devices, over the mesh of `config`)."""
+    source = config.init.weights
     with storage.opened(source, tell, asked=False, field="config.init.weights") as place:
         if not (place.folder / "config.json").is_file():
             flat, info = weights.load_weights(place.folder)
             for name in info.get("collections", []):
                 flat |= {f"{name}/{path}": x for path, x in weights.load_weights(place.folder, name)[0].items()}
             return flat, info
-        loaded = session.load(place, say=tell)
-    flat = keys.to_flat(sharding.to_host(dict(loaded.variables)))
+        loaded = session.load(place, say=tell, mesh=config.mesh)
+    flat = keys.to_flat(dict(loaded.variables))
     return flat, {"source": f"step {loaded.step} of {loaded.config.method}", "method": loaded.config.method}
 
 

@@ -42,7 +42,7 @@ def losses(text):
     return {r["step"]: r["loss"] for r in rows if r["kind"] == "train"}
 
 
-def run_toy(place, say=tiny.quiet, steps=9, **options):
+def run_toy(place, say=tiny.quiet, steps=6, **options):
     config = toys.toy_config(steps=steps, checkpoint_every=2)
     return train.train(config, place, method=toys.contrastive(), data=toys.toy_data(), say=say, **options)
 
@@ -58,7 +58,7 @@ def whole(tmp_path_factory):
 @pytest.fixture(scope="module")
 def killed(objects):
     """A run that was killed behind step 4, and what it had published by then."""
-    call = [sys.executable, "-m", "tests.end_to_end.kill_child", f"{AT}/killed", "9", "0.5"]
+    call = [sys.executable, "-m", "tests.end_to_end.kill_child", f"{AT}/killed", "6", "0.5"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     child = subprocess.Popen(call, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     end = time.monotonic() + 240
@@ -105,15 +105,15 @@ def test_another_config_is_refused_or_the_run_is_set_aside(objects):
 
 def test_a_damaged_checkpoint_is_seen_by_the_sums_of_the_service_and_set_aside(objects):
     place = f"{AT}/damaged"
-    run_toy(place, steps=6)
-    arrays = [name for name in objects.names("damaged/checkpoints/6/") if "/d/" in name]
+    run_toy(place, steps=4)
+    arrays = [name for name in objects.names("damaged/checkpoints/4/") if "/d/" in name]
     before = content(objects, arrays[0])
     objects.put(arrays[0], before[:-1] + bytes([before[-1] ^ 1]))
     said = []
-    run_toy(place, said.append, steps=6)
-    assert any(line.startswith("checkpoint 6: damaged (") and "has changed bytes" in line for line in said)
-    assert any(line == f"checkpoint 6: moved to {place}/damaged/6" for line in said)
-    assert "resuming at step 4 of 6" in said
+    run_toy(place, said.append, steps=4)
+    assert any(line.startswith("checkpoint 4: damaged (") and "has changed bytes" in line for line in said)
+    assert any(line == f"checkpoint 4: moved to {place}/damaged/4" for line in said)
+    assert "resuming at step 2 of 4" in said
     assert arrays[0].replace("checkpoints", "damaged") in objects.names()
 
 
