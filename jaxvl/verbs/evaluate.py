@@ -11,6 +11,7 @@ import jax
 from jaxvl.core import memory, session, storage
 from jaxvl.core.errors import InputError
 from jaxvl.core.evaluation import evaluate as run_evaluators
+from jaxvl.core.evaluation import mostly_padding
 from jaxvl.data.left_out import LeftOut
 from jaxvl.verbs.train import eval_streams, save_evaluation
 
@@ -59,6 +60,10 @@ def _evaluate(
     split = split or loaded.config.eval.split
     left_out = LeftOut()
     streams = eval_streams(loaded.config, data, split, place.folder, left_out)
+    read = [s for e in loaded.method.evaluators.values() for s in e.streams or tuple(streams)]
+    for name in dict.fromkeys(read):
+        if name in streams and (line := mostly_padding(split, name, streams[name], loaded.mesh)):
+            say(line)
     with memory.told(f"evaluating split {split!r}", loaded.config):
         metrics, arrays = run_evaluators(loaded.method, loaded.predict, loaded.variables, streams, loaded.mesh, split)
     left_out.tell(say)

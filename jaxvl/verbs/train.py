@@ -30,10 +30,10 @@ from jaxvl.core import (
 )
 from jaxvl.core.checkpoint import Checkpoints
 from jaxvl.core.errors import InputError
-from jaxvl.core.evaluation import Followed, device_fields, evaluate
+from jaxvl.core.evaluation import Followed, device_fields, evaluate, mostly_padding
 from jaxvl.core.files import printable, replacing, write_text
 from jaxvl.core.lease import Lease
-from jaxvl.core.method import Data, Examples, Follower, Method, Sequences
+from jaxvl.core.method import Data, Evaluator, Examples, Follower, Method, Sequences
 from jaxvl.core.writers import Progress, Writer
 from jaxvl.data import pipeline
 from jaxvl.data.bad_media import BadBudget
@@ -160,7 +160,7 @@ def _train(
     )
     try:
         with processes.Telling(), loop.StopSignal() as stop:
-            evaluated = _evaluated(config, compiled, data) if start < config.train.steps or not start else []
+            evaluated = _evaluated(config, compiled, data, tell) if start < config.train.steps or not start else []
             progress.phase("compiling")
             compiled.compile_ahead(start, evaluated, progress.say)
             with memory.told("training", config):
@@ -348,8 +348,9 @@ def _evaluation(config: ConfigDict, compiled, data: Data, workdir: Path, left_ou
     return run
 
 
-def _evaluated(config: ConfigDict, compiled, data: Data) -> list[dict[str, Any]]:
-    """The batches `{stream: fields}` that the evaluations of a run give to `predict`, each once."""
+def _evaluated(config: ConfigDict, compiled, data: Data, tell: session.Say) -> list[dict[str, Any]]:
+    """The batches `{stream: fields}` that the evaluations of a run give to `predict`, each once. Tells of splits for
+    which most of the devices will idle."""
     method = compiled.method
     if not method.evaluators or not data.splits:
         return []
@@ -361,6 +362,13 @@ def _evaluated(config: ConfigDict, compiled, data: Data) -> list[dict[str, Any]]
                 continue
             where = f"batch size of stream {name!r} of split {split!r}"
             sharding.check_batch_size(examples.batch_size, compiled.mesh, where)
+            source = (
+                Followed(examples)
+                if isinstance(examples, Sequences)
+                else (iter, len(examples.source), examples.batch_size)
+            )
+            if line := mostly_padding(split, name, source, compiled.mesh):
+                tell(line)
             if isinstance(examples, Sequences):
                 found += _followed(method, name, examples, found)
                 continue
@@ -368,6 +376,9 @@ def _evaluated(config: ConfigDict, compiled, data: Data) -> list[dict[str, Any]]
             batch = {name: programs.on_device(fields, examples.batch_size)}
             if batch not in found:
                 found.append(batch)
+    known = {name for split in data.splits.values() for name in split}
+    if any(type(e).refine is not Evaluator.refine for e in method.evaluators.values()):
+        found += [dict(batch) for batch in method.predict_spec if not known & batch.keys()]
     return found
 
 
