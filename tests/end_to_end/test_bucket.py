@@ -15,7 +15,7 @@ from jaxvl import cli
 from jaxvl.core import lease, storage
 from jaxvl.core.errors import InputError
 from jaxvl.core.storage import bucket as buckets
-from jaxvl.verbs import train
+from jaxvl.verbs import folds, train
 from tests import bucket, tiny, toys
 from tests.data import media_files as mf
 from tests.multiprocess import shared
@@ -198,6 +198,23 @@ def test_without_gcsfs_it_is_one_line(monkeypatch):
         monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, name, raising=False)
     with pytest.raises(InputError, match=r"needs gcsfs; pip install 'jaxvl\[gcs\]', or mount the bucket"):
         buckets._filesystem("gs://bucket/run")
+
+
+def test_folds_lie_in_it_side_by_side(objects, monkeypatch):
+    """Every fold is a workdir, and so is what they lie in; the training itself is left out."""
+    asked = []
+
+    def fold(config, place, **_):
+        asked.append(place)
+        return train.Result({"score": float(config.seed)}, None, 1, 0, place)
+
+    monkeypatch.setattr(folds, "train", fold)
+    monkeypatch.setattr(folds, "folds_of", lambda config: [{"seed": 3}, {"seed": 5}])
+    monkeypatch.setattr(folds, "pool", lambda method, metrics: {"score": 4.0})
+    found = folds.train_folds(toys.toy_config(), f"{AT}/folds", say=tiny.quiet)
+    assert asked == [f"{AT}/folds/fold-00", f"{AT}/folds/fold-01"]
+    kept = json.loads(content(objects, "folds/folds.json"))
+    assert ([row["metrics"]["score"] for row in kept["folds"]], kept["pooled"]) == ([3.0, 5.0], found.pooled)
 
 
 @pytest.fixture(scope="module")
