@@ -144,6 +144,61 @@ def test_a_bucket_that_takes_nothing_ends_the_run_in_one_line_and_loses_nothing(
     assert losses(content(objects, "full/metrics.jsonl").decode()) == losses((whole / "metrics.jsonl").read_text())
 
 
+def test_a_run_that_lost_its_workdir_publishes_nothing_more(objects):
+    place = storage.Bucket(f"{AT}/lost")
+    held = lease.Lease(place, tiny.quiet, beat_s=0.02)
+    place.guard = held.check
+    row = {"host": "elsewhere", "pid": 7, "since": "2020", "token": "x", "beat": 0}
+    (place.folder / "metrics.jsonl").write_text("row\n")
+    while held.lost is None:  # a beat may write over it once
+        objects.put("lost/run.lock", json.dumps(row).encode())
+        time.sleep(0.01)
+    with pytest.raises(InputError, match=r"was taken over by another training \(host elsewhere, process 7, since 2020"):
+        place.publish()
+    held.release()
+    place.close()
+    assert objects.names("lost/") == ["lost/run.lock"]  # which is the other's
+
+
+def test_what_is_written_shows_before_the_next_checkpoint(objects, monkeypatch):
+    monkeypatch.setattr(buckets, "PUBLISH_S", 0.02)
+    monkeypatch.setattr("gcsfs.retry.is_retriable", lambda error: False)
+    place, said = storage.Bucket(f"{AT}/live"), []
+    objects.refuse = lambda name: name.startswith("live/")
+    with place.kept_up(said.append):
+        (place.folder / "metrics.jsonl").write_text("row\n")
+        while not said:
+            time.sleep(0.01)
+        objects.refuse = lambda name: False  # it can be reached again
+        while not objects.names("live/"):
+            time.sleep(0.01)
+        (place.folder / "metrics.jsonl").write_text("row\nlast\n")
+    assert content(objects, "live/metrics.jsonl") == b"row\nlast\n"
+    assert len(said) == 1
+    assert said[0].startswith(f"{AT}/live: cannot be written (refused")
+    place.close()
+
+
+def test_results_that_a_bucket_does_not_take_cost_a_line(objects, monkeypatch):
+    monkeypatch.setattr("gcsfs.retry.is_retriable", lambda error: False)
+    objects.put("readonly/config.json", b"{}")
+    monkeypatch.setattr(objects, "refuse", lambda name: name.startswith("readonly/"))
+    said = []
+    with storage.opened(f"{AT}/readonly", said.append, asked=False) as place:
+        (place.folder / "result.json").write_text("{}")
+    assert said[0].startswith(f"not kept: {AT}/readonly: cannot be written (refused")
+    with (
+        pytest.raises(InputError, match=rf"^{AT}/readonly: cannot be written"),
+        storage.opened(f"{AT}/readonly", said.append) as place,
+    ):
+        (place.folder / "result.json").write_text("{}")
+    with (
+        pytest.raises(InputError, match=rf"^{AT}/readonly/a: is bad"),
+        storage.opened(f"{AT}/readonly", said.append) as place,
+    ):
+        raise InputError(f"{place.folder / 'a'}: is bad")
+
+
 def test_files_are_fetched_once_and_published_when_they_change(objects):
     objects.put("files/config.json", b"{}")
     objects.put("files/a/b.txt", b"old")
