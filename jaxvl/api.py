@@ -13,7 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxvl.core import config as configs
-from jaxvl.core import registry, session
+from jaxvl.core import registry, session, storage
 from jaxvl.core.errors import InputError
 from jaxvl.core.files import printable
 from jaxvl.core.model import Model
@@ -75,7 +75,8 @@ def load(
 
     `print(model)` lists them with what they take. Raises InputError where there is no model, or no verbs for it.
     """
-    path = Path(path)
+    place = storage.at(path)
+    path = place.folder
     if (path / weights.INFO).is_file() and not (path / "config.json").is_file():
         if checkpoint is not None or best:
             raise InputError(f"{path}: is a weights folder, which has no checkpoints; leave out checkpoint and best")
@@ -84,11 +85,13 @@ def load(
         return CLIPModel.of_folder(path, say=say)
     if path.is_file():
         raise InputError(f"{path}: is a file; convert it first: jaxvl convert {path} --from LAYOUT --to FOLDER")
-    method = session.read_config(path).method
+    method = session.read_config(place).method
     files = registry.optional(method, "files")
     if not hasattr(files, "Model"):
         raise InputError(f"{path}: method {method} has no verbs for Python (files.Model)")
-    return files.Model(session.load(path, checkpoint, best, say), say)
+    model = files.Model(session.load(place, checkpoint, best, say), say)
+    model.source = place.shown(model.source)
+    return model
 
 
 def _config(given: ConfigDict | str | Path) -> ConfigDict:

@@ -10,7 +10,9 @@ cd "$(dirname "$0")/.."
 source launch/common.sh
 parse "$@"
 venv="${JAXVL_VENV:-.venv}"
-[ -x "$venv/bin/jaxvl" ] || do_run launch/install.sh cuda12
+extra=cuda12
+case "$workdir" in gs://*) extra=cuda12,gcs ;; esac
+[ -x "$venv/bin/jaxvl" ] || do_run launch/install.sh "$extra"
 do_run "$venv/bin/jaxvl" doctor --workdir "$workdir"
 do_run env "XLA_PYTHON_CLIENT_MEM_FRACTION=${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.92}" \
   launch/supervise.sh "$venv/bin/jaxvl" train "${words[@]}"

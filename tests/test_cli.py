@@ -370,8 +370,8 @@ def test_data_and_workdirs_can_be_moved(run, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("verb", ["train", "evaluate", "report", "predict"])
-@pytest.mark.parametrize("place", ["gs://bucket/run", "s3://bucket/run"])
-def test_buckets_are_refused_before_anything_runs(run, tmp_path, monkeypatch, verb, place):
+@pytest.mark.parametrize("place", ["s3://bucket/run"])
+def test_buckets_that_orbax_does_not_know_are_refused_before_anything_runs(run, tmp_path, monkeypatch, verb, place):
     monkeypatch.chdir(tmp_path)
     rest = {"train": ["--config", tiny.QUICKSTART], "predict": ["--videos", "."]}.get(verb, [])
     assert "mount the bucket" in refused(run(verb, "--workdir", place, *rest))

@@ -238,10 +238,10 @@ def test_gke_builds_pushes_and_submits():
     assert check_train(remote[2:]).distributed
 
 
-@pytest.mark.parametrize("extra", ["tpu", "cuda12"])
-def test_images_install_an_extra_that_is_there(extra):
-    assert f"'.[{extra}]'" in (ROOT / "launch" / "Dockerfile").read_text()
-    assert f'"{extra}":' in (ROOT / "setup.py").read_text()
+@pytest.mark.parametrize("extras", ["tpu", "cuda12,gcs"])
+def test_images_install_extras_that_are_there(extras):
+    assert f"'.[{extras}]'" in (ROOT / "launch" / "Dockerfile").read_text()
+    assert all(f'"{extra}":' in (ROOT / "setup.py").read_text() for extra in extras.split(","))
 
 
 CHILD = """#!/bin/bash
@@ -314,6 +314,15 @@ def test_equals_signs_work_too(script):
     joined = [f"--config={GIVEN[1]}", f"--workdir={GIVEN[3]}", "--resume", GIVEN[4]]
     line = dry(script.name, *FIRST.get(script.name, []), *joined, env={**TPU, **GKE})[-1]
     assert all(word in line or word in shlex.split(line[-1]) for word in joined)
+
+
+@pytest.mark.parametrize("script", TRAINING, ids=lambda p: p.name)
+def test_a_bucket_is_passed_on_as_it_is(script):
+    given = [*GIVEN[:3], "gs://my-bucket/runs/a", *GIVEN[4:]]
+    lines = dry(script.name, *FIRST.get(script.name, []), *given, env={**TPU, **GKE})
+    assert all(word in lines[-1] or word in shlex.split(lines[-1][-1]) for word in given)
+    if script.name == "gpu_host.sh":  # the other scripts' installations have what a bucket needs, or are the user's
+        assert ["launch/install.sh", "cuda12,gcs"] in lines
 
 
 @pytest.mark.parametrize("missing", sorted(TPU))

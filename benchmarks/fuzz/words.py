@@ -87,7 +87,7 @@ def cases(root: Path, run: Path, videos: Path, config: Path) -> list[Case]:
             for value in bad:
                 found.append([verb, *given, f"{flag}={value}", *(["--shrink", root / "s"] if flag in SHRINK else [])])
         if "--workdir" in valued and verb != "doctor":
-            for place in ("gs://bucket/run", "s3://bucket/run", config):
+            for place in ("gs://bucket", "s3://bucket/run", config):
                 given = [w for w in full if w not in ("--workdir", run, names["NEW"])]
                 found.append([verb, *given, "--workdir", place])
     for name, text in CONFIGS.items():

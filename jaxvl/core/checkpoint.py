@@ -3,7 +3,8 @@
 `checkpoints/STEP/` holds the items `params`, `ema`, `mutables`, `train` (optimiser, key, counters) and `meta`
 (data positions, config digest). `integrity/STEP.json` lists size and CRC-32 of every file, because a flipped
 byte in array data is otherwise restored in silence; a copy of it lies inside of the step, for the case that the list
-is lost. Restoring goes newest first and falls back, with a line.
+is lost. In a bucket it is `STEP.crc32c.json`, the checksums that the service keeps of each object. Restoring goes
+newest first and falls back, with a line.
 """
 
 from __future__ import annotations
@@ -15,13 +16,11 @@ import json
 import logging
 import os
 import re
-import shutil
 import sys
 import threading
 import time
 import traceback
 import types
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,16 +29,20 @@ import jax
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 from orbax.checkpoint._src.futures import future, signaling_client
+from orbax.checkpoint._src.serialization import tensorstore_utils
 
-from jaxvl.core import processes
+from jaxvl.core import processes, storage
 from jaxvl.core.errors import InputError
-from jaxvl.core.files import MENDS, cannot_write, mend, printable, read_json, write_text
+from jaxvl.core.files import MENDS, cannot_write, json_of, mend, printable
 from jaxvl.core.state import TrainState
 
 A = ocp.args
 THEIRS = re.compile(r"[/\\]orbax[/\\]|orbax-checkpoint|OCDBT|TensorStore")
-COPY = "checksums.json"
-"""The list's copy, inside of a step."""
+OF_THE_DISK = re.compile(
+    r"OS error|errno|\[Errno|RESOURCE_EXHAUSTED|UNAVAILABLE|DEADLINE_EXCEEDED|PERMISSION_DENIED|UNAUTHENTICATED|HTTP"
+)
+FOLDER, LISTS, COPY = "checkpoints", "integrity", "checksums"
+"""In a workdir: the steps, their lists, and a list's copy inside of a step."""
 TRAIN_FIELDS = ("step", "opt_state", "rng", "bad_step")
 
 
@@ -58,14 +61,14 @@ class Checkpoints:
 
     def __init__(
         self,
-        workdir: str | Path,
+        workdir: str | Path | storage.Disk,
         config: ConfigDict | None = None,
         say: Callable[[str], None] = say_on_stderr,
         read_only: bool = False,
         guard: Callable[[], None] = lambda: None,
     ):
-        self.root = Path(workdir).absolute() / "checkpoints"
-        self.lists = Path(workdir).absolute() / "integrity"
+        self.place = storage.at(workdir)
+        self.root = self.place.where(FOLDER)
         self.say = say
         self.read_only = read_only
         self.guard = guard
@@ -87,6 +90,7 @@ class Checkpoints:
             raise InputError(f"config.checkpoint.best_mode: {self._best_mode!r} is neither max nor min")
         _hush_orbax()
         _keep_time()
+        _count_no_bytes()
         self._manager = self._open(policies)
 
     def _open(self, policies: Sequence[Any]) -> ocp.CheckpointManager:
@@ -107,7 +111,7 @@ class Checkpoints:
             raise cannot_write(self.root, error) from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             # it reads the metrics of every step at once: one that is damaged would stop it for ever
-            damaged = processes.decide(lambda: [s for s in _step_folders(self.root) if self._damage(s) is not None])
+            damaged = processes.decide(lambda: [s for s in self._folders() if self._damage(s) is not None])
             if not damaged:
                 raise
             if self.read_only:
@@ -144,6 +148,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return False
         self.wait()  # at most one write in flight, so that the checksum list of each is written
+        self.place.publish()  # the rows of metrics and results up to here, before the step itself
         trees = {"params": state.params, "ema": state.ema, "mutables": state.mutables}
         trees = {k: v for k, v in trees.items() if jax.tree.leaves(v)}
         items = {k: A.StandardSave(v) for k, v in trees.items()}
@@ -183,14 +188,16 @@ class Checkpoints:
     def _writing(self, step: int | None) -> Iterator[None]:
         """A disk that is full, gone or too slow, as one line; whatever was saved before is as it was."""
         try:
-            yield
+            with storage.as_os_errors():
+                yield
         except (OSError, ValueError, RuntimeError) as error:
             if not _of_the_disk(error):
                 raise
             self._pending = None
-            if jax.process_count() == 1:  # its space is needed by the logs
-                shutil.rmtree(self.root / f"{step}.orbax-checkpoint-tmp", ignore_errors=True)
-            kept = [s for s in _step_folders(self.root) if s != step]
+            with contextlib.suppress(OSError):
+                if jax.process_count() == 1:  # its space is needed by the logs
+                    self.place.remove(f"{FOLDER}/{step}.orbax-checkpoint-tmp")
+            kept = self._others(step)
             raise InputError(
                 f"checkpoint {step}: cannot be written to {self.root} ({_short(error)}); {mend(error) or 'mend that'} "
                 f"and give the same command again, which goes on from {f'step {kept[-1]}' if kept else 'the start'}"
@@ -206,21 +213,36 @@ class Checkpoints:
     def _finish(self) -> None:
         step, self._pending = self._pending, None
         if jax.process_index() == 0:
-            rows = list_files(self.root / str(step))
-            for file in (self.root / str(step) / COPY, self._list(step)):
-                write_text(file, json.dumps(rows, indent=0))
-            for old in self.lists.glob("*.json"):
-                if not (self.root / old.stem).is_dir():
-                    old.unlink()
+            rows = list_files(self.place, f"{FOLDER}/{step}")
+            for name in (self._copy(step), self._list(step)):
+                self.place.write(name, json.dumps(rows, indent=0).encode())
+            kept = self._folders()
+            for name in self.place.children(LISTS):
+                if name.endswith(".json") and name.split(".")[0] not in map(str, kept):
+                    self.place.remove(f"{LISTS}/{name}")
 
-    def _list(self, step: int) -> Path:
-        return self.lists / f"{step}.json"
+    def _folders(self) -> list[int]:
+        """The steps on disk, complete or not, ascending."""
+        return sorted(int(n) for n in self.place.children(FOLDER) if n.isascii() and n.isdigit())
+
+    def _others(self, step: int | None) -> list[int]:
+        """What else there is, as far as that can be told of a place that has just failed."""
+        try:
+            return [s for s in self._folders() if s != step]
+        except (OSError, InputError):
+            return []
+
+    def _list(self, step: int) -> str:
+        return f"{LISTS}/{step}{self.place.sums}.json"
+
+    def _copy(self, step: int) -> str:
+        return f"{FOLDER}/{step}/{COPY}{self.place.sums}.json"
 
     def _damage(self, step: int) -> str | None:
         """What is wrong with a step, by its list, or by the copy of a list that is lost; None if nothing is, or it has
         neither."""
-        folder, file = self.root / str(step), self._list(step)
-        return check_list(folder, file if file.exists() else folder / COPY)
+        lost = not self.place.exists(self._list(step))
+        return check_list(self.place, f"{FOLDER}/{step}", self._copy(step) if lost else self._list(step))
 
     def restore(self, target: TrainState, step: int | None = None) -> tuple[TrainState, dict[str, Any]] | None:
         """The newest usable state (or `step`), laid out as `target` (ShapeDtypeStructs with shardings), and its meta.
@@ -277,7 +299,7 @@ class Checkpoints:
         return None
 
     def _is_listed(self, step: int) -> bool:
-        return self._list(step).exists() or (self.root / str(step) / COPY).exists()
+        return self.place.exists(self._list(step)) or self.place.exists(self._copy(step))
 
     def _fitting(self, read: Callable[[int], Any], step: int) -> Any:
         """Reads a step whose files are as they were written. Raises InputError where another model wrote them."""
@@ -299,47 +321,42 @@ class Checkpoints:
         self._manager.reload()
 
     def _set_aside(self, step: int) -> None:
-        place = self.root.parent / "damaged" / str(step)
-        place.parent.mkdir(exist_ok=True)
-        shutil.rmtree(place, ignore_errors=True)
-        (self.root / str(step)).rename(place)
-        self.say(f"checkpoint {step}: moved to {place}")
+        self.place.move(f"{FOLDER}/{step}", f"damaged/{step}")
+        self.say(f"checkpoint {step}: moved to {self.place.where('damaged')}/{step}")
 
 
-def list_files(folder: Path) -> dict[str, list[int]]:
-    """`{relative path: [size, crc32]}` of every file under `folder` but the list's copy."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / COPY)
-    return {str(p.relative_to(folder)): [p.stat().st_size, _crc(p)] for p in files}
+def list_files(place: storage.Disk, folder: str) -> dict[str, list[int]]:
+    """`{relative path: [size, checksum]}` of every file under `folder` but the list's copy."""
+    return {n: [f.size, f.checksum()] for n, f in place.stored(folder).items() if not _is_copy(n)}
 
 
-def check_list(folder: Path, file: Path) -> str | None:
+def check_list(place: storage.Disk, folder: str, file: str) -> str | None:
     """What is wrong with `folder` against its list, in a few words; None if nothing is or there is no list."""
-    if not file.exists():
+    if not place.exists(file):
         return None
     try:
-        rows = read_json(file, dict, "")
-    except InputError:
+        rows = json_of(place.read(file), dict, file, "")
+    except (InputError, OSError):
         return "its checksum list is not readable"
     if not all(isinstance(row, list) and len(row) == 2 and all(type(n) is int for n in row) for row in rows.values()):
         return "its checksum list is not readable"
     try:
-        for name, (size, crc) in rows.items():
-            path = folder / name
-            if not path.is_file():
+        found = {n: f for n, f in place.stored(folder).items() if not _is_copy(n)}
+        for name, (size, checksum) in rows.items():
+            if name not in found:
                 return f"{printable(name)} is missing"
-            if path.stat().st_size != size:
-                return f"{name} has {path.stat().st_size} bytes instead of {size}"
-            if _crc(path) != crc:
+            if found[name].size != size:
+                return f"{name} has {found[name].size} bytes instead of {size}"
+            if found[name].checksum() != checksum:
                 return f"{name} has changed bytes"
-        unlisted = [p for p in sorted(folder.rglob("*")) if p.is_file() and p != folder / COPY]
-        unlisted = [str(p.relative_to(folder)) for p in unlisted if str(p.relative_to(folder)) not in rows]
     except OSError as error:
         return f"cannot be read: {error.strerror or error}"
+    unlisted = [name for name in found if name not in rows]
     return f"{printable(unlisted[0])} is not in its checksum list" if unlisted else None
 
 
-def _step_folders(root: Path) -> list[int]:
-    return sorted(int(p.name) for p in root.glob("*") if p.is_dir() and p.name.isascii() and p.name.isdigit())
+def _is_copy(name: str) -> bool:
+    return name.startswith(f"{COPY}.")
 
 
 def _try_to_read(read: Callable[[int], Any], step: int) -> tuple[Any, str | None]:
@@ -359,6 +376,14 @@ def _keep_time() -> None:
     this it counts them by one that never jumps."""
     for module in (future, signaling_client):
         module.time = types.SimpleNamespace(**{**vars(time), "time": time.monotonic})
+
+
+@functools.cache
+def _count_no_bytes() -> None:
+    """Orbax asks TensorStore six times a save how many bytes it has written, for a report that nobody reads here; and
+    TensorStore (0.1.86) holds on to a part of each answer, so that a run would grow by 60 KB a save for ever."""
+    if hasattr(tensorstore_utils, "get_tensorstore_raw_bytes"):  # not in every version
+        tensorstore_utils.get_tensorstore_raw_bytes = lambda direction=None: 0
 
 
 def _hush_orbax() -> None:
@@ -391,16 +416,8 @@ def _raised_there(error: BaseException | None) -> bool:
 
 
 def _of_the_disk(error: Exception) -> bool:
-    """Whether the disk is at fault. TensorStore tells so in words."""
-    return isinstance(error, OSError) or re.search(r"OS error|errno|\[Errno|RESOURCE_EXHAUSTED", str(error)) is not None
-
-
-def _crc(path: Path) -> int:
-    value = 0
-    with path.open("rb") as f:
-        while block := f.read(1 << 22):
-            value = zlib.crc32(block, value)
-    return value
+    """Whether the disk or the bucket is at fault. TensorStore tells so in words."""
+    return isinstance(error, OSError) or OF_THE_DISK.search(str(error)) is not None
 
 
 def _short(error: Exception) -> str:

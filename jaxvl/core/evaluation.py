@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxvl.core import precision, processes
+from jaxvl.core import following, precision, processes
 from jaxvl.core.errors import InputError
-from jaxvl.core.following import follow
 from jaxvl.core.method import Evaluator, Follower, Method, Sequences
 from jaxvl.core.sharding import Mesh, batch_sharding, check_batch_size, put_batch, replicated, rows_of_process, to_host
 
@@ -65,7 +64,8 @@ def evaluate(
     results: dict[str, float] = {}
     artifacts: dict[str, np.ndarray] = {}
     chosen = names or tuple(method.evaluators)
-    ask = lambda batch: to_host(predict(variables, {s: put_batch(b, mesh) for s, b in batch.items()}))  # noqa: E731
+    place = lambda batches: ({s: put_batch(b, mesh) for s, b in batch.items()} for batch in batches)  # noqa: E731
+    ask = lambda batches: _behind(predict(variables, batch) for batch in place(batches))  # noqa: E731
     cache: dict[str, list[tuple[dict, dict]]] = {}
     for name in chosen:
         evaluator: Evaluator = method.evaluators[name]
@@ -94,7 +94,7 @@ def evaluate(
 def _followed(evaluator, acc, predict, variables, stream, source, mesh, split, results):
     """The accumulator of a follower with all sequences of a stream."""
     call = lambda batch: to_host(predict(variables, batch))  # noqa: E731
-    kept, bad = follow(evaluator, stream, source.sequences, call, mesh, source.threads, source.on_error)
+    kept, bad = following.follow(evaluator, stream, source.sequences, call, mesh, source.threads, source.on_error)
     if len(kept) + bad != len(source.sequences.source):
         raise RuntimeError(
             f"split {split!r}, stream {stream!r}: followed {len(kept) + bad} sequences, it has "
@@ -109,14 +109,14 @@ def _outputs(predict, variables, stream, source, mesh, split, results) -> list[t
     """Outputs and host fields of each batch of a stream, in global order, without padding and bad media."""
     opener, total, size = source
     check_batch_size(size, mesh, f"batch size of stream {stream!r} of split {split!r}")
-    outputs, fields, flying = [], [], collections.deque()
-    for batch in opener(rows_of_process(mesh, size, jax.process_index())):
-        placed = put_batch(device_fields(batch), mesh, size)
-        flying.append(predict(variables, {stream: placed}))
-        fields.append({k: v for k, v in batch.items() if k.startswith("_")})
-        if len(flying) > IN_FLIGHT:
-            outputs.append(to_host(flying.popleft()))
-    outputs += [to_host(found) for found in flying]
+    fields = []
+
+    def send() -> Iterator[Any]:
+        for batch in opener(rows_of_process(mesh, size, jax.process_index())):
+            fields.append({k: v for k, v in batch.items() if k.startswith("_")})
+            yield predict(variables, {stream: put_batch(device_fields(batch), mesh, size)})
+
+    outputs = list(_behind(send()))
     fields = _all_rows(fields, mesh, size)
     seen = skipped = 0
     pairs = []
@@ -131,6 +131,37 @@ def _outputs(predict, variables, stream, source, mesh, split, results) -> list[t
     if skipped:
         results["skipped"] = results.get("skipped", 0) + skipped
     return pairs
+
+
+def _behind(sent: Iterable[Any]) -> Iterator[Any]:
+    """Outputs on the host, each read when `IN_FLIGHT` later batches have been sent."""
+    flying: collections.deque = collections.deque()
+    for outputs in sent:
+        flying.append(outputs)
+        if len(flying) > IN_FLIGHT:
+            yield to_host(flying.popleft())
+    while flying:
+        yield to_host(flying.popleft())
+
+
+def mostly_padding(split: str, stream: str, source: EvalStream | Followed, mesh: Mesh) -> str | None:
+    """A line where less than half of the rows that a pass computes are examples: most of the devices would idle."""
+    if isinstance(source, Followed):
+        size = source.sequences.batch_size
+        used, computed, best = following.filling(source.sequences)
+        what = f"the frames of {len(source.sequences.source):,} sequences"
+    else:
+        _, used, size = source
+        computed, what, best = -(-used // size) * size, f"{used:,} examples", used
+    if 2 * used >= computed:
+        return None
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    better = -(-best // shards) * shards
+    mend = f"a batch of {better:,} would be filled by" if better < size else "fewer devices would do for"
+    return (
+        f"split {split!r}, stream {stream!r}: {what} fill {100 * used / computed:.0f} % of the rows that are computed, "
+        f"in batches of {size:,}; {mend} them"
+    )
 
 
 def _all_rows(batches: list[dict[str, Any]], mesh: Mesh, size: int) -> list[dict[str, Any]]:

@@ -75,16 +75,28 @@ def keep(path: Path, write: Callable[[Path], None], asked: bool, say: Callable[[
 
 def write_text(path: Path, text: str) -> None:
     """Replaces a small file in one go, see `replacing`. Lone surrogates, of names that are not UTF-8, are escaped."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replaces a file in one go, see `replacing`."""
     with replacing(path) as temporary:
-        temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
+        temporary.write_bytes(content)
 
 
 def read_json(path: Path, kind: type, mend: str) -> Any:
     """What a JSON file holds, a `kind`. Raises InputError with `mend` for whatever else is there."""
     try:
-        value = json.loads(path.read_bytes().decode("utf-8"))
+        content = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); {mend}") from None
+    return json_of(content, kind, path, mend)
+
+
+def json_of(content: bytes, kind: type, path: str | Path, mend: str) -> Any:
+    """As `read_json`, of what was read from `path`."""
+    try:
+        value = json.loads(content.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text (byte {error.start}); {mend}") from None
     except json.JSONDecodeError as error:

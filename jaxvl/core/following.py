@@ -35,6 +35,16 @@ def deal(lengths: Sequence[int], rows: int) -> list[list[int]]:
     return dealt
 
 
+def filling(sequences: Sequences) -> tuple[int, int, int]:
+    """`(frames, rows that are computed for them, rows that can be busy at once)`."""
+    used = computed = most = 0
+    for members in shapes(sequences).values():
+        lengths = [sequences.length_of(sequences.source[i]) for i in members]
+        longest = max(sum(lengths[i] for i in row) for row in deal(lengths, sequences.batch_size))
+        used, computed, most = used + sum(lengths), computed + longest * sequences.batch_size, max(most, len(members))
+    return used, computed, most
+
+
 def shapes(sequences: Sequences) -> dict[Any, list[int]]:
     """Shape -> indices of the sequences that have it, in the order of the source."""
     found: dict[Any, list[int]] = {}

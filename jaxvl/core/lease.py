@@ -3,7 +3,7 @@
 `WORKDIR/run.lock` is locked (`flock`) as long as its run lives: the kernel frees it with the process, however that
 ends, also on NFS. It names its run, and the run writes a counter into it every few seconds, since some shared disks do
 not lock between machines, or not at all. A file of a run on another machine is watched for a while: does its counter
-stand still, that run is gone.
+stand still, that run is gone. A bucket has no locks: there the counter alone tells.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from jaxvl.core import storage
 from jaxvl.core.errors import InputError
 from jaxvl.core.files import cannot_write, printable
 
@@ -37,8 +38,9 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 class Lease:
     """A workdir held by this run, until `release`. `lost`: who took it, if this run stood still for too long."""
 
-    def __init__(self, workdir: str | Path, say: Callable[[str], None], beat_s: float = BEAT_S):
-        self.workdir, self.path, self.say = Path(workdir), Path(workdir) / LOCK_FILE, say
+    def __init__(self, workdir: str | Path | storage.Disk, say: Callable[[str], None], beat_s: float = BEAT_S):
+        self.place = storage.at(workdir)
+        self.path, self.say = self.place.folder / LOCK_FILE, say
         self.lost: str | None = None
         self._own = {
             "host": socket.gethostname(),
@@ -49,26 +51,26 @@ class Lease:
             "beat": 0,
         }
         self._ended = threading.Event()
-        self._handle, locks = self._open()
-        try:
-            self._await_the_other(locks)
-            self._write()
-            if not locks:  # two may have come at once: the later writer holds it
-                time.sleep(1.0)
-                self._read_back()
-                self.check()
-        except BaseException:
-            os.close(self._handle)
-            raise
+        self._handle: int | None = None
+        if self.place.has_locks:
+            self._handle, locks = self._open()
+            try:
+                self._await_the_other(locks)
+                self._write()
+                if not locks:
+                    self._look_twice()
+            except BaseException:
+                os.close(self._handle)
+                raise
+        else:
+            self._create()
         self._thread = threading.Thread(target=self._beat, args=(beat_s,), name="workdir lease", daemon=True)
         self._thread.start()
 
     def check(self) -> None:
         """Raises InputError where another run holds the workdir by now: nothing more is written into it."""
         if self.lost is not None:
-            raise InputError(
-                f"--workdir {self.workdir}: was taken over by another training ({self.lost}); this one ends"
-            )
+            raise InputError(f"--workdir {self.place}: was taken over by another training ({self.lost}); this one ends")
 
     def release(self) -> None:
         """Lets the next run in."""
@@ -76,8 +78,9 @@ class Lease:
         self._thread.join()
         if self.lost is None:
             with contextlib.suppress(OSError):  # a disk that went read-only: the lock ends with the handle
-                self.path.unlink()
-        os.close(self._handle)
+                self.place.remove(LOCK_FILE)
+        if self._handle is not None:
+            os.close(self._handle)
 
     def _open(self) -> tuple[int, bool]:
         """The file's handle, and whether this disk locks. Raises InputError where a run on this machine holds it."""
@@ -92,7 +95,7 @@ class Lease:
             except OSError as error:
                 if error.errno in _NO_LOCKS:
                     return handle, False
-                other = _read(self.path)
+                other = self._read()
                 os.close(handle)
                 if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                     raise cannot_write(self.path, error) from None
@@ -102,29 +105,56 @@ class Lease:
                     return handle, True
             os.close(handle)
 
+    def _create(self) -> None:
+        """The file in a bucket, where one alone of several can create it. One that a killed run has left is taken away
+        after its counter was watched; where two do so at once, the later one holds it."""
+        left = False
+        while not self.place.create(LOCK_FILE, self._text()):
+            other = self._read()
+            if other is None:
+                raise InputError(f"{self.place}/{LOCK_FILE}: cannot be read; look at the network and give this again")
+            self._await_the_other(False)
+            if self._read() == other:
+                self.place.remove(LOCK_FILE)
+                left = True
+        if left:
+            self._look_twice()
+
+    def _look_twice(self) -> None:
+        """Where two came at once the later writer holds the workdir. Raises InputError if that was the other."""
+        time.sleep(1.0)
+        self._read_back()
+        self.check()
+
     def _await_the_other(self, locks: bool) -> None:
         """Returns once no run holds the file; watches the counter of one that no lock tells of."""
-        other = _read(self.path)
+        other = self._read()
         if not other or (locks and other.get("boot") == self._own["boot"]):
             return
         self.say(f"{self.path}: of {_named(other)}; waiting {PATIENCE_S:.0f} s to see whether that run still lives")
         begun = time.monotonic()
         while time.monotonic() - begun < PATIENCE_S:
             time.sleep(min(1.0, PATIENCE_S / 10))
-            now = _read(self.path)
-            if not now:
+            now = self._read()
+            if now == {}:
                 return
-            if (now.get("token"), now.get("beat")) != (other.get("token"), other.get("beat")):
+            if now and (now.get("token"), now.get("beat")) != (other.get("token"), other.get("beat")):
                 raise self._refusal(now)
 
-    def _refusal(self, other: dict[str, Any]) -> InputError:
+    def _refusal(self, other: dict[str, Any] | None) -> InputError:
         return InputError(
-            f"--workdir {self.workdir}: another training is at work there ({_named(other)}); wait for it, end it, or "
+            f"--workdir {self.place}: another training is at work there ({_named(other)}); wait for it, end it, or "
             "name another folder"
         )
 
+    def _text(self) -> bytes:
+        return json.dumps(self._own).encode()[:SIZE].ljust(SIZE)
+
     def _write(self) -> None:
-        text = json.dumps(self._own).encode()[:SIZE].ljust(SIZE)
+        text = self._text()
+        if self._handle is None:
+            self.place.write(LOCK_FILE, text)
+            return
         try:
             handle = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o644)  # opened anew: NFS then shows it to others
             try:
@@ -145,21 +175,22 @@ class Lease:
                 self._write()
 
     def _read_back(self) -> None:
-        now = _read(self.path)
+        now = self._read()
         if now and now.get("token") != self._own["token"]:
             self.lost = _named(now)
 
+    def _read(self) -> dict[str, Any] | None:
+        """Who holds the file; {} where nobody does, or where it says nothing; None where it cannot be read."""
+        try:
+            found = json.loads(self.place.read(LOCK_FILE).decode())
+        except (FileNotFoundError, ValueError, RecursionError):
+            return {}
+        except OSError:
+            return None
+        return found if isinstance(found, dict) else {}
 
-def _read(path: Path) -> dict[str, Any]:
-    """Who holds the file; {} where nobody does, or where it says nothing."""
-    try:
-        found = json.loads(path.read_bytes().decode())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
-
-def _named(other: dict[str, Any]) -> str:
+def _named(other: dict[str, Any] | None) -> str:
     if not other:
         return "it has not said which"
     return printable(f"host {other.get('host')}, process {other.get('pid')}, since {other.get('since')}")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -81,8 +81,9 @@ class Objective:
         return self.head(params, self.encode(params, mutables, batch, rng, step), batch, rng, step)
 
 
-Ask = Callable[[Batch], Mapping[str, np.ndarray]]
-"""`Method.predict` with the variables of this evaluation, on host arrays."""
+Ask = Callable[[Iterable[Batch]], Iterator[Mapping[str, np.ndarray]]]
+"""`Method.predict` with the variables of this evaluation, on batches of host arrays: the outputs of each, in order.
+Later batches are on their way while one is looked at. Let all have one size, or each size is compiled."""
 
 
 class Evaluator:
@@ -101,7 +102,8 @@ class Evaluator:
         raise NotImplementedError
 
     def refine(self, acc: Any, ask: Ask) -> Any:
-        """A second pass of `predict` over what was collected (re-ranking by a cross-encoder), before `compute`."""
+        """A second pass of `predict` over what was collected (re-ranking by a cross-encoder), before `compute`. What it
+        asks for belongs into `Method.predict_spec`, so that it is compiled before the first step."""
         return acc
 
     def compute(self, acc: Any) -> dict[str, float]:

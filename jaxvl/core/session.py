@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import json
 import os
 import platform
-import re
 import subprocess
 import sys
 import time
@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from jaxvl.core import config as configs
 from jaxvl.core import fields as declared
-from jaxvl.core import processes, programs, registry, sharding
+from jaxvl.core import processes, programs, registry, sharding, storage
 from jaxvl.core import state as states
 from jaxvl.core.checkpoint import Checkpoints
 from jaxvl.core.errors import InputError
@@ -62,6 +63,32 @@ class Compiled:
         """Initialises the state where it lives; no device ever holds it whole."""
         make = lambda: states.create(self.method, self.config, states.dummy_batch(self.method), self.cells)  # noqa: E731
         return jax.jit(make, out_shardings=self.shardings, compiler_options=compiled_quickly())()
+
+    def state_with(self, variables: Mapping[str, Any]) -> states.TrainState:
+        """A state that begins with `variables` (`params` and the other collections), laid in shard by shard.
+
+        A leaf is an array, or a ShapeDtypeStruct of `self.target` for what is initialised as in `fresh_state`, possibly
+        at another path than its own. Nothing else is initialised, so no device holds a parameter twice.
+        """
+        own = states.flatten({"params": self.target.params, **self.target.mutables})
+        where = states.flatten({"params": self.shardings.params, **self.shardings.mutables})
+        given, origin = states.flatten(dict(variables)), {id(leaf): path for path, leaf in own.items()}
+        fresh = {path: origin[id(x)] for path, x in given.items() if isinstance(x, jax.ShapeDtypeStruct)}
+        uses = collections.Counter(id(x) for x in given.values())
+        laid = {p: sharding.lay_in(x, where[p], uses[id(x)] == 1) for p, x in given.items() if p not in fresh}
+
+        def make() -> tuple[states.TrainState, dict[str, jax.Array]]:
+            state = states.create(self.method, self.config, states.dummy_batch(self.method), self.cells)
+            made = states.flatten({"params": state.params, **state.mutables})
+            return state.replace(params={}, mutables={}, ema={}), {p: made[source] for p, source in fresh.items()}
+
+        rest = self.shardings.replace(params={}, mutables={}, ema={})
+        run = jax.jit(make, out_shardings=(rest, {p: where[p] for p in fresh}), compiler_options=compiled_quickly())
+        state, made = run()
+        mutables = dict(states.merge(laid | made))
+        params = mutables.pop("params")
+        copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=self.shardings.ema)
+        return state.replace(params=params, mutables=mutables, ema=copy(params) if self.config.train.ema else {})
 
     def compile_ahead(self, first: int, evaluated: Sequence[Mapping[str, Fields]], say: Say) -> None:
         """Compiles every objective that is picked from update `first` to the last, and `predict` for each batch
@@ -119,7 +146,8 @@ def compile_method(config: ConfigDict, method: Method | None = None, devices: An
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """A trained model read back from its workdir. `step`: the checkpoint it came from."""
+    """A trained model read back from its workdir. `step`: the checkpoint it came from. `workdir`: where its files are
+    on this machine."""
 
     config: ConfigDict
     workdir: Path
@@ -143,23 +171,29 @@ def on_one_device(model: Loaded) -> Loaded:
 
 
 def load(
-    workdir: str | Path,
+    workdir: str | Path | storage.Disk,
     checkpoint: int | None = None,
     best: bool = False,
     say: Say = print,
     overrides: Sequence[str] = (),
+    mesh: ConfigDict | None = None,
 ) -> Loaded:
     """The model of a workdir: newest checkpoint, the best one, or a named step; `overrides` as in `read_config`. Never
     random weights: raises InputError where there is no checkpoint. A mesh that this machine has not the devices for
-    gives way to all of its devices, with a line."""
-    config = fitted(read_config(workdir, say, overrides), say)
+    gives way to all of its devices, with a line. mesh: another than that of its config."""
+    place = storage.at(workdir)
+    say = place.saying(say)
+    config = read_config(place, say, overrides)
+    if mesh is not None:
+        config.mesh.update(mesh)
+    config = fitted(config, say)
     compiled = compile_method(configs.with_length(config, configs.NOMINAL_EPOCH))  # predicting has no length
-    checkpoints = Checkpoints(workdir, config, say, read_only=True)
+    checkpoints = Checkpoints(place, config, say, read_only=True)
     try:
         step = checkpoints.best_step() if best and checkpoint is None else checkpoint
         if best and step is None:
             raise InputError(
-                f"--best: no checkpoint of {workdir} was saved with a metric; train with config.checkpoint.best_metric "
+                f"--best: no checkpoint of {place} was saved with a metric; train with config.checkpoint.best_metric "
                 "and config.train.eval_every set, or leave out --best"
             )
         use_ema = bool(config.eval.use_ema and config.train.ema)
@@ -169,18 +203,16 @@ def load(
     finally:
         checkpoints.close()
     if got is None:
-        raise InputError(
-            f"{Path(workdir) / 'checkpoints'}: holds no checkpoint; train first: jaxvl train --workdir {workdir}"
-        )
+        raise InputError(f"{place}/checkpoints: holds no checkpoint; train first: jaxvl train --workdir {place}")
     items, meta = got
-    kept = Path(workdir) / "config.json"
+    kept = place.folder / "config.json"
     if meta.get("config") not in (None, configs.text_digest(kept.read_bytes())):
         say(
             f"{kept}: is not as it was when checkpoint {meta['step']} was saved (trained on with --resume, changed by "
             "hand, or damaged); it is read as it is now"
         )
     variables = {"params": items[item], **items.get("mutables", {})}
-    return Loaded(config, Path(workdir), compiled.method, compiled.mesh, variables, compiled.predict, int(meta["step"]))
+    return Loaded(config, place.folder, compiled.method, compiled.mesh, variables, compiled.predict, int(meta["step"]))
 
 
 def fitted(config: ConfigDict, say: Say) -> ConfigDict:
@@ -194,13 +226,16 @@ def fitted(config: ConfigDict, say: Say) -> ConfigDict:
     return config
 
 
-def read_config(workdir: str | Path, say: Say | None = None, overrides: Sequence[str] = ()) -> ConfigDict:
+def read_config(
+    workdir: str | Path | storage.Disk, say: Say | None = None, overrides: Sequence[str] = ()
+) -> ConfigDict:
     """The resolved config of a workdir. Fields that it lacks, since an older version wrote it, have their defaults, and
     `say` tells which. overrides: `a.b=value`, of paths only: where the data lies now."""
-    check_place(workdir)
-    path = Path(workdir) / "config.json"
+    place = storage.at(workdir)
+    storage.check_folder(place.folder)
+    path = place.folder / "config.json"
     if not path.is_file():
-        raise InputError(f"--workdir {workdir}: has no config.json, so no run was made there; give a run's folder")
+        raise InputError(f"--workdir {place}: has no config.json, so no run was made there; give a run's folder")
     mend = "restore it or train afresh"
     try:
         tree = read_json(path, dict, mend)
@@ -232,25 +267,21 @@ def read_config(workdir: str | Path, say: Say | None = None, overrides: Sequence
     return config
 
 
-def check_place(workdir: str | Path) -> None:
-    """Raises InputError where `workdir` is no name of a folder of this machine."""
-    text = str(workdir)
-    if "://" in text or re.match(r"(gs|s3|https?|hdfs|file):/", text):  # a Path takes one of the slashes away
-        raise InputError(f"--workdir {text}: needs a folder; mount the bucket (gcsfuse) and name the mount")
-    if not text.strip() or "\0" in text:
-        raise InputError("--workdir: is empty; name a folder")
-    if os.path.exists(text) and not os.path.isdir(text):
-        raise InputError(f"--workdir {text}: is a file; name a folder")
-
-
-def build_data(config: ConfigDict, workdir: str | Path, say: Say) -> Data:
+def build_data(config: ConfigDict, workdir: str | Path | storage.Disk, say: Say) -> Data:
     """The method's data, read and checked. Process 0 goes first, since it may write (a world, a vocabulary)."""
+    place = storage.at(workdir)
     build = registry.module(config.method, "data").build_data
     if jax.process_count() == 1:
-        return build(config, Path(workdir), say)
-    data = build(config, Path(workdir), say) if jax.process_index() == 0 else None
+        return build(config, place.folder, say)
+    data = None
+    if jax.process_index() == 0:
+        data = build(config, place.folder, say)
+        place.publish()
     processes.barrier()
-    return data or build(config, Path(workdir), say)
+    if data is None:
+        place.fetch()
+        data = build(config, place.folder, say)
+    return data
 
 
 def lay_constants(mutables: Mapping[str, Any], data: Data, shardings: Any) -> dict[str, Any]:
@@ -269,7 +300,7 @@ def lay_constants(mutables: Mapping[str, Any], data: Data, shardings: Any) -> di
     return states.merge(flat)
 
 
-def check_constants(mutables: Mapping[str, Any], data: Data, source: str | Path) -> None:
+def check_constants(mutables: Mapping[str, Any], data: Data, source: str | Path | storage.Disk) -> None:
     """Raises InputError where a trained model was made with other `data.constants` than the data has now."""
     flat = states.flatten({name: tree for name, tree in mutables.items() if name != "params"})
     for path, value in data.constants.items():
@@ -280,67 +311,66 @@ def check_constants(mutables: Mapping[str, Any], data: Data, source: str | Path)
             )
 
 
-def claim_workdir(workdir: str | Path, config: ConfigDict, resume: bool, fresh: bool, say: Say) -> None:
+def claim_workdir(workdir: str | Path | storage.Disk, config: ConfigDict, resume: bool, fresh: bool, say: Say) -> None:
     """Makes the workdir this run's own: writes config.json and env.json, or refuses one of another config.
 
     `fresh` moves what is there to `WORKDIR/previous/N`, and so is what a start left that failed while it read its data;
     `resume` goes on with the new config.
     """
-    check_place(workdir)
-    path = Path(workdir)
-    file = path / "config.json"
-    aside = f"--fresh: the run that was in {workdir}" if fresh and file.exists() else ""
+    place = storage.at(workdir)
+    file = place.folder / "config.json"
+    aside = f"--fresh: the run that was in {place}" if fresh and file.exists() else ""
     if not fresh and not resume and file.exists():
-        rows = configs.differences(declared.resolved(read_config(workdir)), config)
+        rows = configs.differences(declared.resolved(read_config(place)), config)
         more = f" and {len(rows) - 3} more" if len(rows) > 3 else ""
         other = f"{'; '.join(rows[:3])}{more}"
-        if rows and trained_anything(path):
+        if rows and trained_anything(place):
             raise InputError(
-                f"--workdir {workdir}: holds a run of another config ({other}); "
+                f"--workdir {place}: holds a run of another config ({other}); "
                 "choose another folder, or --resume to go on with the new values, or --fresh to start over"
             )
-        aside = f"the failed start with another config ({other}) that was in {workdir}" if rows else ""
+        aside = f"the failed start with another config ({other}) that was in {place}" if rows else ""
     processes.barrier()  # nobody writes before everybody has compared, nobody goes on before it is written
     if jax.process_index() == 0:
         if aside:
-            place = path / "previous" / str(len(list((path / "previous").glob("*"))))
-            place.mkdir(parents=True)
-            for name in RUN_FILES:
-                if (path / name).exists():
-                    (path / name).rename(place / name)
-            say(f"{aside} is now in {place}")
-        path.mkdir(parents=True, exist_ok=True)
+            previous = f"previous/{len(place.children('previous'))}"
+            own = [name for name in place.children("") if name.startswith("bad_inputs.")]
+            for name in [*own, *reversed(RUN_FILES)]:  # the config last: where this is cut off, it can be given again
+                place.move(name, f"{previous}/{name}")
+            say(f"{aside} is now in {place}/{previous}")
+        place.folder.mkdir(parents=True, exist_ok=True)
         write_text(file, configs.to_json(config))
-        write_text(path / "env.json", json.dumps(environment(), indent=1) + "\n")
-    check_shared(path)
+        write_text(place.folder / "env.json", json.dumps(environment(), indent=1) + "\n")
+        place.publish()
+    check_shared(place)
 
 
-def trained_anything(workdir: Path) -> bool:
+def trained_anything(place: storage.Disk) -> bool:
     """Whether a run got past reading its data: there is a checkpoint, also a damaged one, or a row of metrics."""
-    kept = any(next(iter((workdir / name).glob("*")), None) for name in ("checkpoints", "damaged"))
-    metrics = workdir / "metrics.jsonl"
+    kept = any(place.children(name) for name in ("checkpoints", "damaged"))
+    metrics = place.folder / "metrics.jsonl"
     return kept or (metrics.exists() and metrics.stat().st_size > 0)
 
 
-def check_shared(workdir: Path) -> None:
+def check_shared(place: storage.Disk) -> None:
     """Raises InputError where not all processes see what process 0 writes to the workdir: checkpoints of hosts that
     write each to its own disk are useless."""
     if processes.count() == 1:
         return
-    token = workdir / processes.decide(lambda: f".seen-by-all-{os.getpid()}-{time.time_ns()}")
+    token = processes.decide(lambda: f".seen-by-all-{os.getpid()}-{time.time_ns()}")
     if processes.index() == 0:
-        token.touch()
+        place.write(token, b"")
     processes.barrier()
     end = time.monotonic() + SHARED_SECONDS
-    while not (seen := token.exists()) and time.monotonic() < end:
+    while not (seen := place.exists(token)) and time.monotonic() < end:
         time.sleep(0.2)
     blind = [processes.name_of(p) for p, sees in enumerate(processes.gather(seen)) if not sees]
     if processes.index() == 0:
-        token.unlink()
+        place.remove(token)
     if blind:
         raise InputError(
-            f"--workdir {workdir}: {blind[0]} does not see what {processes.name_of(0)} writes there; name a folder "
-            "that all hosts share (a network file system, or a bucket mounted on each)"
+            f"--workdir {place}: {blind[0]} does not see what {processes.name_of(0)} writes there; name a folder "
+            "that all hosts share (a network file system, or gs://BUCKET/FOLDER)"
         )
 
 

@@ -178,6 +178,14 @@ def put_batch(batch: Any, mesh: Mesh, size: int | None = None) -> Any:
     return jax.tree.map(put, batch)
 
 
+def lay_in(x: Any, where: NamedSharding, alone: bool) -> jax.Array:
+    """An array of the host, or of other devices, at its place in a state. Of one on the host, which every process has,
+    each device gets its own part, and no more is read of it. alone: nothing else uses it, so it need not be copied."""
+    if isinstance(x, jax.Array):
+        return jax.device_put(x, where, may_alias=None if alone else False)
+    return jax.make_array_from_callback(x.shape, where, lambda index: x[index])
+
+
 def whole(batch: Any) -> bool:
     """Whether a batch is of host arrays, which `put_batch` still has to place."""
     return any(isinstance(x, np.ndarray) for x in jax.tree.leaves(batch))

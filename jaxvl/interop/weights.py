@@ -70,10 +70,11 @@ def merge_weights(
     allow_unexpected: Iterable[str] = (),
     source: str = "the weights",
 ) -> dict[str, Any]:
-    """The tree `params` with every leaf that `flat` has replaced, in the leaf's dtype (numpy).
+    """The tree `params` with every leaf that `flat` has replaced, in the leaf's dtype (numpy, or on the device where it
+    lies there).
 
     Args:
-        params: nested, freshly initialised.
+        params: nested, freshly initialised, or their shapes and dtypes.
         flat: path -> array, as of `load_weights`.
         allow_missing: regular expressions (whole path) of leaves that may keep their values.
         allow_unexpected: the same of weights that the model may ignore.
@@ -99,13 +100,17 @@ def merge_weights(
     ]
     if parts:
         raise InputError(f"{source}: do not fit the model; {'; '.join(parts)}")
-    return nest({p: np.asarray(flat[p], _dtype(v)) if p in flat else v for p, v in own.items()})
+    return nest({p: _as(flat[p], _dtype(v)) if p in flat else v for p, v in own.items()})
 
 
 def merge_variables(variables: Mapping[str, Any], flat: Mapping[str, np.ndarray], **options: Any) -> dict[str, Any]:
     """`merge_weights` for all collections at once, with paths as in `keys.to_flat` (`batch_stats/stem/bn/mean`)."""
     merged = merge_weights(nest(to_flat(variables)), flat, **options)
     return to_variables(flatten(merged), [name for name in variables if name != "params"])
+
+
+def _as(value: Any, dtype: np.dtype) -> Any:
+    return value if getattr(value, "dtype", None) == dtype else np.asarray(value, dtype)
 
 
 def _dtype(leaf: Any) -> np.dtype:

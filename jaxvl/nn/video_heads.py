@@ -10,6 +10,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxvl.core.errors import InputError
 from jaxvl.nn.transformer import ACTIVATIONS, ResidualBlock, layer_norm, run_blocks
@@ -231,7 +232,7 @@ def _positions(table: jax.Array, text: dict) -> jax.Array:
 
 
 def _same(name: str, own, other):
-    shapes, others = (jax.tree.map(jnp.shape, t) for t in (own, other))
+    shapes, others = (jax.tree.map(np.shape, t) for t in (own, other))
     if shapes != others:
         raise InputError(f"head: {name} of the text tower has other sizes; the head needs text width = embed_dim")
     return other

@@ -14,7 +14,7 @@ LOW_DISK = 5 * 2**30
 
 def doctor(workdir: str | Path | None = None) -> int:
     """Prints one line a check; returns 0 if nothing is wrong, else 2."""
-    checks = [_python(), *_packages(), *_devices(), _decoder(), _disk(workdir or "."), _writable(workdir or ".")]
+    checks = [_python(), *_packages(), *_devices(), _decoder(), *_place(workdir or ".")]
     for good, line in checks:
         print(f"{'ok  ' if good else 'MEND'}  {line}")
     return 0 if all(good for good, _ in checks) else 2
@@ -78,6 +78,25 @@ def _decoder() -> Check:
             f"PyAV {av.__version__} lacks {', '.join(absent)}: reinstall the wheel, pip install --force-reinstall av",
         )
     return True, f"PyAV {av.__version__} decodes {', '.join(wanted)}"
+
+
+def _place(workdir: str | Path) -> list[Check]:
+    """The workdir: space for checkpoints, and whether it can be written."""
+    from jaxvl.core import storage
+    from jaxvl.core.errors import InputError
+
+    if (url := storage.address(workdir)) is None:
+        return [_disk(workdir), _writable(workdir)]
+    try:
+        place = storage.Bucket(url)
+        try:
+            place.write(".jaxvl-doctor", b"")
+            place.remove(".jaxvl-doctor")
+            return [_disk(place.folder), (True, f"{url} can be written; files lie in {place.folder} meanwhile")]
+        finally:
+            place.close()
+    except (InputError, OSError) as error:
+        return [(False, str(error))]
 
 
 def _disk(where: str | Path) -> Check:

@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxvl.core import config as configs
-from jaxvl.core import fields, processes, programs, registry, session
+from jaxvl.core import fields, processes, programs, registry, session, storage
 from jaxvl.core.errors import InputError
 from jaxvl.core.files import cannot_write, printable, write_text
 from jaxvl.verbs.evaluate import evaluate
@@ -45,41 +45,56 @@ def train_folds(
     The same command goes on where it was stopped. Raises InputError where the config has no folds, and what `train`
     raises.
     """
-    session.check_place(workdir)
-    config, workdir = fields.resolved(config), Path(workdir).absolute()
+    workdir = storage.address(workdir) or Path(workdir).absolute()
+    config = fields.resolved(config)
     fields.check(config)
     each = folds_of(config)
     tell = say or session_say()
-    if (workdir / "config.json").is_file():
-        raise InputError(f"--workdir {workdir}: holds a run of its own; name another folder for the folds")
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(workdir, error) from None
-    programs.keep_for_all(workdir)  # folds differ in their data alone
+    with storage.opened(workdir, tell) as place:
+        if place.exists("config.json"):
+            raise InputError(f"--workdir {place}: holds a run of its own; name another folder for the folds")
+        try:
+            place.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(place.folder, error) from None
+        programs.keep_for_all(place.folder)  # folds differ in their data alone
+        return _train_folds(config, workdir, place, each, resume, fresh, say, tell)
+
+
+def _train_folds(
+    config: ConfigDict,
+    workdir: str | Path,
+    place: storage.Disk,
+    each: Sequence[Mapping[str, Any]],
+    resume: bool,
+    fresh: bool,
+    say: session.Say | None,
+    tell: session.Say,
+) -> Folds:
     rows: list[dict[str, Any]] = []
     for number, changes in enumerate(each):
         name = f"fold-{number:0{max(2, len(str(len(each) - 1)))}d}"
         shown = ", ".join(f"{field}={value}" for field, value in changes.items())
         tell(f"{name} of {len(each)}: {shown}")
         own = configs.apply_values(config.copy_and_resolve_references(), changes)
-        result = train(own, workdir / name, resume=resume, fresh=fresh, say=say)
+        result = train(own, storage.under(workdir, name), resume=resume, fresh=fresh, say=say)
         if result.stopped:
             return Folds([row["metrics"] for row in rows], {}, result.stopped)
-        metrics = result.metrics or _kept(workdir / name, config.eval.split, result.step, tell)
+        metrics = result.metrics or _kept(storage.under(workdir, name), config.eval.split, result.step, tell)
         rows.append({"name": name, "fields": dict(changes), "step": result.step, "metrics": metrics})
     metrics = [row["metrics"] for row in rows]
     pooled = pool(config.method, metrics)
     if processes.index() == 0:
-        write_text(workdir / SUMMARY, json.dumps({"folds": rows, "pooled": pooled}, indent=1) + "\n")
+        write_text(place.folder / SUMMARY, json.dumps({"folds": rows, "pooled": pooled}, indent=1) + "\n")
     return Folds(metrics, pooled, None)
 
 
-def _kept(workdir: Path, split: str, step: int, say: session.Say) -> dict[str, float]:
+def _kept(workdir: str | Path, split: str, step: int, say: session.Say) -> dict[str, float]:
     """The metrics of a fold that was finished before; where a kill came before its evaluation, this is made up for."""
-    path = workdir / "eval" / f"{split}.json"
-    if path.is_file() and (found := read_result(path))["step"] == step:
-        return found["metrics"]
+    with storage.opened(workdir, say) as place:
+        path = place.folder / "eval" / f"{split}.json"
+        if path.is_file() and (found := read_result(path))["step"] == step:
+            return found["metrics"]
     return evaluate(workdir, split, say=say)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxvl.core import config as configs
-from jaxvl.core import registry, session
+from jaxvl.core import registry, session, storage
 from jaxvl.core.errors import BadMedia, InputError
 from jaxvl.core.files import printable, read_json, replacing, write_text
 from jaxvl.core.writers import read_metrics
@@ -36,11 +36,14 @@ def save_pictures(loaded: Any, data: Any) -> None:
     write_text(folder / "index.json", json.dumps(index, indent=1) + "\n")
 
 
-def write(workdir: str | Path, out: str | Path | None = None) -> Path:
+def write(workdir: str | Path | storage.Disk, out: str | Path | None = None) -> str:
     """Writes `WORKDIR/report.html` (or `out`) from what the run left there and returns its path. Raises InputError
     where a file of the workdir is damaged, or the page cannot be written."""
-    workdir = Path(workdir)
-    config = session.read_config(workdir)
+    if isinstance(workdir, str | Path):
+        with storage.opened(workdir, print, asked=out is None) as place:
+            return write(place, out)
+    place, workdir = workdir, workdir.folder
+    config = session.read_config(place)
     sections: list[Any] = []
     for result in _results(workdir):
         for title, columns, rows, note in results_tables(config, result):
@@ -59,12 +62,12 @@ def write(workdir: str | Path, out: str | Path | None = None) -> Path:
     sections.append(html.KeyValues("Environment", flat))
     sections.append(html.KeyValues("Config", {k: json.dumps(v) for k, v in configs.dotted(config)}))
     path = Path(out) if out is not None else workdir / "report.html"
-    page = html.render_report(f"{config.method}: {workdir.absolute().name}", sections)
+    page = html.render_report(f"{config.method}: {place.title}", sections)
     try:
         write_text(path, page)
     except InputError as error:
         raise error if out is not None else InputError(f"{error}; --out HTML writes the page elsewhere") from None
-    return path
+    return place.shown(str(path))
 
 
 def _pictures(folder: Path) -> list[Any]:
@@ -100,15 +103,15 @@ def results_tables(config: Mapping[str, Any], result: dict) -> list[tuple[str, l
 
 def show_results(workdir: str | Path, results: Sequence[dict] | None = None) -> None:
     """Prints the results tables of a workdir (or of `results`) and the path of its report."""
-    workdir = Path(workdir)
-    config = session.read_config(workdir)
-    for result in _results(workdir) if results is None else results:
-        for title, columns, rows, note in results_tables(config, result):
-            terminal.table(rows, columns, title=f"{title}, split {result['split']}, step {result['step']}")
-            if note:
-                print(note)
-    if (workdir / "report.html").is_file():
-        print(f"report: {printable(str(workdir / 'report.html'))}")
+    with storage.opened(workdir, print, asked=False) as place:
+        config = session.read_config(place)
+        for result in _results(place.folder) if results is None else results:
+            for title, columns, rows, note in results_tables(config, result):
+                terminal.table(rows, columns, title=f"{title}, split {result['split']}, step {result['step']}")
+                if note:
+                    print(note)
+        if (place.folder / "report.html").is_file():
+            print(f"report: {printable(place.shown(str(place.folder / 'report.html')))}")
 
 
 def _results(workdir: Path) -> list[dict]:

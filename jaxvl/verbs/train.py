@@ -11,18 +11,29 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from jaxvl.core import config as configs
-from jaxvl.core import diagnose, fields, following, loop, memory, processes, programs, registry, session, sharding
+from jaxvl.core import (
+    diagnose,
+    fields,
+    following,
+    loop,
+    memory,
+    processes,
+    programs,
+    registry,
+    session,
+    sharding,
+    storage,
+)
 from jaxvl.core.checkpoint import Checkpoints
 from jaxvl.core.errors import InputError
-from jaxvl.core.evaluation import Followed, device_fields, evaluate
+from jaxvl.core.evaluation import Followed, device_fields, evaluate, mostly_padding
 from jaxvl.core.files import printable, replacing, write_text
 from jaxvl.core.lease import Lease
-from jaxvl.core.method import Data, Examples, Follower, Method, Sequences
+from jaxvl.core.method import Data, Evaluator, Examples, Follower, Method, Sequences
 from jaxvl.core.writers import Progress, Writer
 from jaxvl.data import pipeline
 from jaxvl.data.bad_media import BadBudget
@@ -37,14 +48,15 @@ class Result:
     """What a training run gives.
 
     metrics: of the last evaluation, None without one. stopped: name of the signal that ended it early, or None. step:
-    updates done. recompilations: should be 0. workdir: where checkpoints, metrics and report.html are.
+    updates done. recompilations: should be 0. workdir: where checkpoints, metrics and report.html are; as it was given
+    where that is in a bucket.
     """
 
     metrics: dict[str, float] | None
     stopped: str | None
     step: int
     recompilations: int
-    workdir: Path
+    workdir: Path | str
 
 
 def train(
@@ -62,17 +74,23 @@ def train(
 
     `data` and `method` replace what the config would build (benchmarks wire their own).
     """
-    session.check_place(workdir)
-    config, workdir = fields.resolved(config), Path(workdir).absolute()
+    workdir = storage.address(workdir) or Path(workdir).absolute()
+    config = fields.resolved(config)
     fields.check(config)
     main = jax.process_index() == 0
     tell = say or (_tell if main else lambda line: None)
-    lease = Lease(workdir, tell) if main else None
-    try:
-        return _train(config, workdir, resume, fresh, tell, data, method, pictures, lease)
-    finally:
-        if lease is not None:
-            lease.release()
+    with storage.opened(workdir, tell, fetch=False) as place:
+        tell = place.saying(tell)
+        lease = Lease(place, tell) if main else None
+        try:
+            if lease is not None:
+                place.guard = lease.check
+            place.fetch()  # what is there when nobody else is at work there
+            with place.kept_up(tell):
+                return _train(config, place, resume, fresh, tell, data, method, pictures, lease)
+        finally:
+            if lease is not None:
+                lease.release()
 
 
 def _tell(line: str) -> None:
@@ -82,7 +100,7 @@ def _tell(line: str) -> None:
 
 def _train(
     config: ConfigDict,
-    workdir: Path,
+    place: storage.Disk,
     resume: bool,
     fresh: bool,
     tell: session.Say,
@@ -91,15 +109,15 @@ def _train(
     pictures: bool,
     lease: Lease | None,
 ) -> Result:
-    main = jax.process_index() == 0
-    session.claim_workdir(workdir, config, resume, fresh, tell)
+    main, workdir = jax.process_index() == 0, place.folder
+    session.claim_workdir(place, config, resume, fresh, tell)
     programs.keep(workdir)
-    data = data or session.build_data(config, workdir, tell)
+    data = data or session.build_data(config, place, tell)
     for line in data.reports:
         tell(line)
     config, given = _with_length(config, data, tell), config
     compiled = session.compile_method(config, method)
-    checkpoints = Checkpoints(workdir, config, tell, guard=lease.check if lease is not None else lambda: None)
+    checkpoints = Checkpoints(place, config, tell, guard=lease.check if lease is not None else lambda: None)
     restored = checkpoints.restore(compiled.target)
     if restored is None:
         state, start, positions = _first_state(config, compiled, tell), 0, {}
@@ -110,7 +128,7 @@ def _train(
         state, meta = restored
         start, positions = int(state.step), meta["positions"]
         _check_length(config, meta, resume)
-        session.check_constants(state.mutables, data, workdir)
+        session.check_constants(state.mutables, data, place)
         checkpoints.set_aside_after(start)
         tell(f"resuming at step {start} of {config.train.steps}")
     left_out = LeftOut()
@@ -142,7 +160,7 @@ def _train(
     )
     try:
         with processes.Telling(), loop.StopSignal() as stop:
-            evaluated = _evaluated(config, compiled, data) if start < config.train.steps or not start else []
+            evaluated = _evaluated(config, compiled, data, tell) if start < config.train.steps or not start else []
             progress.phase("compiling")
             compiled.compile_ahead(start, evaluated, progress.say)
             with memory.told("training", config):
@@ -162,11 +180,12 @@ def _train(
         if main:
             report.save_pictures(session_model, data)
     if main:
-        report.write(workdir)
+        report.write(place)
     if budget.bad:
         tell(f"{budget.bad} of {budget.seen} training examples could not be read; see {workdir / 'bad_inputs.jsonl'}")
     left_out.tell(tell)
-    return Result(outcome.metrics, outcome.stopped, int(outcome.state.step), outcome.recompilations, workdir)
+    where = workdir if place.has_locks else str(place)
+    return Result(outcome.metrics, outcome.stopped, int(outcome.state.step), outcome.recompilations, where)
 
 
 def _with_length(config: ConfigDict, data: Data, tell: session.Say) -> ConfigDict:
@@ -209,32 +228,30 @@ def _first_state(config: ConfigDict, compiled: session.Compiled, tell: session.S
                 "and name the folder, or set --config.init.required=false to train from random weights"
             )
         return compiled.fresh_state()
-    flat, info = _read_weights(config.init.weights, tell)
-    state = compiled.fresh_state()
+    flat, info = _read_weights(config, tell)
     adopt = registry.module(config.method, "weights").adopt
-    fresh = {"params": sharding.to_host(state.params), **sharding.to_host(state.mutables)}
-    variables = dict(adopt(config, fresh, flat, info))
-    params = jax.tree.map(jax.device_put, variables.pop("params"), compiled.shardings.params)
-    mutables = jax.tree.map(jax.device_put, variables, compiled.shardings.mutables)
+    fresh = {"params": compiled.target.params, **compiled.target.mutables}
+    state = compiled.state_with(adopt(config, fresh, flat, info))
     tell(f"starting from {config.init.weights} ({info.get('source', 'unknown source')})")
     own = dict(configs.dotted(config))
     for name, value in info.get("overrides", {}).items():
         if own[name] != value:
             tell(f"config.{name}: {own[name]!r}, but {value!r} in the run that these weights are of")
-    ema = jax.tree.map(jnp.copy, params) if config.train.ema else {}
-    return state.replace(params=params, mutables=mutables, ema=ema)
+    return state
 
 
-def _read_weights(source: str, tell: session.Say) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def _read_weights(config: ConfigDict, tell: session.Say) -> tuple[dict[str, Any], dict[str, Any]]:
     """Leaves by path (other collections than the parameters under `COLLECTION/path`) and `weights.json`, of a weights
-    folder or of the newest checkpoint of a workdir."""
-    if not (Path(source) / "config.json").is_file():
-        flat, info = weights.load_weights(source)
-        for name in info.get("collections", []):
-            flat |= {f"{name}/{path}": x for path, x in weights.load_weights(source, name)[0].items()}
-        return flat, info
-    loaded = session.load(source, say=tell)
-    flat = keys.to_flat(sharding.to_host(dict(loaded.variables)))
+    folder (views of its file) or of the newest checkpoint of a workdir (on the devices, over the mesh of `config`)."""
+    source = config.init.weights
+    with storage.opened(source, tell, asked=False, field="config.init.weights") as place:
+        if not (place.folder / "config.json").is_file():
+            flat, info = weights.load_weights(place.folder)
+            for name in info.get("collections", []):
+                flat |= {f"{name}/{path}": x for path, x in weights.load_weights(place.folder, name)[0].items()}
+            return flat, info
+        loaded = session.load(place, say=tell, mesh=config.mesh)
+    flat = keys.to_flat(dict(loaded.variables))
     return flat, {"source": f"step {loaded.step} of {loaded.config.method}", "method": loaded.config.method}
 
 
@@ -331,8 +348,9 @@ def _evaluation(config: ConfigDict, compiled, data: Data, workdir: Path, left_ou
     return run
 
 
-def _evaluated(config: ConfigDict, compiled, data: Data) -> list[dict[str, Any]]:
-    """The batches `{stream: fields}` that the evaluations of a run give to `predict`, each once."""
+def _evaluated(config: ConfigDict, compiled, data: Data, tell: session.Say) -> list[dict[str, Any]]:
+    """The batches `{stream: fields}` that the evaluations of a run give to `predict`, each once. Tells of splits for
+    which most of the devices will idle."""
     method = compiled.method
     if not method.evaluators or not data.splits:
         return []
@@ -344,6 +362,13 @@ def _evaluated(config: ConfigDict, compiled, data: Data) -> list[dict[str, Any]]
                 continue
             where = f"batch size of stream {name!r} of split {split!r}"
             sharding.check_batch_size(examples.batch_size, compiled.mesh, where)
+            source = (
+                Followed(examples)
+                if isinstance(examples, Sequences)
+                else (iter, len(examples.source), examples.batch_size)
+            )
+            if line := mostly_padding(split, name, source, compiled.mesh):
+                tell(line)
             if isinstance(examples, Sequences):
                 found += _followed(method, name, examples, found)
                 continue
@@ -351,6 +376,9 @@ def _evaluated(config: ConfigDict, compiled, data: Data) -> list[dict[str, Any]]
             batch = {name: programs.on_device(fields, examples.batch_size)}
             if batch not in found:
                 found.append(batch)
+    known = {name for split in data.splits.values() for name in split}
+    if any(type(e).refine is not Evaluator.refine for e in method.evaluators.values()):
+        found += [dict(batch) for batch in method.predict_spec if not known & batch.keys()]
     return found
 
 

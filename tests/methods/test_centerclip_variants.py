@@ -82,7 +82,7 @@ def retrieval(compiled, variables, videos, batch):
     """Metrics, artifacts and outputs of eight captions and the first `videos` clips, scored `batch` rows at a time."""
     clips, captions = TINY["centerclip"]().predict(0)
     outputs = jax.device_get(run(compiled.predict, variables, put(clips | captions, compiled)))
-    ask = lambda b: jax.device_get(compiled.predict(variables, put(b, compiled)))  # noqa: E731
+    ask = lambda batches: (jax.device_get(compiled.predict(variables, put(b, compiled))) for b in batches)  # noqa: E731
     evaluator = dataclasses.replace(compiled.method.evaluators["retrieval"], batch=batch)
     names = [f"video{i % videos}" for i in range(ROWS)]
     acc = evaluator.init()

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxvl.core import config as configs
 from jaxvl.core import processes, session, sharding
-from jaxvl.core.errors import InputError
+from jaxvl.core.errors import BadMedia, InputError
 from jaxvl.core.method import Data, Examples
 from jaxvl.verbs import train
 from tests import toys
@@ -127,6 +127,21 @@ def all_of_it(folder: str) -> None:
     toy(str(run / "tensor"), STEPS, method=over_tensor(), mesh=TENSOR)
     following(folder)
     methods(folder)
+
+
+def in_a_bucket(workdir: str) -> None:
+    """A run whose every 16th record cannot be read."""
+    toy(workdir, STEPS, make=torn_row)
+
+
+TORN = (3, 19, 35, 51)
+
+
+def torn_row(record, rng):
+    """A row, unless its file is torn."""
+    if record in TORN:
+        raise BadMedia(f"{record}.mp4", "planted")
+    return toys.make_row(record, rng)
 
 
 def slow_toy(workdir: str) -> None:

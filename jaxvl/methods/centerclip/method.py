@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -211,11 +212,11 @@ class RetrievalEvaluator(Evaluator):
         text, segments, mask = (np.concatenate(acc[name]) for name in PAIR_FIELDS)
         scores = np.zeros((len(text), len(segments)), np.float32)
         rows = lambda x, i: x[np.arange(i, i + self.batch) % len(x)]  # noqa: E731 - the last block is filled up
-        for i in range(0, len(text), self.batch):
-            for j in range(0, len(segments), self.batch):
-                pairs = dict(zip(PAIR_FIELDS, (rows(text, i), rows(segments, j), rows(mask, j))))
-                block = ask({"pairs": pairs})["scores"]
-                scores[i : i + self.batch, j : j + self.batch] = block[: len(text) - i, : len(segments) - j]
+        corners = list(itertools.product(range(0, len(text), self.batch), range(0, len(segments), self.batch)))
+        pairs = (dict(zip(PAIR_FIELDS, (rows(text, i), rows(segments, j), rows(mask, j)))) for i, j in corners)
+        for (i, j), outputs in zip(corners, ask({"pairs": block} for block in pairs)):
+            block = outputs["scores"][: len(text) - i, : len(segments) - j]
+            scores[i : i + self.batch, j : j + self.batch] = block
         return acc | {"scores": scores}
 
     def compute(self, acc: Any) -> dict[str, float]:

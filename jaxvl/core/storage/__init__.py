@@ -1,0 +1,113 @@
+"""Where a run's workdir lies: a folder of this machine or one in a bucket. The only place that knows the difference.
+
+`Disk` is a folder: everything happens in it. `Bucket` is `gs://BUCKET/FOLDER`, where objects are written as wholes, and
+neither grow nor lock: a run works in a spool, a folder of its own on this machine's disk, so that readers, methods and
+writers see files as ever. `fetch` brings what the bucket holds, `publish` takes back what has changed. Checkpoints
+never pass through the spool: Orbax writes them into the bucket, after `publish`, so that a checkpoint's rows of metrics
+are there before it is.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from jaxvl.core.errors import BadMedia, InputError
+from jaxvl.core.storage.bucket import Bucket
+from jaxvl.core.storage.disk import Disk
+from jaxvl.core.storage.errors import as_os_errors
+
+__all__ = ["Bucket", "Disk", "address", "as_os_errors", "at", "check_folder", "opened", "under"]
+Say = Callable[[str], None]
+
+SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://(.*)", re.DOTALL)
+CUT = re.compile(r"(gs|s3|az|hf|hdfs|https?|file):/(?=[^/])")  # a Path takes one of the slashes away
+
+
+def address(workdir: str | Path, field: str = "--workdir") -> str | None:
+    """`gs://BUCKET/FOLDER`, or None for a folder of this machine. Raises InputError, which names `field`, for anything
+    else."""
+    text = str(workdir)
+    if not text.strip() or "\0" in text:
+        raise InputError(f"{field}: is empty; name a folder")
+    found = SCHEME.fullmatch(CUT.sub(r"\1://", text, count=1) if CUT.match(text) else text)
+    if found is None or os.path.exists(text):
+        return None
+    scheme, rest = found.groups()
+    rest = rest.rstrip("/")
+    if scheme != "gs":
+        raise InputError(
+            f"{field} {text}: Orbax writes arrays to folders and to gs:// alone; mount the bucket and name the mount"
+        )
+    if "/" not in rest or "//" in rest or re.search(r"[#?*\[\]]", rest):
+        raise InputError(f"{field} {text}: name a folder in the bucket, gs://BUCKET/FOLDER, without any of # ? * [ ]")
+    return f"gs://{rest}"
+
+
+def check_folder(workdir: str | Path, field: str = "--workdir") -> None:
+    """Raises InputError where `workdir` is a file."""
+    if os.path.exists(workdir) and not os.path.isdir(workdir):
+        raise InputError(f"{field} {workdir}: is a file; name a folder")
+
+
+def under(workdir: str | Path, name: str) -> str | Path:
+    """The address of a folder in a workdir, which is a workdir, too."""
+    url = address(workdir)
+    return f"{url}/{name}" if url else Path(workdir) / name
+
+
+def at(workdir: str | Path | Disk) -> Disk:
+    """The place of a workdir. One in a bucket is fetched, and kept as long as this process lives."""
+    if isinstance(workdir, Disk):
+        return workdir
+    if (url := address(workdir)) is None:
+        return Disk(workdir)
+    place = Bucket(url)
+    atexit.register(place.close)
+    place.fetch()
+    return place
+
+
+@contextlib.contextmanager
+def opened(
+    workdir: str | Path, say: Say, fetch: bool = True, asked: bool = True, field: str = "--workdir"
+) -> Iterator[Disk]:
+    """The place of a workdir, for one verb. At the end, also of one that fails, what it has written is published.
+
+    fetch: before anything else. asked: whether a bucket that cannot be written is an error, or costs a line. field:
+    what an error names.
+    """
+    url = address(workdir, field)
+    if url is None:
+        check_folder(workdir, field)
+        yield Disk(workdir)
+        return
+    place = Bucket(url)
+    try:
+        if fetch:
+            place.fetch()
+        try:
+            yield place
+        except BaseException as error:
+            if isinstance(error, InputError):
+                error.args = (place.shown(str(error)),)
+            elif isinstance(error, BadMedia):
+                error.path, error.reason = place.shown(error.path), place.shown(error.reason)
+            _publish(place, say, asked=False)
+            raise
+        _publish(place, say, asked)
+    finally:
+        place.close()
+
+
+def _publish(place: Disk, say: Say, asked: bool) -> None:
+    try:
+        place.publish()
+    except InputError as error:
+        if asked:
+            raise
+        say(f"not kept: {error}")
