@@ -23,6 +23,19 @@ class Form(NamedTuple):
 
 FORMS = (
     Form(
+        "core/in_place.py:replaced",
+        "new moments are stored first, and the parameters' update reads them there",
+        "as written",
+        "XLA's CPU backend computes them twice from the old ones, which it copies for that; a TPU updates a parameter "
+        "with its moments in one pass over memory",
+    ),
+    Form(
+        "core/in_place.py:laid_down",
+        "new parameters are stored before anything is computed from them",
+        "as written",
+        "as with moments, for averages and momentum encoders",
+    ),
+    Form(
         "nn/convolution.py:convolve",
         "1x1 kernels, and larger ones on at most 16 cells: one product of matrices",
         "a convolution",
