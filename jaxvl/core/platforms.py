@@ -37,10 +37,11 @@ FORMS = (
     ),
     Form(
         "nn/convolution.py:convolve",
-        "1x1 kernels, and larger ones on at most 16 cells: one product of matrices",
+        "1x1 kernels, and larger ones on at most 16 cells: one product of matrices; on large maps the gradient of the "
+        "kernel is a sum of products",
         "a convolution",
-        "XLA's CPU convolution is three to thirty times as slow; on TPU the matrices are another layout than the maps, "
-        "which are copied there and back (docs/results/pods_levers.md)",
+        "XLA's CPU convolution is three to thirty times as slow, and that gradient two to three times; on TPU the "
+        "matrices are another layout than the maps, which are copied there and back (docs/results/pods_levers.md)",
     ),
     Form(
         "nn/convolution.py:depthwise",

@@ -58,6 +58,10 @@ EXAMPLES = {
             (PRODUCT, CONVOLUTION), (CONVOLUTION, PRODUCT),
         ),
         Example(convolve, (drawn(2, 3, 4, 4), drawn(3, 3, 4, 3)), (PRODUCT, CONVOLUTION), (CONVOLUTION, PRODUCT)),
+        Example(
+            lambda x, k: convolve(0.01 * x, k, 2),
+            (drawn(1, 530, 530, 16), drawn(3, 3, 16, 2) / 10), (PRODUCT, GATHER), (CONVOLUTION, PRODUCT),
+        ),
     ],
     "nn/convolution.py:depthwise": [
         Example(depthwise, (drawn(2, 6, 5, 4), drawn(3, 3, 1, 4)), (PRODUCT, CONVOLUTION), (CONVOLUTION, PRODUCT))
