@@ -23,11 +23,25 @@ class Form(NamedTuple):
 
 FORMS = (
     Form(
+        "core/in_place.py:replaced",
+        "new moments are stored first, and the parameters' update reads them there",
+        "as written",
+        "XLA's CPU backend computes them twice from the old ones, which it copies for that; a TPU updates a parameter "
+        "with its moments in one pass over memory",
+    ),
+    Form(
+        "core/in_place.py:laid_down",
+        "new parameters are stored before anything is computed from them",
+        "as written",
+        "as with moments, for averages and momentum encoders",
+    ),
+    Form(
         "nn/convolution.py:convolve",
-        "1x1 kernels, and larger ones on at most 16 cells: one product of matrices",
+        "1x1 kernels, and larger ones on at most 16 cells: one product of matrices; on large maps the gradient of the "
+        "kernel is a sum of products",
         "a convolution",
-        "XLA's CPU convolution is three to thirty times as slow; on TPU the matrices are another layout than the maps, "
-        "which are copied there and back (docs/results/pods_levers.md)",
+        "XLA's CPU convolution is three to thirty times as slow, and that gradient two to three times; on TPU the "
+        "matrices are another layout than the maps, which are copied there and back (docs/results/pods_levers.md)",
     ),
     Form(
         "nn/convolution.py:depthwise",

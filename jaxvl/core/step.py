@@ -6,6 +6,7 @@ need no method code. Accumulated micro-batches give the gradient of the large ba
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from jaxvl.core import optim, precision
+from jaxvl.core import in_place, optim, precision
 from jaxvl.core.errors import InputError
 from jaxvl.core.method import Aux, Batch, Method, Objective
 from jaxvl.core.sharding import Mesh, batch_sharding, replicated
@@ -43,6 +44,7 @@ def build_update(method: Method, name: str, config: ConfigDict, cells: Cells) ->
         (loss, aux), grads = _gradient(objective, trained, frozen, state, batch, rng, accumulate)
         with jax.named_scope("gradient_norm"):
             norm = optax.tree.norm(grads)
+            good = jnp.isfinite(loss) & jnp.isfinite(norm) & (state.bad_step < 0)
             if config.train.clip_norm > 0:
                 grads = optim.clip_by_norm(grads, norm, config.train.clip_norm)
 
@@ -52,10 +54,12 @@ def build_update(method: Method, name: str, config: ConfigDict, cells: Cells) ->
             optimizer = cells.optimizer(cell)
             part = {p: trained[p] for p in cells.members[cell]}
             with jax.named_scope("optimizer"):
-                moves, opt_state[cell], rate = optimizer.updates(
-                    {p: grads[p] for p in part}, state.opt_state[cell], part, state.step
+                moved = functools.partial(_moved, optimizer)
+                own_grads = {p: grads[p] for p in part}
+                opt_state[cell], (moves, rate) = in_place.replaced(
+                    moved, good, state.opt_state[cell], own_grads, part, state.step
                 )
-                new.update(optax.apply_updates(part, moves))
+                new.update(in_place.laid_down(in_place.chosen(good, optax.apply_updates(part, moves), part)))
             scalars["lr" if objective.optimizer == "main" else f"lr_{objective.optimizer}"] = rate
 
         params = merge(new, frozen)
@@ -74,21 +78,30 @@ def build_update(method: Method, name: str, config: ConfigDict, cells: Cells) ->
                 )
             )
         with jax.named_scope("guard"):
-            guarded = _guarded(updated, state, jnp.isfinite(loss) & jnp.isfinite(norm))
+            guarded = _guarded(updated, state, good, params, opt_state)
         return guarded, {**scalars, "bad_step": guarded.bad_step}
 
     return update
 
 
-def _guarded(updated: TrainState, state: TrainState, finite: jax.Array) -> TrainState:
-    """`updated`, or the old state where a number is not finite or was not in an earlier step."""
-    good = finite & (state.bad_step < 0)
-    keep = lambda a, b: jnp.where(good, a, b)  # noqa: E731
+def _moved(optimizer: optim.Optimizer, opt_state: Any, grads: Any, params: Any, step: jax.Array) -> tuple[Any, Any]:
+    moves, opt_state, rate = optimizer.updates(grads, opt_state, params, step)
+    return opt_state, (moves, rate)
+
+
+def _guarded(updated: TrainState, state: TrainState, good: jax.Array, params: Any, opt_state: Any) -> TrainState:
+    """`updated`, or the old state where a number is not finite or was not in an earlier step. Of `params` and
+    `opt_state` that is chosen already; only what `after_update` made of them is chosen here."""
+
+    def chosen(new, old, before):
+        pick = lambda n, o, b: b if n is b else jnp.where(good, n, o)  # noqa: E731
+        return jax.tree.map(pick, new, old, before)
+
     return updated.replace(
-        params=_select(keep, updated.params, state.params),
-        mutables=_select(keep, updated.mutables, state.mutables),
-        opt_state=_select(keep, updated.opt_state, state.opt_state),
-        ema=_select(keep, updated.ema, state.ema),
+        params=chosen(updated.params, state.params, params),
+        opt_state=chosen(updated.opt_state, state.opt_state, opt_state),
+        mutables=in_place.chosen(good, updated.mutables, state.mutables),
+        ema=in_place.chosen(good, updated.ema, state.ema),
         bad_step=jnp.where((state.bad_step < 0) & ~good, state.step, state.bad_step),
     )
 
@@ -183,7 +196,3 @@ def _paired_gradient(objective, trained, frozen, state, batch, micro, rng, keys,
 
     grads, _ = jax.lax.scan(pull, head_grads, (micro, keys, split_batch(dz, parts)))
     return (loss, aux), grads
-
-
-def _select(keep, new, old):
-    return jax.tree.map(keep, new, old)

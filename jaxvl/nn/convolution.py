@@ -16,22 +16,32 @@ SMALL_MAP = 16
 """Output positions up to which XLA's CPU convolution falls out of its fast path: 2x2 maps of 512 channels take 30 times
 as long as the same product of gathered windows, forward and backward. Above, the native form is as fast or faster."""
 
+MANY_WINDOWS = 10_000_000
+"""Entries of all windows of a map from which XLA's CPU backend is two to three times slower at the gradient of the
+kernel than products of blocks of windows. Well below, its own form is as fast or faster."""
+BLOCK, BLOCK_CELLS = 2**20, 4096
+"""Entries of the windows of a block, and its output cells, at most (but a row of all images is the least)."""
+
 
 def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, dilation: int = 1) -> jax.Array:
     """NHWC convolution of an odd kernel, centred: output i looks at inputs around `i·stride`.
 
     `[B, H, W, in]`, `[k, k, in, out] -> [B, ⌈H/stride⌉, ⌈W/stride⌉, out]`. Never "SAME", which for even sizes and
     stride 2 pads (0, 1) where PyTorch pads (1, 1). On CPUs a 1x1 kernel is a matrix product, and so is a larger one on
-    a map of a few cells. Elsewhere all are the convolution: a TPU keeps a map of 7x7 cells in another layout than the
-    rows of a matrix, and would copy it there and back.
+    a map of a few cells; on a large map the gradient of the kernel is a sum of products. Elsewhere all are the
+    convolution: a TPU keeps a map of 7x7 cells in another layout than the rows of a matrix, and would copy it there
+    and back.
     """
     native = functools.partial(_convolve, stride=stride, dilation=dilation)
+    cells = -(-x.shape[1] // stride) * -(-x.shape[2] // stride)
     if kernel.shape[:2] == (1, 1):
         form = functools.partial(_convolve_one, stride=stride)
-    elif -(-x.shape[1] // stride) * -(-x.shape[2] // stride) > SMALL_MAP:
-        return native(x, kernel)
-    else:
+    elif cells <= SMALL_MAP:
         form = functools.partial(_convolve_gathered, stride=stride, dilation=dilation)
+    elif _by_blocks(x, kernel, cells) and dilation == 1:
+        form = functools.partial(_convolve_large, stride=stride)
+    else:
+        return native(x, kernel)
     return jax.lax.platform_dependent(x, kernel, cpu=form, default=native)
 
 
@@ -69,6 +79,58 @@ def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """`[B, H, W, in] @ [in, out]` as a product of matrices: where three axes are summed over in its weight gradient,
     XLA's CPU backend does not use its fast library."""
     return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], -1)
+
+
+def _by_blocks(x: jax.Array, kernel: jax.Array, cells: int) -> bool:
+    windows = x.shape[0] * cells * math.prod(kernel.shape[:3])
+    return windows >= MANY_WINDOWS and x.dtype == kernel.dtype == jnp.float32
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _convolve_large(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    return _convolve(x, kernel, stride, 1)
+
+
+def _large_forward(x, kernel, stride):
+    return _convolve(x, kernel, stride, 1), (x, kernel)
+
+
+def _large_backward(stride, saved, dy):
+    x, kernel = saved
+    (dx,) = jax.linear_transpose(lambda x: _convolve(x, kernel, stride, 1), x)(dy)
+    return dx, _kernel_gradient(x, dy, kernel.shape, stride)
+
+
+_convolve_large.defvjp(_large_forward, _large_backward)
+
+
+def _kernel_gradient(x: jax.Array, dy: jax.Array, shape: Sequence[int], stride: int) -> jax.Array:
+    """Of a centred convolution: for blocks of rows, all windows `[k·k·in, cells] @ [cells, out]`, summed.
+
+    Blocks are of rows and not of images, which may lie on several devices. The windows' long axis is the last: a
+    product whose left side must be transposed takes twice as long.
+    """
+    (rows, columns, features, out), (batch, height, width) = shape, dy.shape[:3]
+    most = min(BLOCK_CELLS, BLOCK // math.prod(shape[:3]))
+    high = max(n for n in range(1, height + 1) if height % n == 0 and (n == 1 or batch * width * n <= most))
+    reach = stride * (high - 1) + rows
+    pads = [(k // 2, stride * (m - 1) + k - k // 2 - n) for k, m, n in zip(shape[:2], dy.shape[1:3], x.shape[1:3])]
+    x = jax.lax.optimization_barrier(
+        jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*p, 0) for p in pads), (0, 0, 0)])
+    )
+
+    def add(total, block):
+        part = jax.lax.dynamic_slice_in_dim(x, block * high * stride, reach, 1).transpose(3, 0, 1, 2)
+        windows = [
+            part[:, :, i : i + stride * (high - 1) + 1 : stride, j : j + stride * (width - 1) + 1 : stride]
+            for i, j in np.ndindex(rows, columns)
+        ]
+        windows = jax.lax.optimization_barrier(jnp.stack(windows)).reshape(-1, batch * high * width)
+        outer = jax.lax.dynamic_slice_in_dim(dy, block * high, high, 1).reshape(-1, out)
+        return total + windows @ outer, None
+
+    zeros = jnp.zeros((rows * columns * features, out), jnp.float32)
+    return jax.lax.scan(add, zeros, jnp.arange(height // high))[0].reshape(shape)
 
 
 def depthwise(x: jax.Array, kernel: jax.Array, stride: tuple[int, int] = (1, 1)) -> jax.Array:

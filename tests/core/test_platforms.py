@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import jaxvl
-from jaxvl.core import platforms
+from jaxvl.core import in_place, platforms
 from jaxvl.nn import batch_norm
 from jaxvl.nn.convolution import convolve, depthwise
 from jaxvl.ops.roi_align import roi_align
@@ -40,7 +40,17 @@ def drawn(*shape):
 
 BOXES = np.array([[[2.0, 3.0, 60.0, 40.0], [-5.0, 10.0, 90.0, 70.0]]], np.float32)
 MASK = np.array([1, 0, 1], np.float32)
+BARRIER = r"stablehlo\.optimization_barrier"
 EXAMPLES = {
+    "core/in_place.py:replaced": [
+        Example(
+            lambda m, g: in_place.replaced(lambda m, g: (0.9 * m + g, g), True, m, g)[0], (drawn(3, 4), drawn(3, 4)),
+            (BARRIER, CONVOLUTION), (r"stablehlo\.multiply", BARRIER),
+        )
+    ],
+    "core/in_place.py:laid_down": [
+        Example(lambda x: in_place.laid_down(2 * x), (drawn(3, 4),), (BARRIER, PRODUCT), (r"stablehlo", BARRIER))
+    ],
     "nn/convolution.py:convolve": [
         Example(convolve, (drawn(2, 6, 5, 4), drawn(1, 1, 4, 3)), (PRODUCT, CONVOLUTION), (CONVOLUTION, PRODUCT)),
         Example(
@@ -48,6 +58,10 @@ EXAMPLES = {
             (PRODUCT, CONVOLUTION), (CONVOLUTION, PRODUCT),
         ),
         Example(convolve, (drawn(2, 3, 4, 4), drawn(3, 3, 4, 3)), (PRODUCT, CONVOLUTION), (CONVOLUTION, PRODUCT)),
+        Example(
+            lambda x, k: convolve(0.01 * x, k, 2),
+            (drawn(1, 530, 530, 16), drawn(3, 3, 16, 2) / 10), (PRODUCT, GATHER), (CONVOLUTION, PRODUCT),
+        ),
     ],
     "nn/convolution.py:depthwise": [
         Example(depthwise, (drawn(2, 6, 5, 4), drawn(3, 3, 1, 4)), (PRODUCT, CONVOLUTION), (CONVOLUTION, PRODUCT))

@@ -72,6 +72,39 @@ def test_form_depends_on_platform_and_size():
             assert text.count("stablehlo.convolution") == count
 
 
+@pytest.mark.parametrize(
+    ("size", "k", "stride", "most"), [((6, 5), 3, 1, 20), ((8, 7), 3, 2, 16), ((9, 8), 7, 2, 10**6), ((7, 6), 3, 2, 1)]
+)
+def test_gradient_by_blocks_of_windows(size, k, stride, most, monkeypatch):
+    """Of a large map, in one block and in several, against sums in float64; and that of the input."""
+    monkeypatch.setattr(convolution, "MANY_WINDOWS", 0)
+    monkeypatch.setattr(convolution, "SMALL_MAP", 0)
+    monkeypatch.setattr(convolution, "BLOCK_CELLS", most)
+    rng = np.random.default_rng(3)
+    x, kernel = rng.normal(size=(2, *size, 3)).astype(np.float32), rng.normal(size=(k, k, 3, 5)).astype(np.float32)
+    t = rng.normal(size=(2, *(-(-n // stride) for n in size), 5)).astype(np.float32)
+    loss = lambda x, kernel: (convolve(x, kernel, stride) * t).sum()  # noqa: E731
+    dx, dk = jax.jit(jax.grad(loss, (0, 1)))(x, kernel)
+    padded = np.pad(x.astype(np.float64), ((0, 0), (k // 2, k // 2 + 1), (k // 2, k // 2 + 1), (0, 0)))
+    rows, columns = ([stride * m for m in range(n)] for n in t.shape[1:3])
+    wanted = [
+        np.einsum("bhwi,bhwo->io", padded[:, np.add(rows, i)][:, :, np.add(columns, j)], t) for i, j in np.ndindex(k, k)
+    ]
+    np.testing.assert_allclose(dk.reshape(k * k, 3, 5), wanted, rtol=1e-5, atol=1e-5)
+    other = rng.normal(size=x.shape).astype(np.float32)
+    np.testing.assert_allclose((dx * other).sum(), (by_hand(other, kernel, stride, 1) * t).sum(), rtol=1e-4)
+
+
+def test_which_maps_are_large():
+    """Not those whose windows are few, nor of half precision, nor dilated."""
+    large = lambda *shape, dtype="float32": convolution._by_blocks(  # noqa: E731
+        jax.ShapeDtypeStruct(shape, dtype), jax.ShapeDtypeStruct((3, 3, shape[-1], 8), dtype), shape[1] * shape[2]
+    )
+    assert large(6, 64, 64, 64)
+    assert not large(6, 64, 64, 64, dtype="bfloat16")
+    assert not large(6, 16, 16, 256)
+
+
 def test_convolution_on_blocks_of_pixels_is_the_same():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, 16, 12, 3)).astype(np.float32)
