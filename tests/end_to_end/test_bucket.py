@@ -1,5 +1,6 @@
 """A workdir in a bucket, by the code that works with Google's: gcsfs, Orbax and TensorStore over HTTP."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -250,8 +251,8 @@ def test_what_is_no_workdir_is_one_line(name, line):
 def test_without_gcsfs_it_is_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     for name in ("gs", "gcs"):
-        monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, name, raising=False)
-    with pytest.raises(InputError, match=r"needs gcsfs; pip install 'jaxvl\[gcs\]', or mount the bucket"):
+        monkeypatch.delitem(importlib.import_module("fsspec.registry")._registry, name, raising=False)
+    with pytest.raises(InputError, match=r"needs gcsfs \(.*gcsfs.*\); pip install 'jaxvl\[gcs\]', or mount the bucket"):
         buckets._filesystem("gs://bucket/run")
 
 
