@@ -304,6 +304,9 @@ def test_every_verb_works_on_a_machine_that_never_saw_the_run(objects, trained, 
     model = jaxvl.load(trained, say=tiny.quiet)
     assert model.source == f"{trained}, step 2"
     assert np.isfinite(np.asarray(model.encode_text(["a red circle"]))).all()
+    objects.put("broken/config.json", b"{")
+    with pytest.raises(InputError, match=rf"^{AT}/broken/config.json: not valid JSON"):
+        jaxvl.load(f"{AT}/broken")
     assert cli.main(["doctor", "--workdir", trained]) in (0, 2)
     assert f"ok    {trained} can be written" in capsys.readouterr().out
     assert not [name for name in objects.names("clip/") if "/cache/" in name or name.endswith(".tmp")]
