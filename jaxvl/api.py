@@ -76,6 +76,13 @@ def load(
     `print(model)` lists them with what they take. Raises InputError where there is no model, or no verbs for it.
     """
     place = storage.at(path)
+    with storage.named(place):
+        model = _load(place, checkpoint, best, place.saying(say))
+    model.source = place.shown(model.source)
+    return model
+
+
+def _load(place: storage.Disk, checkpoint: int | None, best: bool, say: session.Say) -> Model:
     path = place.folder
     if (path / weights.INFO).is_file() and not (path / "config.json").is_file():
         if checkpoint is not None or best:
@@ -89,9 +96,7 @@ def load(
     files = registry.optional(method, "files")
     if not hasattr(files, "Model"):
         raise InputError(f"{path}: method {method} has no verbs for Python (files.Model)")
-    model = files.Model(session.load(place, checkpoint, best, say), say)
-    model.source = place.shown(model.source)
-    return model
+    return files.Model(session.load(place, checkpoint, best, say), say)
 
 
 def _config(given: ConfigDict | str | Path) -> ConfigDict:

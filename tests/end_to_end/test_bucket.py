@@ -1,5 +1,6 @@
 """A workdir in a bucket, by the code that works with Google's: gcsfs, Orbax and TensorStore over HTTP."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -250,8 +251,8 @@ def test_what_is_no_workdir_is_one_line(name, line):
 def test_without_gcsfs_it_is_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     for name in ("gs", "gcs"):
-        monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, name, raising=False)
-    with pytest.raises(InputError, match=r"needs gcsfs; pip install 'jaxvl\[gcs\]', or mount the bucket"):
+        monkeypatch.delitem(importlib.import_module("fsspec.registry")._registry, name, raising=False)
+    with pytest.raises(InputError, match=r"needs gcsfs \(.*gcsfs.*\); pip install 'jaxvl\[gcs\]', or mount the bucket"):
         buckets._filesystem("gs://bucket/run")
 
 
@@ -303,6 +304,9 @@ def test_every_verb_works_on_a_machine_that_never_saw_the_run(objects, trained, 
     model = jaxvl.load(trained, say=tiny.quiet)
     assert model.source == f"{trained}, step 2"
     assert np.isfinite(np.asarray(model.encode_text(["a red circle"]))).all()
+    objects.put("broken/config.json", b"{")
+    with pytest.raises(InputError, match=rf"^{AT}/broken/config.json: not valid JSON"):
+        jaxvl.load(f"{AT}/broken")
     assert cli.main(["doctor", "--workdir", trained]) in (0, 2)
     assert f"ok    {trained} can be written" in capsys.readouterr().out
     assert not [name for name in objects.names("clip/") if "/cache/" in name or name.endswith(".tmp")]

@@ -21,7 +21,7 @@ from jaxvl.core.storage.bucket import Bucket
 from jaxvl.core.storage.disk import Disk
 from jaxvl.core.storage.errors import as_os_errors
 
-__all__ = ["Bucket", "Disk", "address", "as_os_errors", "at", "check_folder", "opened", "under"]
+__all__ = ["Bucket", "Disk", "address", "as_os_errors", "at", "check_folder", "named", "opened", "under"]
 Say = Callable[[str], None]
 
 SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://(.*)", re.DOTALL)
@@ -91,17 +91,27 @@ def opened(
         if fetch:
             place.fetch()
         try:
-            yield place
-        except BaseException as error:
-            if isinstance(error, InputError):
-                error.args = (place.shown(str(error)),)
-            elif isinstance(error, BadMedia):
-                error.path, error.reason = place.shown(error.path), place.shown(error.reason)
+            with named(place):
+                yield place
+        except BaseException:
             _publish(place, say, asked=False)
             raise
         _publish(place, say, asked)
     finally:
         place.close()
+
+
+@contextlib.contextmanager
+def named(place: Disk) -> Iterator[None]:
+    """While it lasts, what the user is told is wrong is named as `place.shown` does."""
+    try:
+        yield
+    except InputError as error:
+        error.args = (place.shown(str(error)),)
+        raise
+    except BadMedia as error:
+        error.path, error.reason = place.shown(error.path), place.shown(error.reason)
+        raise
 
 
 def _publish(place: Disk, say: Say, asked: bool) -> None:

@@ -322,8 +322,11 @@ def _filesystem(url: str) -> Any:
     try:
         with as_os_errors():
             return fsspec.filesystem("gs")
-    except ImportError:
-        raise InputError(f"--workdir {url}: needs gcsfs; pip install 'jaxvl[gcs]', or mount the bucket") from None
+    except ImportError as error:
+        why = error.__cause__ or error  # of gcsfs itself, or of something that it needs
+        raise InputError(
+            f"--workdir {url}: needs gcsfs ({why}); pip install 'jaxvl[gcs]', or mount the bucket"
+        ) from None
     except OSError as error:
         raise InputError(f"--workdir {url}: cannot be reached ({reason(error)})") from None
 
