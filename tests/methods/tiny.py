@@ -371,6 +371,7 @@ def utt() -> Tiny:
         config=config,
         batch=batch,
         predict=predict,
+        meshes=("mixed", "tensor"),
         zero_gradient={"sot": always + r"|self_attn/(query|key)/", "mot": always},
         overfit=(140, 3.5),
         terms=("track", "detection"),

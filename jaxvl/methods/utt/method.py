@@ -15,6 +15,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from jaxvl.core import precision
@@ -24,6 +25,7 @@ from jaxvl.core.state import flatten, merge
 from jaxvl.methods.utt import losses, online, proposals
 from jaxvl.methods.utt.buckets import buckets, turns
 from jaxvl.methods.utt.model import PYRAMID, UTT, UTTConfig, normalized
+from jaxvl.nn.transformer import TENSOR_RULES
 from jaxvl.ops import boxes as box
 
 MODES = ("mix", "sot", "mot")
@@ -33,6 +35,16 @@ CHOICES = {
     "mot_target_at": ("template", "proposal"),
     "mot_target_grad": ("proj", "none"),
 }
+PARTITION = (
+    *TENSOR_RULES,
+    (r"(ffn/linear1|interact/fc1)/kernel$", P(None, "tensor")),
+    (r"(ffn/linear1|interact/fc1)/bias$", P("tensor")),
+    (r"interact/norm1/(scale|bias)$", P("tensor")),
+    (r"(ffn/linear2|interact/fc2)/kernel$", P("tensor", None)),
+)
+"""Heads and hidden units of all transformers over the `tensor` axis, and those of the correlation, which has more than
+half of all parameters. The norm between its layers is of sharded units: their mean and variance are sums over the axis.
+Nothing of the trunk and of deformable attention is."""
 NOWHERE = (0.0, 0.0, 1.0, 1.0)
 """Box of a place without object."""
 
@@ -202,6 +214,7 @@ def build(config: ConfigDict) -> Method:
         predict=online.predictor(model, config),
         predict_spec=online.predict_spec(config),
         evaluators=online.evaluators(config, cfg),
+        partition_rules=PARTITION,
     )
 
 
