@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import sys
 import time
@@ -19,13 +20,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu import flash_attention as pallas
+from jax.sharding import PartitionSpec as P
 
 from benchmarks import results
 from jaxvl.core import chips, costs, flops, session, sharding
 from jaxvl.core import config as configs
+from jaxvl.nn import attention
 from jaxvl.nn.resnet import ResNet
+from jaxvl.nn.transformer import ResidualBlock, run_blocks
 from jaxvl.verbs import aot
 
 ROOT = Path(__file__).parent.parent.parent
@@ -39,15 +45,27 @@ TRUNK_ALONE = tuple(
 
 TOPOLOGY = "v5e:2x2"
 CPU, NATIVE = "forms for CPUs", "by platform"
+IN_TURN, LOOP = "blocks in turn", "blocks as a loop"
+FLASH = "a flash kernel (Pallas)"
 
 
 class Lever(NamedTuple):
     """A step, compiled with the forms for CPUs and with those of the platform. what: the change, for readers. config:
-    whose first objective it is; None: `bottlenecks`."""
+    whose first objective it is; None: a stack of `blocks`, or `bottlenecks`. ways: to compile it."""
 
     what: str
     config: str | None = None
     overrides: tuple[str, ...] = ()
+    blocks: Blocks | None = None
+    ways: tuple[str, ...] = (CPU, NATIVE)
+
+
+class Blocks(NamedTuple):
+    """A stack of CLIP's blocks over 384 sequences a device (32 clips of 12 frames), width 768, 12 heads, bfloat16."""
+
+    layers: int
+    tokens: int
+    remat: str = "none"
 
 
 LEVERS = {
@@ -64,6 +82,31 @@ LEVERS = {
         "the same: DRDR's whole step, 64 + 64 images, bfloat16",
         "drdr/office31.py:uda_a_w",
     ),
+    "b16_blocks": Lever(
+        "softmax that keeps its weights: gradient of two blocks of ViT-B/16, 384 sequences of 197 tokens, bfloat16",
+        blocks=Blocks(2, 197),
+        ways=(CPU, NATIVE, FLASH),
+    ),
+    "b32_blocks": Lever(
+        "the same of ViT-B/32, 50 tokens",
+        blocks=Blocks(2, 50),
+        ways=(CPU, NATIVE, FLASH),
+    ),
+    "b32_scan": Lever(
+        "precision.scan_layers: gradient of the 12 blocks of ViT-B/32, remat none",
+        blocks=Blocks(12, 50),
+        ways=(IN_TURN, LOOP),
+    ),
+    "b32_scan_dots": Lever(
+        "the same with remat dots",
+        blocks=Blocks(12, 50, "dots"),
+        ways=(IN_TURN, LOOP),
+    ),
+    "b32_scan_full": Lever(
+        "the same with remat full",
+        blocks=Blocks(12, 50, "full"),
+        ways=(IN_TURN, LOOP),
+    ),
 }
 
 
@@ -78,7 +121,9 @@ def measured(lever: Lever, way: str) -> dict[str, Any]:
     """Figures of the update, per device."""
     with forced() if way == CPU else contextlib.nullcontext():
         jax.clear_caches()  # a trace of the other form may not be taken
-        if lever.config is None:
+        if lever.blocks is not None:
+            found = blocks(lever.blocks, way)
+        elif lever.config is None:
             found = bottlenecks()
         else:
             config = configs.load(ROOT / "configs" / lever.config, lever.overrides)
@@ -125,6 +170,56 @@ def bottlenecks() -> dict[str, Any]:
     return {**found, "seconds": {"compile_cpu": time.process_time() - begin}}
 
 
+class Stack(nn.Module):
+    """CLIP's blocks alone."""
+
+    blocks: Blocks
+    scan: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        fields = dict(heads=12, layers=12, dtype=jnp.bfloat16)
+        names = [f"resblocks_{i}" for i in range(self.blocks.layers)]
+        return run_blocks(self, ResidualBlock, fields, names, x, remat=self.blocks.remat, scan=self.scan)
+
+
+def blocks(which: Blocks, way: str) -> dict[str, Any]:
+    """Figures of the gradient of a stack of blocks for its parameters and inputs."""
+    place = chips.parse(TOPOLOGY)
+    mesh = sharding.make_mesh({"data": -1, "fsdp": 1, "tensor": 1}, place.devices())
+    net, x = Stack(which, way == LOOP), jax.ShapeDtypeStruct((384 * place.count, which.tokens, 768), jnp.float32)
+    variables = jax.eval_shape(net.init, jax.random.key(0), x)
+    gradient = jax.grad(lambda v, x: jnp.square(net.apply(v, x)).mean(), (0, 1))
+    where = (sharding.replicated(mesh), sharding.batch_sharding(mesh))
+    kernel = mock.patch.object(attention, "_einsum", flash) if way == FLASH else contextlib.nullcontext()
+    begin = time.process_time()
+    with jax.set_mesh(mesh), kernel:
+        traced = jax.jit(gradient, in_shardings=where, out_shardings=where).trace(variables, x)
+        done = traced.lower(lowering_platforms=("tpu",)).compile({"exec_time_optimization_effort": aot.QUICK})
+    spent = time.process_time() - begin
+    found, _ = costs.of_program(done, mesh.shape, flops.of_jaxpr(traced.jaxpr.jaxpr, platform="tpu"), place.chip, True)
+    return {**found, "seconds": {"compile_cpu": spent}}
+
+
+def flash(query: jax.Array, key: jax.Array, value: jax.Array, key_mask: None, **options: Any) -> jax.Array:
+    """In the place of `attention._einsum`: JAX's kernel for TPUs, on tokens padded to whole blocks of 128."""
+    del key_mask, options
+    length, width = query.shape[1], query.shape[-1]
+    total = -(-length // 128) * 128
+    names = [f.name for f in dataclasses.fields(pallas.BlockSizes) if f.name != "block_b"]
+
+    def local(*arrays: jax.Array) -> jax.Array:
+        rows = [jnp.pad(a.swapaxes(1, 2), ((0, 0), (0, 0), (0, total - length), (0, 0))) for a in arrays]
+        real = jnp.broadcast_to((jnp.arange(total) < length).astype(jnp.int32), (len(rows[0]), total))
+        sizes = pallas.BlockSizes(block_b=1, **dict.fromkeys(names, total))
+        ids = pallas.SegmentIds(real, real)
+        out = pallas.flash_attention(*rows, segment_ids=ids, sm_scale=width**-0.5, block_sizes=sizes)
+        return out[:, :, :length].swapaxes(1, 2)
+
+    spec = P(sharding.BATCH_AXES)
+    return jax.shard_map(local, in_specs=(spec,) * 3, out_specs=spec, check_vma=False)(query, key, value)
+
+
 def _update(config) -> str:
     return next(iter(session.build_method(configs.with_length(config, configs.NOMINAL_EPOCH)).objectives))
 
@@ -132,17 +227,18 @@ def _update(config) -> str:
 def rows_of(raw: Mapping[str, Any]) -> list[list[Any]]:
     rows = []
     for name, lever in LEVERS.items():
-        for way in (CPU, NATIVE):
+        for way in lever.ways:
             f = raw.get(name, {}).get(way)
             if f is None:
                 continue
             if "error" in f:
-                rows.append([lever.what, way, "does not fit", *[""] * 4])
+                rows.append([lever.what, way, "does not fit", *[""] * 5])
                 continue
             gb, mib = f["bytes"] / 1e9, f["temporaries"] / 2**20
             relayouts = f"{f['relayouts']} ({f['relayout_bytes'] / 1e9:.2f} GB)"
+            seconds = f"{f['seconds']['compile_cpu']:.0f}"
             exchanged = f"{f['collectives']} ({f['collective_bytes'] / 1e6:.1f} MB)"
-            rows.append([lever.what, way, f"{gb:.1f}", f"{mib:.0f}", relayouts, exchanged, str(f["loops"])])
+            rows.append([lever.what, way, f"{gb:.1f}", f"{mib:.0f}", relayouts, exchanged, str(f["loops"]), seconds])
     return rows
 
 
@@ -151,7 +247,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", choices=tuple(LEVERS), default=tuple(LEVERS))
     args = parser.parse_args()
     for name in args.only:
-        for way in (CPU, NATIVE):
+        for way in LEVERS[name].ways:
             found = measured(LEVERS[name], way)
             raw = kept()
             raw.setdefault(name, {})[way] = found
@@ -173,7 +269,16 @@ def save(raw: Mapping[str, Any]) -> None:
         "was run: bytes are those that XLA's own analysis counts, on-chip memories included, not a measured time."
     )
     sys.argv[1:] = ["--only", *(name for name in LEVERS if name in raw)]  # what makes this table
-    columns = ("step", "compiled with", "bytes GB", "temporaries MiB", "relayouts", "collectives", "loops")
+    columns = (
+        "step",
+        "compiled with",
+        "bytes GB",
+        "temporaries MiB",
+        "relayouts",
+        "collectives",
+        "loops",
+        "compile s of CPU",
+    )
     results.save(NAME, TITLE, columns, rows_of(raw), note, raw)
 
 

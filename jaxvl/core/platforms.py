@@ -2,7 +2,7 @@
 this process hangs on where it runs.
 
 `tests/core/test_platforms.py` keeps this list whole: no other function may use `platform_dependent` or
-`default_backend`. It lowers every form below for CPU, TPU and CUDA, which needs none of them, looks for the operation
+`default_backend`. It lowers every one of FORMS for CPU, TPU and CUDA, which needs none of them, looks for the operation
 that is expected there, forward and backward, and compares the two forms' numbers on CPU.
 """
 
@@ -63,6 +63,13 @@ FORMS = (
         "a sum over all but the last axis is several times as slow as a product in XLA's CPU backend",
     ),
     Form(
+        "nn/attention.py:softmax",
+        "JAX's own, which keeps the weights",
+        "keeps the logits, and computes the weights anew in every product that reads them",
+        "exponentials are slow on a CPU; elsewhere they are free beside the memory that the weights would go through "
+        "(docs/results/pods_levers.md)",
+    ),
+    Form(
         "ops/roi_align.py:roi_align",
         "sixteen gathers a bin, on maps above 256 cells",
         "two products with interpolation weights",
@@ -70,7 +77,14 @@ FORMS = (
     ),
 )
 
+KERNELS = {
+    "nn/attention.py:_on_cuda": "cuDNN's flash attention, where it can compute what is asked; else products",
+}
+"""Forms for NVIDIA GPUs alone, by a kernel of a library, which no other platform can run. `tests/nn/test_attention.py`
+lowers them for each platform."""
+
 CHOICES = {
+    "nn/attention.py:_has_flash_attention": "whether the GPUs of this process are new enough for the kernel above",
     "core/session.py:compiled_quickly": "programs that run once are compiled with less effort on CPUs",
     "core/programs.py:keep": "CPU programs are kept by kind of CPU, since another may not have the instructions",
     "methods/centerclip/verbs.py:_rows_a_call": "videos are embedded one a device at a time on CPUs, else by a batch",

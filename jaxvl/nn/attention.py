@@ -6,13 +6,18 @@ Kernels are `[W, H, D]` for query, key and value and `[H, D, W]` for the output,
 
 from __future__ import annotations
 
+import functools
+import re
+from collections.abc import Callable
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jaxvl.core.errors import InputError
 
-ATTENTION_IMPLEMENTATIONS = ("einsum", "xla", "cudnn")
+ATTENTION_IMPLEMENTATIONS = ("auto", "einsum", "xla", "cudnn")
 MASKED_LOGIT = -1e9  # finite, so that a row with no valid key stays finite
 
 
@@ -23,7 +28,7 @@ def dot_product_attention(
     *,
     key_mask: jax.Array | None = None,
     causal: bool = False,
-    implementation: str = "einsum",
+    implementation: str = "auto",
     dropout: float = 0.0,
     rng: jax.Array | None = None,
 ) -> jax.Array:
@@ -33,22 +38,71 @@ def dot_product_attention(
         query, key, value: `[B, n, H, D]`; scale `D^-0.5` is applied here.
         key_mask: `[B, n]` bool, False keys are not attended to.
         causal: position i sees positions j <= i only.
-        implementation: 'einsum' (own), 'xla' or 'cudnn' (both `jax.nn.dot_product_attention`; cudnn is
-            flash attention: NVIDIA GPU and bfloat16 only, never materialises `[B, H, n, n]`).
-        dropout, rng: rate and key of dropout on the attention weights ('einsum' alone); no key: none.
-    Returns: `[B, n, H, D]` in the dtype of `query`.
+        implementation: 'einsum' (own), 'xla' or 'cudnn' (both `jax.nn.dot_product_attention`; cudnn is flash attention,
+            which never materialises `[B, H, n, n]`: NVIDIA GPUs and 16-bit floats only), or 'auto': cudnn where it can
+            compute this, else einsum.
+        dropout, rng: rate and key of dropout on the attention weights ('einsum' and 'auto'); no key: none.
+    Returns: `[B, n, H, D]` in the dtype of `query`. Raises InputError where 'cudnn' cannot compute it.
     """
     if implementation not in ATTENTION_IMPLEMENTATIONS:
         raise InputError(
-            f"attention: unknown implementation {implementation!r}; use one of {ATTENTION_IMPLEMENTATIONS}"
+            f"config.model.attention: {implementation!r} is none of {', '.join(ATTENTION_IMPLEMENTATIONS)}"
         )
-    if implementation != "einsum":
-        if dropout and rng is not None:
-            raise InputError(f"attention: {implementation!r} has no dropout of attention weights; use 'einsum'")
-        mask = None if key_mask is None else key_mask[:, None, None, :].astype(bool)
-        return jax.nn.dot_product_attention(
-            query, key, value, mask=mask, is_causal=causal, implementation=implementation
+    dropping = bool(dropout) and rng is not None
+    if implementation in ("xla", "cudnn") and dropping:
+        raise InputError(
+            f"config.model.attention: {implementation!r} has no dropout of attention weights; use 'auto' or 'einsum'"
         )
+    own = functools.partial(_einsum, causal=causal, dropout=dropout if dropping else 0.0, rng=rng)
+    if implementation == "einsum":
+        return own(query, key, value, key_mask)
+    library = functools.partial(_library, causal=causal)
+    if implementation == "xla":
+        return library(query, key, value, key_mask, implementation="xla")
+    lack = "it has no dropout of attention weights" if dropping else _lack_of_cudnn(query, key, key_mask)
+    if lack and implementation == "cudnn":
+        raise InputError(f"config.model.attention: 'cudnn' cannot be used: {lack}; use 'auto'")
+    if lack:
+        return own(query, key, value, key_mask)
+    return _on_cuda(functools.partial(library, implementation="cudnn"), own, query, key, value, key_mask)
+
+
+def _on_cuda(there: Callable[..., jax.Array], elsewhere: Callable[..., jax.Array], *args: Any) -> jax.Array:
+    """A process with a GPU may compile for another platform, too."""
+    return jax.lax.platform_dependent(*args, cuda=there, default=elsewhere)
+
+
+def _lack_of_cudnn(query: jax.Array, key: jax.Array, key_mask: jax.Array | None) -> str:
+    """Why cuDNN's flash attention cannot compute this here, '' where it can."""
+    if not _has_flash_attention():
+        return "this process has no NVIDIA GPU of compute capability 8.0 or above"
+    if query.dtype not in (jnp.bfloat16, jnp.float16):
+        return f"its inputs are {query.dtype}, and it computes in 16 bits (config.precision.compute=bfloat16)"
+    if query.shape[-1] % 8 or query.shape[-1] > 128:
+        return f"heads are {query.shape[-1]} wide, and it takes multiples of 8 up to 128"
+    if key_mask is not None and (query.shape[1] % 2 or key.shape[1] % 2):
+        return f"{query.shape[1]} and {key.shape[1]} tokens with a mask; its gradient needs even numbers"
+    return ""
+
+
+def _has_flash_attention() -> bool:
+    """Whether this process computes on NVIDIA GPUs for which cuDNN has flash attention (Ampere and later)."""
+    if jax.default_backend() != "gpu":
+        return False
+    capability = str(getattr(jax.local_devices()[0], "compute_capability", ""))
+    return re.fullmatch(r"\d+\.\d+", capability) is not None and float(capability) >= 8.0  # of AMD: gfx90a
+
+
+def _library(query, key, value, key_mask, *, causal: bool, implementation: str) -> jax.Array:
+    mask = None
+    if key_mask is not None:  # cuDNN takes no mask that is still to be broadcast over the queries
+        mask = jnp.broadcast_to(
+            key_mask[:, None, None, :].astype(bool), (len(key_mask), 1, query.shape[1], key.shape[1])
+        )
+    return jax.nn.dot_product_attention(query, key, value, mask=mask, is_causal=causal, implementation=implementation)
+
+
+def _einsum(query, key, value, key_mask, *, causal: bool, dropout: float, rng: jax.Array | None) -> jax.Array:
     length = query.shape[1]
     query = query * query.shape[-1] ** -0.5
     logits = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
@@ -57,11 +111,53 @@ def dot_product_attention(
         logits = jnp.where(visible, logits, MASKED_LOGIT)
     if key_mask is not None:
         logits = jnp.where(key_mask[:, None, None, :].astype(bool), logits, MASKED_LOGIT)
-    weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
-    if dropout and rng is not None:
+    weights = (softmax(logits) if key_mask is None else jax.nn.softmax(logits, axis=-1)).astype(value.dtype)
+    if dropout:
         kept = jax.random.bernoulli(rng, 1 - dropout, weights.shape)
         weights = jnp.where(kept, weights / (1 - dropout), 0)
     return jnp.einsum("bhqk,bkhd->bqhd", weights, value)
+
+
+def softmax(logits: jax.Array) -> jax.Array:
+    """`exp(x - ln Σ exp x)` over the last axis, any shape; every row must have a logit that is not masked.
+
+    On CPUs JAX's own. Elsewhere what is kept and read again is the logits and one number a row, and the weights are
+    computed anew within each product that reads them, so that they need not be written (cf. Dao et al., NeurIPS 2022,
+    arXiv 2205.14135, algorithm 4). Equal up to the rounding of the logarithm, 1e-6 of a weight for logits up to 16.
+    """
+    own = functools.partial(jax.nn.softmax, axis=-1)
+    return jax.lax.platform_dependent(logits, cpu=own, default=_softmax_of_logits)
+
+
+@jax.custom_vjp
+def _softmax_of_logits(logits: jax.Array) -> jax.Array:
+    return _softmax_forward(logits)[0]
+
+
+def _softmax_forward(logits):
+    total = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+    return jnp.exp(logits - total), (logits, total)
+
+
+def _softmax_backward(saved, dy):
+    logits, total = saved
+    weights = jnp.exp(logits - total)
+    return (weights * (dy - (dy * weights).sum(-1, keepdims=True)),)
+
+
+_softmax_of_logits.defvjp(_softmax_forward, _softmax_backward)
+
+
+class _Projection(nn.Module):
+    """Kernel `[W, H, D]` and bias `[H, D]` of a projection to heads."""
+
+    shape: tuple[int, int]
+    std: float
+
+    @nn.compact
+    def __call__(self, width: int) -> tuple[jax.Array, jax.Array]:
+        kernel = self.param("kernel", nn.initializers.normal(self.std), (width, *self.shape))
+        return kernel, self.param("bias", nn.initializers.zeros, self.shape)
 
 
 class MultiHeadAttention(nn.Module):
@@ -77,7 +173,7 @@ class MultiHeadAttention(nn.Module):
     out_std: float
     dtype: jnp.dtype = jnp.float32
     causal: bool = False
-    implementation: str = "einsum"
+    implementation: str = "auto"
     dropout: float = 0.0
 
     @nn.compact
@@ -87,18 +183,15 @@ class MultiHeadAttention(nn.Module):
         if width % self.heads:
             raise InputError(f"attention: width {width} is not divisible by heads {self.heads}")
 
-        def project(name: str) -> jax.Array:
-            return nn.DenseGeneral(
-                (self.heads, width // self.heads),
-                dtype=self.dtype,
-                kernel_init=nn.initializers.normal(self.in_std),
-                name=name,
-            )(x)
-
+        shape = (self.heads, width // self.heads)
+        each = [_Projection(shape, self.in_std, name=name)(width) for name in ("query", "key", "value")]
+        kernels, biases = (jnp.stack([p.astype(self.dtype) for p in parts]) for parts in zip(*each, strict=True))
+        # one product for all three reads the tokens once, and so does its gradient
+        query, key, value = jnp.einsum("bnw,cwhd->cbnhd", x.astype(self.dtype), kernels) + biases[:, None, None]
         y = dot_product_attention(
-            project("query"),
-            project("key"),
-            project("value"),
+            query,
+            key,
+            value,
             key_mask=key_mask,
             causal=self.causal,
             implementation=self.implementation,

@@ -38,7 +38,7 @@ class BertConfig:
     pooler: a dense layer with tanh over the first token's vector.
     ln_eps: of every LayerNorm. dropout: in training, of embeddings, attention weights and residual branches.
     dtype: of the matmuls, 'float32' or 'bfloat16'. remat: 'none' | 'dots' | 'full', per block.
-    attention: 'einsum' | 'xla' | 'cudnn' (see `jaxvl.nn.attention`; the last two without dropout only).
+    attention: 'auto' | 'einsum' | 'xla' | 'cudnn' (see `jaxvl.nn.attention`; the last two without dropout only).
     scan_layers: the blocks become a loop, which compiles in a fraction of the time (see `transformer.run_blocks`).
     Raises InputError on values that fit nothing.
     """
@@ -55,7 +55,7 @@ class BertConfig:
     dropout: float = 0.1
     dtype: str = "float32"
     remat: str = "none"
-    attention: str = "einsum"
+    attention: str = "auto"
     scan_layers: bool = False
 
     def __post_init__(self):

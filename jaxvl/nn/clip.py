@@ -66,7 +66,7 @@ class CLIPConfig:
     eos_token_id: None pools the text at `argmax(ids)` (OpenAI: the end token has the highest id); a number
         pools at the first position that holds it.
     dtype: of the matmuls, 'float32' or 'bfloat16'. remat: 'none' | 'dots' | 'full', per block.
-    attention: 'einsum' | 'xla' | 'cudnn' (see `jaxvl.nn.attention`).
+    attention: 'auto' | 'einsum' | 'xla' | 'cudnn' (see `jaxvl.nn.attention`).
     scan_layers: alike blocks in a row become a loop, which compiles in a fraction of the time (see
         `transformer.run_blocks`). frozen_layers: the blocks below are not trained, so they are a loop of their own.
     logit_scale_init: initial log-temperature, `ln(1/0.07)` in the paper.
@@ -93,7 +93,7 @@ class CLIPConfig:
     eos_token_id: int | None = None
     dtype: str = "float32"
     remat: str = "none"
-    attention: str = "einsum"
+    attention: str = "auto"
     logit_scale_init: float = math.log(1 / 0.07)
     linear_patch: str = "2d"
     vision_blocks: tuple[int, ...] = ()

@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 from jaxvl.core.errors import InputError
 from jaxvl.core.sharding import over_batch
 from jaxvl.nn.attention import MultiHeadAttention
+from jaxvl.nn.products import product
 
 SAVED_INDICES = "token_indices"
 """`checkpoint_name` of integer selections (medoids, kept tokens): every remat policy here keeps them, since
@@ -89,12 +90,10 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[..., W] -> [..., W]` in `dtype`."""
-        shape, width = x.shape, x.shape[-1]
-        normal = nn.initializers.normal
-        x = x.reshape(-1, width)  # of matrices, XLA's CPU backend takes the weight gradient without a transposed copy
-        x = nn.Dense(4 * width, dtype=self.dtype, kernel_init=normal(self.hidden_std), name="c_fc")(x)
-        x = ACTIVATIONS[self.activation](x)
-        return nn.Dense(width, dtype=self.dtype, kernel_init=normal(self.out_std), name="c_proj")(x).reshape(shape)
+        width, normal = x.shape[-1], nn.initializers.normal
+        dense = functools.partial(nn.Dense, dtype=self.dtype, dot_general=product)
+        x = dense(4 * width, kernel_init=normal(self.hidden_std), name="c_fc")(x)
+        return dense(width, kernel_init=normal(self.out_std), name="c_proj")(ACTIVATIONS[self.activation](x))
 
 
 class ResidualBlock(nn.Module):
@@ -113,7 +112,7 @@ class ResidualBlock(nn.Module):
     ln_eps: float = 1e-5
     dtype: jnp.dtype = jnp.float32
     causal: bool = False
-    implementation: str = "einsum"
+    implementation: str = "auto"
     between: Callable[[jax.Array], jax.Array] | None = None
 
     @nn.compact
@@ -149,21 +148,22 @@ class PostNormBlock(nn.Module):
     drop_attention_output: bool = True
     ln_eps: float = 1e-12
     dtype: jnp.dtype = jnp.float32
-    implementation: str = "einsum"
+    implementation: str = "auto"
     std: float = 0.02
 
     @nn.compact
     def __call__(self, x: jax.Array, key_mask: jax.Array | None = None, train: bool = False) -> jax.Array:
         """x `[B, n, W]` float32, key_mask `[B, n]` bool or None -> `[B, n, W]` float32."""
-        shape, std = x.shape, self.std
+        std = self.std
         drop = nn.Dropout(self.dropout, deterministic=not train)
         y = MultiHeadAttention(
             self.heads, std, std, self.dtype, False, self.implementation, self.dropout, name="attn"
         )(x.astype(self.dtype), key_mask, train).astype(jnp.float32)  # fmt: skip
         x = layer_norm(self.ln_eps, "attn_norm")(x + (drop(y) if self.drop_attention_output else y))
-        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=nn.initializers.normal(std))
-        y = gelu(dense(self.ff_dim, name="ffn_in")(x.astype(self.dtype).reshape(-1, shape[-1])))
-        y = dense(shape[-1], name="ffn_out")(y).reshape(shape).astype(jnp.float32)
+        normal = nn.initializers.normal(std)
+        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=normal, dot_general=product)
+        y = gelu(dense(self.ff_dim, name="ffn_in")(x.astype(self.dtype)))
+        y = dense(x.shape[-1], name="ffn_out")(y).astype(jnp.float32)
         return layer_norm(self.ln_eps, "ffn_norm")(x + drop(y))
 
 

@@ -15,13 +15,14 @@ import pytest
 
 import jaxvl
 from jaxvl.core import in_place, platforms
-from jaxvl.nn import batch_norm
+from jaxvl.nn import attention, batch_norm
 from jaxvl.nn.convolution import convolve, depthwise
 from jaxvl.ops.roi_align import roi_align
 
 ROOT = Path(jaxvl.__file__).parent
 RNG = np.random.default_rng(0)
 CONVOLUTION, PRODUCT, GATHER = r"stablehlo\.convolution", r"stablehlo\.dot_general", r"stablehlo\.(dynamic_)?gather"
+LOG, DIVIDED = r"stablehlo\.log ", r"stablehlo\.divide [^:]*: tensor<2x3x7x"
 TWO_SUMS = r"stablehlo\.reduce\(%\S+ init: %\S+\), \(%"  # one reduction of two arrays
 
 
@@ -78,6 +79,9 @@ EXAMPLES = {
             (PRODUCT, CONVOLUTION), (r"stablehlo\.reduce", PRODUCT),
         )
     ],
+    "nn/attention.py:softmax": [
+        Example(attention.softmax, (drawn(2, 3, 7),), (DIVIDED, LOG), (LOG, DIVIDED))
+    ],
     "ops/roi_align.py:roi_align": [
         Example(lambda x: roi_align(x, BOXES, 0.25, 2), (drawn(1, 17, 18, 3),), (GATHER, PRODUCT), (PRODUCT, GATHER))
     ],
@@ -106,7 +110,7 @@ def uses():
 
 def test_the_list_is_whole():
     forms = {form.where for form in platforms.FORMS}
-    assert uses() == forms | set(platforms.CHOICES)
+    assert uses() == forms | set(platforms.CHOICES) | set(platforms.KERNELS)
     assert forms == set(EXAMPLES)
 
 

@@ -209,7 +209,7 @@ def test_attention_by_hand():
             dot_product_attention(q, k, v, **options),
             atol=1e-5,
         )
-    with pytest.raises(InputError, match="implementation"):
+    with pytest.raises(InputError, match=r"config\.model\.attention: 'flash' is none of auto, "):
         dot_product_attention(q, k, v, implementation="flash")
 
 

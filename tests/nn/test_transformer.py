@@ -16,8 +16,10 @@ import pytest
 from jax.sharding import AxisType, Mesh
 
 from jaxvl.core import flops, hlo, hlo_counts, sharding
+from jaxvl.nn.attention import MultiHeadAttention
 from jaxvl.nn.bert import Bert, BertConfig
 from jaxvl.nn.clip import CLIP_PRESETS, TextTower, VisionTower
+from jaxvl.nn.products import product
 from jaxvl.nn.transformer import TENSOR_RULES, run_blocks, runs
 from jaxvl.nn.video_heads import SequenceTransformer, TightTransformer
 from tests.tiny import drawn
@@ -137,7 +139,7 @@ def test_bfloat16_in_a_loop():
     traced = jax.make_jaxpr(IMAGE.call(True, dtype="bfloat16"))(variables)
     (loop,) = loops(traced.jaxpr)
     products = [e for e in equations(loop.params["jaxpr"].jaxpr) if e.primitive.name == "dot_general"]
-    assert len(products) == 8
+    assert len(products) == 6  # three projections in one
     assert {x.aval.dtype for e in products for x in e.invars} == {jnp.dtype("bfloat16")}
 
 
@@ -218,6 +220,38 @@ def test_stacks_lie_on_the_mesh_as_the_parameters_do(shape):
     assert set(looped) == set(in_turn)
     for kind, size in looped.items():
         assert size <= (2 if kind[0] == "all-gather" else 1.01) * in_turn[kind], kind
+
+
+class Apart(nn.Module):
+    """Attention's parameters as Flax draws them, each projection by itself."""
+
+    @nn.compact
+    def __call__(self, x):
+        dense = functools.partial(nn.DenseGeneral, kernel_init=nn.initializers.normal(0.5))
+        q, k, v = (dense((2, 4), name=name)(x) for name in ("query", "key", "value"))
+        weights = jax.nn.softmax(jnp.einsum("bqhd,bkhd->bhqk", q, k) / 2)
+        return dense(8, axis=(-2, -1), name="out")(jnp.einsum("bhqk,bkhd->bqhd", weights, v))
+
+
+def test_projections_in_one_product_are_those_apart():
+    x = np.random.default_rng(4).normal(size=(2, 3, 8)).astype(np.float32)
+    own, apart = MultiHeadAttention(2, 0.5, 0.5), Apart()
+    a, b = (module.init(jax.random.key(5), x) for module in (own, apart))
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+    (da, ya), (db, yb) = (value_and_gradient(lambda v, m=m: m.apply(v, x), a) for m in (own, apart))
+    np.testing.assert_allclose(ya, yb, atol=1e-6)
+    jax.tree.map(lambda p, q: np.testing.assert_allclose(p, q, atol=3e-6), da, db)
+
+
+def test_product_is_that_of_numpy_in_both_directions():
+    rng = np.random.default_rng(6)
+    x, kernel, dy = rng.normal(size=(2, 3, 4)), rng.normal(size=(4, 5)), rng.normal(size=(2, 3, 5))
+    with jax.default_matmul_precision("highest"):
+        y, back = jax.vjp(product, jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32))
+        dx, dkernel = back(jnp.asarray(dy, jnp.float32))
+    np.testing.assert_allclose(y, x @ kernel, atol=1e-5)
+    np.testing.assert_allclose(dx, dy @ kernel.T, atol=1e-5)
+    np.testing.assert_allclose(dkernel, np.einsum("bnw,bnf->wf", x, dy), atol=1e-5)
 
 
 def test_runs_begin_where_they_are_told():

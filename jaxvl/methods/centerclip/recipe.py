@@ -56,6 +56,7 @@ def base() -> ConfigDict:
         "activation": "",  # quick_gelu (OpenAI's weights) or gelu
         "ln_eps": 0.0,
         "linear_patch": "2d",  # or CLIP4Clip's '3d': patches of three frames
+        "attention": "auto",  # of CLIP's towers: a name of jaxvl.nn.attention.ATTENTION_IMPLEMENTATIONS
         "schedule": "B6-4,49",  # after block 6: 4 segments of 49 centres each; 'none'; points joined by ';'
         "reduce": {
             "algorithm": "kmedoids++",  # spectral, pooling, sparse_sampling, random, temporal_shift, token_shift, none
@@ -119,6 +120,7 @@ FIELDS = {
     "model.activation": choice(of="jaxvl.nn.transformer:ACTIVATIONS", also=("",)),
     "model.ln_eps": real(0),
     "model.linear_patch": choice(of="jaxvl.nn.clip:LINEAR_PATCHES"),
+    "model.attention": choice(of="jaxvl.nn.attention:ATTENTION_IMPLEMENTATIONS"),
     "model.schedule": like(r"\s*|none|(\s*B_?\s*\d+\s*[-−–]\s*\d+\s*,\s*\d+\s*;?)+", "none, or like B6-4,49;B8-2,49"),
     "model.reduce.algorithm": choice(of="jaxvl.methods.centerclip.reduce:ALGORITHMS"),
     "model.reduce.aggregation": choice(of="jaxvl.methods.centerclip.reduce:AGGREGATIONS"),

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvl.core.errors import InputError
+from jaxvl.nn.products import product
 from jaxvl.nn.transformer import gelu, layer_norm, remat_policy, run_post_norm
 from jaxvl.ops.selection import NOISY, PICKS, SELECTORS, default_scale, select
 
@@ -32,7 +33,8 @@ class ISTAConfig:
     width: D. heads, ff_dim, blocks: of the transformer blocks. topk, topj: segments, and regions of a frame, to pick.
     segment_selector, region_selector: of `ops.selection.SELECTORS`, or 'all'. tau, score_scale (0: the mode's own),
     pick: as in `ops.selection.select`. use_words, use_patches: what is in the sequence beside the segments. std: of the
-    normal distribution that all kernels start from. scan_layers: the blocks become a loop (`transformer.run_blocks`).
+    normal distribution that all kernels start from. attention: as in `nn.attention`.
+    scan_layers: the blocks become a loop (`transformer.run_blocks`).
     Raises InputError on values that fit nothing.
     """
 
@@ -53,6 +55,7 @@ class ISTAConfig:
     std: float = 0.02
     dtype: str = "float32"
     remat: str = "none"
+    attention: str = "auto"
     scan_layers: bool = False
 
     def __post_init__(self):
@@ -77,7 +80,7 @@ class ISTAConfig:
         """Fields of a `PostNormBlock`: DistilBERT's, with dropout of attention weights and behind the hidden layer."""
         return {
             **{"heads": self.heads, "ff_dim": self.ff_dim, "dropout": self.dropout, "drop_attention_output": False},
-            **{"ln_eps": LN_EPS, "dtype": jnp.dtype(self.dtype), "std": self.std},
+            **{"ln_eps": LN_EPS, "dtype": jnp.dtype(self.dtype), "std": self.std, "implementation": self.attention},
         }
 
     def scale(self, mode: str) -> float:
@@ -111,9 +114,9 @@ class Scores(nn.Module):
         """query `[B, E]`, keys `[B, ..., n, W]` -> `[B, ..., n]` float32."""
 
         def project(x: jax.Array, name: str) -> jax.Array:
-            flat = x.astype(self.dtype).reshape(-1, x.shape[-1])
-            dense = nn.Dense(self.width, dtype=self.dtype, kernel_init=nn.initializers.normal(self.std), name=name)
-            return layer_norm(LN_EPS, f"{name}_norm")(dense(flat)).reshape(*x.shape[:-1], self.width)
+            normal = nn.initializers.normal(self.std)
+            dense = nn.Dense(self.width, dtype=self.dtype, kernel_init=normal, dot_general=product, name=name)
+            return layer_norm(LN_EPS, f"{name}_norm")(dense(x.astype(self.dtype)))
 
         q, k = project(query, "query"), project(keys, "key")
         return jnp.einsum("bd,b...d->b...", q, k, precision=jax.lax.Precision.HIGHEST)
@@ -129,9 +132,9 @@ class Embed(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[B, n, W] -> [B, n, D]` float32."""
-        flat = x.astype(self.dtype).reshape(-1, x.shape[-1])
-        y = nn.Dense(self.width, dtype=self.dtype, kernel_init=nn.initializers.normal(self.std), name="dense")(flat)
-        return layer_norm(LN_EPS, "norm")(gelu(y)).reshape(*x.shape[:-1], self.width)
+        normal = nn.initializers.normal(self.std)
+        dense = nn.Dense(self.width, dtype=self.dtype, kernel_init=normal, dot_general=product, name="dense")
+        return layer_norm(LN_EPS, "norm")(gelu(dense(x.astype(self.dtype))))
 
 
 class ISTALayer(nn.Module):

@@ -40,6 +40,7 @@ def text_config(config: ConfigDict) -> BertConfig:
         dropout=dropout,
         dtype=precision.compute_dtype(config.precision).name,
         remat=config.precision.remat,
+        attention=config.model.attention,
         scan_layers=config.precision.scan_layers,
     )
 
@@ -58,6 +59,7 @@ def towers_config(config: ConfigDict) -> tuple[CLIPConfig | None, tuple[str, ...
     clip = dataclasses.replace(
         CLIP_PRESETS[m.clip],
         dtype=precision.compute_dtype(config.precision).name,
+        attention=m.attention,
         scan_layers=config.precision.scan_layers,
     )
     for name, field in (("visual", "feature_dim"), ("text", "query_dim")):
@@ -83,7 +85,7 @@ def model_config(config: ConfigDict) -> MISTConfig:
         scan_layers=config.precision.scan_layers,
         std=m.init_std,
         **{name: m[name] for name in ("heads", "ff_dim", "blocks", "topk", "topj", "tau", "score_scale", "use_words",
-                                      "dropout")},
+                                      "dropout", "attention")},
     )  # fmt: skip
     clip, towers = towers_config(config)
     same = (

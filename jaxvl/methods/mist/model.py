@@ -25,6 +25,7 @@ from jaxvl.nn.batch_norm import BatchNorm
 from jaxvl.nn.bert import Bert, BertConfig
 from jaxvl.nn.clip import CLIPConfig, TextTower, VisionTower
 from jaxvl.nn.initializers import torch_uniform
+from jaxvl.nn.products import product
 from jaxvl.nn.transformer import run_post_norm
 from jaxvl.ops.masking import l2_normalize, masked_mean
 from jaxvl.ops.selection import gumbel, gumbel_of
@@ -158,10 +159,10 @@ def smallest(config: MISTConfig) -> MISTConfig:
     return dataclasses.replace(
         config,
         ista=dataclasses.replace(
-            plain, **{name: getattr(ista, name) for name in kept}, topk=1, topj=1,
+            plain, **{name: getattr(ista, name) for name in kept}, topk=1, topj=1, attention="einsum",
             segment_selector=soft(ista.segment_selector), region_selector=soft(ista.region_selector),
         ),
-        text=dataclasses.replace(config.text, dtype="float32", remat="none", dropout=0.0),
+        text=dataclasses.replace(config.text, dtype="float32", remat="none", dropout=0.0, attention="einsum"),
         frames=1, patches=1, num_segments=1, visual="all", regions_include_frame=False, segment_norm="none",
         readout="cls", answer_pool="cls", num_options=0,
         num_answers=config.num_answers if config.answer_encoder == "table" else 1,
@@ -208,8 +209,8 @@ class PatchEncoder(nn.Module):
         b, t, n, features = patches.shape
         pos = self.places(n, b * t, train) if self.positions else jnp.zeros((n, 0))
         kernel, bias = _Joined((features + pos.shape[-1], self.width), self.std, name="out")()
-        y = patches.astype(self.dtype).reshape(-1, features) @ kernel[:features].astype(self.dtype)
-        y = y.reshape(b, t, n, self.width).astype(jnp.float32) + (pos @ kernel[features:] + bias)
+        y = product(patches.astype(self.dtype), kernel[:features].astype(self.dtype))
+        y = y.astype(jnp.float32) + (pos @ kernel[features:] + bias)
         return nn.elu(y).astype(self.dtype)
 
     def places(self, patches: int, frames: int, train: bool) -> jax.Array:

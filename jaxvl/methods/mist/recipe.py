@@ -78,6 +78,7 @@ def base() -> ConfigDict:
         "readout": "cls",  # row 0, summed over layers; or 'mean' over all rows
         "answer_pool": "cls",  # or 'mean' over the words, 'mean_padded' over all positions
         "dropout": 0.3,
+        "attention": "auto",  # a name of jaxvl.nn.attention.ATTENTION_IMPLEMENTATIONS
         "init_std": 0.02,  # of all kernels but those of the texts' BERTs
         "dropout_duty": 1.0,  # share of each epoch with dropout and running statistics; 0.1 mimics the published code
         "epoch_steps": 0,  # updates of an epoch; where dropout_duty < 1
@@ -149,6 +150,7 @@ FIELDS = {
     "model.readout": choice("cls", "mean"),
     "model.answer_pool": choice("cls", "mean", "mean_padded"),
     "model.dropout": real(0, below=1),
+    "model.attention": choice(of="jaxvl.nn.attention:ATTENTION_IMPLEMENTATIONS"),
     "model.init_std": real(above=0),
     "model.dropout_duty": real(0, 1),
     "model.epoch_steps": whole(0),

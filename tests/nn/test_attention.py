@@ -1,0 +1,109 @@
+"""Which implementation of attention is taken where, and what it is lowered to."""
+
+from __future__ import annotations
+
+import functools
+import re
+from types import SimpleNamespace
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax._src.cudnn import fused_attention_stablehlo as cudnn
+
+from jaxvl.core.errors import InputError
+from jaxvl.nn import attention
+from jaxvl.nn.attention import dot_product_attention
+
+KERNEL, PRODUCT = r"__cudnn\$fmha\w*", r"stablehlo\.dot_general"
+
+
+@pytest.fixture
+def gpu():
+    """As a process with an NVIDIA GPU would see it, as far as a program is concerned."""
+    version = SimpleNamespace(cudnn_get_version=lambda: 91000)
+    with (
+        mock.patch.object(attention, "_has_flash_attention", return_value=True),
+        mock.patch.object(cudnn, "cuda_versions", version),
+    ):
+        yield
+
+
+def tokens(length=6, width=8, dtype="bfloat16"):
+    return np.random.default_rng(0).normal(size=(3, 2, length, 3, width)).astype(dtype)
+
+
+def lowered(platform, *inputs, **options):
+    """The program of a gradient."""
+    function = functools.partial(dot_product_attention, **options)
+    gradient = jax.jit(jax.grad(lambda *x: function(*x).astype(jnp.float32).sum(), (0, 1, 2)))
+    return gradient.trace(*inputs).lower(lowering_platforms=(platform,)).as_text()
+
+
+@pytest.mark.parametrize("options", [{}, {"causal": True}, {"key_mask": np.ones((2, 6), bool)}])
+def test_cudnn_on_cuda_and_nowhere_else(gpu, options):
+    text = lowered("cuda", *tokens(), **options)
+    assert len(re.findall(KERNEL, text)) >= 2  # forward and backward
+    assert not re.search(PRODUCT, text)
+    for platform in ("cpu", "tpu"):
+        text = lowered(platform, *tokens(), **options)
+        assert not re.search(KERNEL, text)
+        assert re.search(PRODUCT, text)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "options", "why"),
+    [
+        (tokens(dtype="float32"), {}, "its inputs are float32"),
+        (tokens(width=12), {}, "heads are 12 wide"),
+        (tokens(width=136), {}, "heads are 136 wide"),
+        (tokens(5), {"key_mask": np.ones((2, 5), bool)}, "5 and 5 tokens with a mask"),
+        (tokens(), {"dropout": 0.5, "rng": jax.random.key(0)}, "dropout"),
+    ],
+)
+def test_what_cudnn_cannot_compute_is_einsum_or_refused(gpu, inputs, options, why):
+    assert not re.search(KERNEL, lowered("cuda", *inputs, **options))
+    with pytest.raises(InputError, match=f"config.model.attention: 'cudnn' .*{why}"):
+        dot_product_attention(*inputs, implementation="cudnn", **options)
+
+
+def test_without_a_gpu_cudnn_is_refused_and_auto_is_einsum():
+    with pytest.raises(InputError, match="'cudnn' cannot be used: this process has no NVIDIA GPU"):
+        dot_product_attention(*tokens(), implementation="cudnn")
+    a, b = (dot_product_attention(*tokens(), implementation=name) for name in ("auto", "einsum"))
+    np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("backend", "capability", "has"),
+    [
+        ("gpu", "8.0", True),
+        ("gpu", "12.0", True),
+        ("gpu", "7.5", False),
+        ("gpu", "gfx90a", False),
+        ("tpu", "9.0", False),
+    ],
+)
+def test_which_gpus_have_it(backend, capability, has):
+    device = SimpleNamespace(compute_capability=capability)
+    with (
+        mock.patch.object(jax, "default_backend", return_value=backend),
+        mock.patch.object(jax, "local_devices", return_value=[device]),
+    ):
+        assert attention._has_flash_attention() is has
+
+
+@pytest.mark.parametrize("size", [1.0, 10.0])
+def test_softmax_of_kept_logits_is_softmax(size):
+    """In both directions, for masked logits, too; float64 is the arbiter."""
+    rng = np.random.default_rng(1)
+    x, dy = (rng.normal(size=(50, 9)) * s for s in (size, 1.0))
+    x[:, -2:] = attention.MASKED_LOGIT
+    y = np.exp(x - x.max(-1, keepdims=True))
+    y /= y.sum(-1, keepdims=True)
+    got, back = jax.vjp(attention._softmax_of_logits, jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(got, y, atol=1e-6, rtol=4e-6)
+    (dx,) = back(jnp.asarray(dy, jnp.float32))
+    np.testing.assert_allclose(dx, y * (dy - (dy * y).sum(-1, keepdims=True)), atol=2e-6)
