@@ -43,12 +43,13 @@ def halve(i, x):
 
 class Case(NamedTuple):
     """make: `(scan, **fields of its config) -> module`; inputs and options of its call; loops: lengths of those of
-    blocks."""
+    blocks; twice: some versions trace them a second time, for what a loop around them keeps constant."""
 
     make: Callable
     inputs: tuple
     loops: list[int]
     options: dict = {}
+    twice: bool = False
 
     def call(self, scan, **fields):
         return functools.partial(
@@ -67,7 +68,7 @@ TOWERS = {
     "bert": Case(lambda scan, **f: Bert(dataclasses.replace(BERT, scan_layers=scan, **f)), (IDS, IDS > 20), [2]),
     "seqTransf": Case(lambda scan: SequenceTransformer(2, 2, scan_layers=scan), (VIDEO, VALID), [2]),
     "tightTransf": Case(
-        lambda scan: TightTransformer(2, 2, scan_layers=scan, chunk=1), (VIDEO[:, 0], VIDEO, VALID), [2, 2]
+        lambda scan: TightTransformer(2, 2, scan_layers=scan, chunk=1), (VIDEO[:, 0], VIDEO, VALID), [2], twice=True
     ),
 }
 
@@ -116,7 +117,8 @@ def test_a_loop_computes_what_blocks_in_turn_do(name, fields):
     variables = parameters(name)
     in_turn, looped = (TOWERS[name].call(scan, **fields) for scan in (False, True))
     traced = jax.make_jaxpr(looped)(variables)
-    assert [e.params["length"] for e in loops(traced.jaxpr)] == TOWERS[name].loops
+    once, found = TOWERS[name].loops, [e.params["length"] for e in loops(traced.jaxpr)]
+    assert found == once or (TOWERS[name].twice and found == 2 * once)
     assert ("remat" in str(traced)) == bool(fields)
     with jax.default_matmul_precision("highest"):
         (da, a), (db, b) = (value_and_gradient(f, variables) for f in (in_turn, looped))
