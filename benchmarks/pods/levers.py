@@ -266,7 +266,8 @@ def save(raw: Mapping[str, Any]) -> None:
     note = (
         "Per device and update, from the executable (`jaxvl aot` explains each figure); compiled with least effort, so "
         "memory is an upper bound. Relayouts are copies of an array into another layout of the same values. Nothing "
-        "was run: bytes are those that XLA's own analysis counts, on-chip memories included, not a measured time."
+        "was run: bytes are those that XLA's own analysis counts, on-chip memories included, not a measured time; it "
+        "counts the body of a loop once, so those of a loop of blocks cannot be compared with those of blocks in turn."
     )
     sys.argv[1:] = ["--only", *(name for name in LEVERS if name in raw)]  # what makes this table
     columns = (
