@@ -70,7 +70,8 @@ def _what_is_compiled(name: str) -> tuple[str, tuple[str, ...], int]:
     rates = ("lr", "end_lr", "floor", "warmup", "schedule", "boundaries", "decay_factor", "late_lr", "late_from")
     optim = {n: {k: v for k, v in o.items() if k not in rates} for n, o in tree["optim"].items()}
     train = {k: tree["train"][k] for k in ("accumulate", "clip_norm", "ema")}
-    tree["precision"] = {k: v for k, v in tree["precision"].items() if (k, v) != ("scan_layers", False)}  # younger
+    if not tree["precision"]["scan_layers"]:  # a field younger than rows that are kept, off as they were made
+        del tree["precision"]["scan_layers"]
     parts = [config.method, tree["model"], tree["precision"], shapes(method.batch_spec), evaluated, optim, train]
     size = sum(x.size * x.dtype.itemsize for fields in method.batch_spec.values() for x in fields.values())
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
