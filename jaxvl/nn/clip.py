@@ -18,7 +18,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from numbers import Integral, Real
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -260,6 +260,12 @@ class PatchEmbed(nn.Module):
         return total.reshape(*x.shape[:2], self.width).astype(self.dtype)
 
 
+def _block(cfg: CLIPConfig, heads: int, layers: int, **more: Any) -> dict[str, Any]:
+    """Fields of a tower's `ResidualBlock`."""
+    same = dict(activation=cfg.activation, ln_eps=cfg.ln_eps, dtype=jnp.dtype(cfg.dtype), implementation=cfg.attention)
+    return dict(heads=heads, layers=layers, **same, **more)
+
+
 class VisionTower(nn.Module):
     """CLIP's vision transformer (see `VisionOutput`)."""
 
@@ -319,15 +325,8 @@ class VisionTower(nn.Module):
         for run in runs(cfg.vision_layers, {*alone, *(i - 1 for i in hooked), *return_layers, cfg.frozen_layers}):
             if run.start + 1 in hooked:
                 x = block_hook(run.start + 1, x)
-            fields = dict(
-                heads=cfg.vision_heads,
-                layers=cfg.vision_layers,
-                activation=cfg.activation,
-                ln_eps=cfg.ln_eps,
-                dtype=dtype,
-                implementation=cfg.attention,
-                between=None if between_hook is None else _bind(between_hook, run.start + 1),
-            )
+            between = None if between_hook is None else _bind(between_hook, run.start + 1)
+            fields = _block(cfg, cfg.vision_heads, cfg.vision_layers, between=between)
             names = [f"resblocks_{i}" for i in run]
             x = run_blocks(self, ResidualBlock, fields, names, x, remat=cfg.remat, scan=cfg.scan_layers)
             if run.stop in return_layers:
@@ -360,15 +359,7 @@ class TextTower(nn.Module):
         positions = self.param("positional_embedding", normal(0.01), (cfg.context_length, width))
         x = embed(ids) + positions[:length]
         layers = {0: x} if 0 in return_layers else {}
-        fields = dict(
-            heads=cfg.text_heads,
-            layers=cfg.text_layers,
-            activation=cfg.activation,
-            ln_eps=cfg.ln_eps,
-            dtype=dtype,
-            causal=True,
-            implementation=cfg.attention,
-        )
+        fields = _block(cfg, cfg.text_heads, cfg.text_layers, causal=True)
         for run in runs(cfg.text_layers, {*return_layers, cfg.frozen_layers}):
             names = [f"resblocks_{i}" for i in run]
             x = run_blocks(self, ResidualBlock, fields, names, x, remat=cfg.remat, scan=cfg.scan_layers)
