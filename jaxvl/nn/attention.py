@@ -40,7 +40,8 @@ def dot_product_attention(
         causal: position i sees positions j <= i only.
         implementation: 'einsum' (own), 'xla' or 'cudnn' (both `jax.nn.dot_product_attention`; cudnn is flash attention,
             which never materialises `[B, H, n, n]`: NVIDIA GPUs and 16-bit floats only), or 'auto': cudnn where it can
-            compute this, else einsum.
+            compute this, as many queries as keys attend and none is masked, else einsum. (With a mask JAX has cuDNN
+            compute the gradient of the mask, too, and no GPU has shown here that it does.)
         dropout, rng: rate and key of dropout on the attention weights ('einsum' and 'auto'); no key: none.
     Returns: `[B, n, H, D]` in the dtype of `query`. Raises InputError where 'cudnn' cannot compute it.
     """
@@ -59,10 +60,11 @@ def dot_product_attention(
     library = functools.partial(_library, causal=causal)
     if implementation == "xla":
         return library(query, key, value, key_mask, implementation="xla")
-    lack = "it has no dropout of attention weights" if dropping else _lack_of_cudnn(query, key, key_mask)
+    lack = "it has no dropout of attention weights" if dropping else _lack_of_cudnn(query, key)
     if lack and implementation == "cudnn":
         raise InputError(f"config.model.attention: 'cudnn' cannot be used: {lack}; use 'auto'")
-    if lack:
+    plain = key_mask is None and query.shape[1] == key.shape[1]
+    if lack or (implementation == "auto" and not plain):
         return own(query, key, value, key_mask)
     return _on_cuda(functools.partial(library, implementation="cudnn"), own, query, key, value, key_mask)
 
@@ -72,7 +74,7 @@ def _on_cuda(there: Callable[..., jax.Array], elsewhere: Callable[..., jax.Array
     return jax.lax.platform_dependent(*args, cuda=there, default=elsewhere)
 
 
-def _lack_of_cudnn(query: jax.Array, key: jax.Array, key_mask: jax.Array | None) -> str:
+def _lack_of_cudnn(query: jax.Array, key: jax.Array) -> str:
     """Why cuDNN's flash attention cannot compute this here, '' where it can."""
     if not _has_flash_attention():
         return "this process has no NVIDIA GPU of compute capability 8.0 or above"
@@ -80,8 +82,8 @@ def _lack_of_cudnn(query: jax.Array, key: jax.Array, key_mask: jax.Array | None)
         return f"its inputs are {query.dtype}, and it computes in 16 bits (config.precision.compute=bfloat16)"
     if query.shape[-1] % 8 or query.shape[-1] > 128:
         return f"heads are {query.shape[-1]} wide, and it takes multiples of 8 up to 128"
-    if key_mask is not None and (query.shape[1] % 2 or key.shape[1] % 2):
-        return f"{query.shape[1]} and {key.shape[1]} tokens with a mask; its gradient needs even numbers"
+    if query.shape[1] % 2 or key.shape[1] % 2:
+        return f"{query.shape[1]} and {key.shape[1]} tokens; its gradient, as JAX calls it, needs even numbers"
     return ""
 
 

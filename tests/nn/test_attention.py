@@ -42,7 +42,10 @@ def lowered(platform, *inputs, **options):
     return gradient.trace(*inputs).lower(lowering_platforms=(platform,)).as_text()
 
 
-@pytest.mark.parametrize("options", [{}, {"causal": True}, {"key_mask": np.ones((2, 6), bool)}])
+MASK = np.ones((2, 6), bool)
+
+
+@pytest.mark.parametrize("options", [{}, {"causal": True}, {"key_mask": MASK, "implementation": "cudnn"}])
 def test_cudnn_on_cuda_and_nowhere_else(gpu, options):
     text = lowered("cuda", *tokens(), **options)
     assert len(re.findall(KERNEL, text)) >= 2  # forward and backward
@@ -59,7 +62,8 @@ def test_cudnn_on_cuda_and_nowhere_else(gpu, options):
         (tokens(dtype="float32"), {}, "its inputs are float32"),
         (tokens(width=12), {}, "heads are 12 wide"),
         (tokens(width=136), {}, "heads are 136 wide"),
-        (tokens(5), {"key_mask": np.ones((2, 5), bool)}, "5 and 5 tokens with a mask"),
+        (tokens(5), {}, "5 and 5 tokens"),
+        (tokens(5), {"key_mask": np.ones((2, 5), bool)}, "5 and 5 tokens"),
         (tokens(), {"dropout": 0.5, "rng": jax.random.key(0)}, "dropout"),
     ],
 )
@@ -67,6 +71,14 @@ def test_what_cudnn_cannot_compute_is_einsum_or_refused(gpu, inputs, options, wh
     assert not re.search(KERNEL, lowered("cuda", *inputs, **options))
     with pytest.raises(InputError, match=f"config.model.attention: 'cudnn' .*{why}"):
         dot_product_attention(*inputs, implementation="cudnn", **options)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "options"), [(tokens(), {"key_mask": MASK}), ((tokens()[0][:, :2], *tokens()[1:]), {})]
+)
+def test_what_no_gpu_has_shown_is_einsum_unless_it_is_asked_for(gpu, inputs, options):
+    assert not re.search(KERNEL, lowered("cuda", *inputs, **options))
+    assert re.search(KERNEL, lowered("cuda", *inputs, implementation="cudnn", **options))
 
 
 def test_without_a_gpu_cudnn_is_refused_and_auto_is_einsum():
