@@ -194,7 +194,7 @@ class Checkpoints:
             if not _of_the_disk(error):
                 raise
             self._pending = None
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, InputError):
                 if jax.process_count() == 1:  # its space is needed by the logs
                     self.place.remove(f"{FOLDER}/{step}.orbax-checkpoint-tmp")
             kept = self._others(step)

@@ -77,7 +77,7 @@ class Lease:
         self._ended.set()
         self._thread.join()
         if self.lost is None:
-            with contextlib.suppress(OSError):  # a disk that went read-only: the lock ends with the handle
+            with contextlib.suppress(OSError, InputError):  # a disk that went read-only: the lock ends with the handle
                 self.place.remove(LOCK_FILE)
         if self._handle is not None:
             os.close(self._handle)

@@ -1,8 +1,10 @@
 """A workdir in a bucket, by the code that works with Google's: gcsfs, Orbax and TensorStore over HTTP."""
 
+import errno
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -15,6 +17,7 @@ import jaxvl
 from jaxvl import cli
 from jaxvl.core import lease, storage
 from jaxvl.core.errors import InputError
+from jaxvl.core.files import cannot_write
 from jaxvl.core.storage import bucket as buckets
 from jaxvl.verbs import folds, train
 from tests import bucket, tiny, toys
@@ -213,15 +216,16 @@ def test_files_are_fetched_once_and_published_when_they_change(objects):
     (first.folder / "a" / "b.txt").write_text("old")  # the same once more
     (first.folder / "cache").mkdir()
     (first.folder / "cache" / "program").write_text("stays")
-    (first.folder / ".c.txt.7.tmp").write_text("half")
+    (first.folder / "data" / ".parts").mkdir(parents=True)
+    for unfinished in (".c.txt.7.tmp", "data/.parts/0.json", "data/.0.mp4"):
+        (first.folder / unfinished).write_text("half")
     first.publish()
     assert not [method for method, _ in objects.asked[asked:] if method != "GET"]
     (first.folder / "a" / "b.txt").write_text("new")
     (first.folder / "c.txt").write_text("c")
-    (first.folder / "config.json").unlink()
     first.publish()
-    assert objects.names("files/") == ["files/a/b.txt", "files/c.txt", "files/checkpoints/1/x"]
-    objects.put("files/config.json", b"{}")
+    whole = ["files/a/b.txt", "files/c.txt", "files/checkpoints/1/x", "files/config.json"]
+    assert objects.names("files/") == whole
     second.fetch()
     assert (second.folder / "a" / "b.txt").read_text() == "new"
     assert (second.folder / "c.txt").read_text() == "c"
@@ -233,9 +237,47 @@ def test_files_are_fetched_once_and_published_when_they_change(objects):
     third.close()
 
 
+def test_who_clears_the_spool_loses_nothing_in_the_bucket(objects):
+    objects.put("cleared/config.json", b"{}")
+    place = storage.Bucket(f"{AT}/cleared")
+    place.fetch()
+    (place.folder / "metrics.jsonl").write_text("row\n")
+    place.publish()
+    shutil.rmtree(place.folder)
+    with pytest.raises(
+        InputError, match=rf"^{AT}/cleared: its \S+ in {place.folder.parent} was taken away .*JAXVL_SPOOL"
+    ):
+        place.publish()
+    assert objects.names("cleared/") == ["cleared/config.json", "cleared/metrics.jsonl"]
+    place.close()
+
+
+def test_a_bucket_that_is_not_there_and_a_disk_that_is_full_are_named(objects, caplog):
+    place = storage.Bucket("gs://nowhere/run")
+    with pytest.raises(InputError, match=r"^gs://nowhere/run/a: cannot be written \(there is no such bucket\)"):
+        place.write("a", b"")
+    full = cannot_write(place.folder / "a", OSError(errno.ENOSPC, "No space left on device"))
+    with pytest.raises(InputError, match=rf"^{place.folder}/a: cannot be written"), storage.named(place):
+        raise full  # the bucket has space
+    assert caplog.text == ""
+    place.close()
+
+
+def test_a_removal_whose_first_answer_was_lost_is_done(objects, monkeypatch):
+    place = storage.Bucket(f"{AT}/gone")
+    monkeypatch.setattr(place, "_listed", lambda name: {name: {}})  # gcsfs asks twice, and hears that it is not there
+    place.remove("integrity/2.crc32c.json")
+    place.close()
+
+
 @pytest.mark.parametrize(
     ("name", "line"),
     [
+        ("gs://", "--workdir gs://: name a folder in the bucket"),
+        ("gs:///run", "--workdir gs:///run: name a folder in the bucket"),
+        ("gs://bucket/a/../b", "--workdir gs://bucket/a/../b: name a folder in the bucket"),
+        ("file:///runs/a", "--workdir file:///runs/a: name the folder as it is, without file://"),
+        ("S3://bucket/run", "--workdir S3://bucket/run: Orbax"),
         ("s3://bucket/run", "--workdir s3://bucket/run: Orbax writes arrays to folders and to gs:// alone; mount the"),
         ("gs://bucket", r"--workdir gs://bucket: name a folder in the bucket, gs://BUCKET/FOLDER"),
         ("gs://bucket/a*b", r"without any of # \? \* \[ \]"),
@@ -245,6 +287,7 @@ def test_what_is_no_workdir_is_one_line(name, line):
     with pytest.raises(InputError, match=line):
         storage.address(name)
     assert storage.address(Path("gs://bucket/run")) == "gs://bucket/run"  # a Path takes one of the slashes away
+    assert storage.address("GS://bucket/run/") == "gs://bucket/run"
     assert storage.address("runs/a") is None
 
 

@@ -24,8 +24,9 @@ from jaxvl.core.storage.errors import as_os_errors
 __all__ = ["Bucket", "Disk", "address", "as_os_errors", "at", "check_folder", "named", "opened", "under"]
 Say = Callable[[str], None]
 
-SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://(.*)", re.DOTALL)
-CUT = re.compile(r"(gs|s3|az|hf|hdfs|https?|file):/(?=[^/])")  # a Path takes one of the slashes away
+SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://(.*)", re.DOTALL | re.IGNORECASE)
+CUT = re.compile(r"(gs|s3|az|hf|hdfs|https?|file):/(?=[^/])", re.IGNORECASE)  # a Path takes one of the slashes away
+NO_FOLDER = re.compile(r"[^/]*|/.*|.*//.*|.*[#?*\[\]\x00-\x1f].*|(.*/)?\.\.?(/.*)?", re.DOTALL)
 
 
 def address(workdir: str | Path, field: str = "--workdir") -> str | None:
@@ -37,14 +38,18 @@ def address(workdir: str | Path, field: str = "--workdir") -> str | None:
     found = SCHEME.fullmatch(CUT.sub(r"\1://", text, count=1) if CUT.match(text) else text)
     if found is None or os.path.exists(text):
         return None
-    scheme, rest = found.groups()
-    rest = rest.rstrip("/")
+    scheme, rest = found.group(1).lower(), found.group(2).rstrip("/")
+    if scheme == "file":
+        raise InputError(f"{field} {text}: name the folder as it is, without file://")
     if scheme != "gs":
         raise InputError(
             f"{field} {text}: Orbax writes arrays to folders and to gs:// alone; mount the bucket and name the mount"
         )
-    if "/" not in rest or "//" in rest or re.search(r"[#?*\[\]]", rest):
-        raise InputError(f"{field} {text}: name a folder in the bucket, gs://BUCKET/FOLDER, without any of # ? * [ ]")
+    if NO_FOLDER.fullmatch(rest):
+        raise InputError(
+            f"{field} {text}: name a folder in the bucket, gs://BUCKET/FOLDER, without any of # ? * [ ] and without "
+            "steps of . or .."
+        )
     return f"gs://{rest}"
 
 
@@ -78,8 +83,8 @@ def opened(
 ) -> Iterator[Disk]:
     """The place of a workdir, for one verb. At the end, also of one that fails, what it has written is published.
 
-    fetch: before anything else. asked: whether a bucket that cannot be written is an error, or costs a line. field:
-    what an error names.
+    fetch: before anything else. Without it the caller does both, as long as it holds the workdir. asked: whether a
+    bucket that cannot be written is an error, or costs a line. field: what an error names.
     """
     url = address(workdir, field)
     if url is None:
@@ -94,9 +99,11 @@ def opened(
             with named(place):
                 yield place
         except BaseException:
-            _publish(place, say, asked=False)
+            if fetch:
+                _publish(place, say, asked=False)
             raise
-        _publish(place, say, asked)
+        if fetch:
+            _publish(place, say, asked)
     finally:
         place.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import io
+import logging
 import os
 import re
 import sys
@@ -17,7 +18,7 @@ from typing import Any
 
 from jaxvl.core import processes
 from jaxvl.core.errors import InputError
-from jaxvl.core.files import cannot_write, write_bytes
+from jaxvl.core.files import write_bytes
 from jaxvl.core.storage.disk import Disk, Say, Stored, crc
 from jaxvl.core.storage.errors import as_os_errors, reason
 from jaxvl.core.storage.spool import HERE_ONLY, Spool
@@ -74,15 +75,21 @@ class Bucket(Disk):
             self._fetched |= {n: there[n] for n in new}
 
     def publish(self) -> None:
-        """Takes what has changed here to the bucket. Of several processes the first one does, the others take `OWN`."""
+        """Takes what has changed here to the bucket. Of several processes the first one does, the others take `OWN`.
+
+        Nothing is taken away there: who clears a folder of caches means no results. Raises InputError then, since what
+        is written here from now on may never be seen."""
         self.guard()
-        with self._lock, self._writing():
+        with self._lock:
             found = {name: path for name, path in self._files() if self._is_published(name)}
-            changed = [name for name, path in found.items() if self._has_changed(name, path)]
-            self._in_parallel(self._publish_one, changed)
-            for name in [name for name in self._known if name not in found and self._is_published(name)]:
-                self.remove(self._remote(name))
-                del self._known[name]
+            if lost := [name for name in self._known if name not in found and self._is_published(name)]:
+                raise InputError(
+                    f"{self.url}: its {lost[0]} in {self.folder.parent} was taken away while it was in use; give the "
+                    "same command again, with a folder that nobody clears in JAXVL_SPOOL"
+                )
+            with self._writing():
+                changed = [name for name, path in found.items() if self._has_changed(name, path)]
+                self._in_parallel(self._publish_one, changed)
 
     @contextlib.contextmanager
     def kept_up(self, say: Say) -> Iterator[None]:
@@ -118,8 +125,8 @@ class Bucket(Disk):
         self.publish()
 
     def shown(self, text: str) -> str:
-        """`text` with the bucket in the place of the spool."""
-        return text.replace(str(self.folder), self.url)
+        """`text` with the bucket in the place of the spool, but where this machine's disk is at fault."""
+        return text if "cannot be written" in text else text.replace(str(self.folder), self.url)
 
     @contextlib.contextmanager
     def printing(self) -> Iterator[None]:
@@ -132,17 +139,19 @@ class Bucket(Disk):
 
     def _files(self) -> Iterator[tuple[str, Path]]:
         for root, folders, names in os.walk(self.folder):
-            if Path(root) == self.folder:
-                folders[:] = [f for f in folders if f not in HERE_ONLY]
+            folders[:] = [
+                f for f in folders if not f.startswith(".") and (Path(root) != self.folder or f not in HERE_ONLY)
+            ]
             for name in names:
-                if not (name.startswith(".") and name.endswith(".tmp")):  # one that is being written
+                if not name.startswith("."):  # one that is being made, and will have another name or none
                     path = Path(root, name)
                     yield path.relative_to(self.folder).as_posix(), path
 
     def _is_fetched(self, name: str) -> bool:
         top = name.split("/", 1)[0]
+        hidden = name.startswith(".") or "/." in name
         owner = _owner(name)
-        return top not in (*THERE_ONLY, *HERE_ONLY, *NOT_READ) and owner in (None, processes.index())
+        return not hidden and top not in (*THERE_ONLY, *HERE_ONLY, *NOT_READ) and owner in (None, processes.index())
 
     def _is_published(self, name: str) -> bool:
         return name == OWN or processes.index() == 0
@@ -156,11 +165,7 @@ class Bucket(Disk):
         return name if _owner(name) is None else OWN
 
     def _has_changed(self, name: str, path: Path) -> bool:
-        try:
-            now = path.stat()
-        except FileNotFoundError:  # its writer has taken it away meanwhile
-            return False
-        known = self._known.get(name)
+        now, known = path.stat(), self._known.get(name)
         if known is None or known[0] != now.st_size:
             return True
         if known[1] == now.st_mtime_ns:
@@ -183,10 +188,7 @@ class Bucket(Disk):
 
     def _publish_one(self, name: str) -> None:
         path = self.folder / name
-        try:
-            changed, content = path.stat().st_mtime_ns, path.read_bytes()
-        except FileNotFoundError:
-            return
+        changed, content = path.stat().st_mtime_ns, path.read_bytes()
         self._fs.pipe_file(f"{self.url}/{self._remote(name)}", content)
         self._known[name] = (len(content), changed, zlib.crc32(content))
 
@@ -238,18 +240,22 @@ class Bucket(Disk):
 
     def remove(self, name: str) -> None:
         """Takes the objects of this name, or in such a folder, away."""
-        with as_os_errors():
-            self._in_parallel(lambda n: self._fs.rm_file(f"{self.url}/{n}"), list(self._listed(name)))
+        with self._writing(name):
+            self._in_parallel(self._remove_one, list(self._listed(name)))
+
+    def _remove_one(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):  # also said of one that is gone by the first of two tries
+            self._fs.rm_file(f"{self.url}/{name}")
 
     def move(self, source: str, target: str) -> None:
         """Copies the objects within the bucket, then takes them away where they were."""
-        names = list(self._listed(source))
         with self._writing(target):
+            names = list(self._listed(source))
             if names:
                 self.remove(target)
             copy = lambda n: self._fs.cp_file(f"{self.url}/{n}", f"{self.url}/{target}{n.removeprefix(source)}")  # noqa: E731
             self._in_parallel(copy, names)
-            self._in_parallel(lambda n: self._fs.rm_file(f"{self.url}/{n}"), names)
+            self._in_parallel(self._remove_one, names)
         with self._lock:  # and out of the spool
             for name in [n for n in self._known if n == source or n.startswith(f"{source}/")]:
                 self._forget(name)
@@ -270,24 +276,25 @@ class Bucket(Disk):
         """Leaves the spool to the next."""
         self._spool.close()
 
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[None]:
-        try:
-            with as_os_errors():
-                yield
-        except OSError as error:
-            raise InputError(
-                f"{self.url}: cannot be read ({reason(error)}); look at its name, at the network, and whether this "
-                "machine has the right (gcloud auth application-default login)"
-            ) from None
+    def _reading(self) -> contextlib.AbstractContextManager[None]:
+        return _told(self.url, "read")
 
-    @contextlib.contextmanager
-    def _writing(self, name: str = "") -> Iterator[None]:
-        try:
-            with as_os_errors():
-                yield
-        except OSError as error:
-            raise cannot_write(f"{self.url}/{name}".rstrip("/"), OSError(error.errno, reason(error))) from None
+    def _writing(self, name: str = "") -> contextlib.AbstractContextManager[None]:
+        return _told(f"{self.url}/{name}".rstrip("/"), "written")
+
+
+@contextlib.contextmanager
+def _told(where: str, done: str) -> Iterator[None]:
+    """A bucket that does not answer as it should, as one line."""
+    try:
+        with as_os_errors():
+            yield
+    except OSError as error:
+        gone = done == "written" and isinstance(error, FileNotFoundError) and error.filename is None  # needs no folder
+        raise InputError(
+            f"{where}: cannot be {done} ({'there is no such bucket' if gone else reason(error)}); look at its name, at "
+            "the network, and whether this machine has the right (gcloud auth application-default login)"
+        ) from None
 
 
 class _Shown(io.TextIOBase):
@@ -317,6 +324,8 @@ class _Shown(io.TextIOBase):
 def _filesystem(url: str) -> Any:
     import fsspec
 
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # prints a traceback of what it raises as well
+    logging.getLogger("google.auth").setLevel(logging.ERROR)  # where else it has looked for the right
     for name in ("gs", "gcs"):  # also for Orbax: what another process writes must show
         fsspec.config.conf.setdefault(name, {})["use_listings_cache"] = False
     try:
