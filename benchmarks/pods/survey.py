@@ -15,7 +15,7 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,10 @@ from jaxvl.core import chips, config_files, costs, session
 from jaxvl.core import config as configs
 from jaxvl.core.memory import gib
 
+ONE = "v5e:1x1"
 FIRST = "v5e:2x2"
+UNSURE = 1.5
+"""One chip is compiled where four chips' figures say that it would need up to so many times what it has."""
 LADDER = ("v5e:2x4", "v5e:4x4", "v5e:4x8")
 SCALED = ("centerclip/msrvtt:9k_b32_kmedoids_b6_4_49", "drdr/office31:uda_a_w", "mist/agqa:paper")
 SIZES = ("v5e:2x2", "v5e:4x4", "v5e:8x16")
@@ -111,20 +114,14 @@ def of_program(root: Path, program: Program, topology: str) -> dict[str, Any]:
     return found
 
 
-def smallest(root: Path, program: Program, like: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The report on the smallest slice that holds it, else the last one that was tried. like: that of the first config
-    of its file; where one chip holds that one, one chip is tried first."""
-    if like and like["fits"] and like["topology"]["name"] == "v5e:1x1":
-        one = of_program(root, program, "v5e:1x1")
-        if one.get("fits"):
-            return one
+def smallest(root: Path, program: Program, one: bool = False) -> dict[str, Any]:
+    """The report on the smallest slice that holds it, else the last one that was tried. That of four chips, where their
+    figures say that one chip holds it, too; one: that chip is compiled, nevertheless."""
     found = of_program(root, program, FIRST)
     if found.get("fits"):
-        state = sum(found["state"].values())
-        worst = max(p["needed"] for p in found["programs"])
-        if state + 4 * (worst - state) < found["limit"]["bytes"]:  # as four chips hold it, so may one
-            one = of_program(root, program, "v5e:1x1")
-            return one if one.get("fits") else found
+        if (one and _on_one(found) < 1) or 1 <= _on_one(found) < UNSURE:
+            single = of_program(root, program, ONE)
+            return single if single.get("fits") else found
         return found
     for topology in LADDER:
         found = of_program(root, program, topology)
@@ -133,31 +130,47 @@ def smallest(root: Path, program: Program, like: dict[str, Any] | None = None) -
     return found
 
 
+def _on_one(report: Mapping[str, Any]) -> float:
+    """What one chip would hold by the report of four, as a part of what it can: all of the state, and four times what
+    lies beside it, which is too much for what each of the four has whole."""
+    state = sum(report["state"].values())
+    worst = max(p["needed"] for p in report["programs"])
+    return (state + 4 * (worst - state)) / report["limit"]["bytes"]
+
+
 def of_sizes(root: Path, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """The updates of a config on each of SIZES, with as many rows a chip as the published batch has on four."""
     config = configs.load(name)
-    _, objectives, _ = _what_is_compiled(name)
+    key, objectives, _ = _what_is_compiled(name)
     for topology in SIZES:
         times = chips.parse(topology).chips // chips.parse(SIZES[0]).chips
+        if times == 1:
+            yield topology, compiled(root, key, name, topology)
+            continue
         words = [w for objective in objectives for w in ("--objective", objective)]
         sizes = {k: v for k, v in config.data.items() if k.endswith("batch_size") and isinstance(v, int)}
-        words += [f"--config.data.{k}={v * times}" for k, v in sizes.items()] if times > 1 else []
-        key = f"scaled-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
-        yield topology, compiled(root, key, name, topology, tuple(words))
+        words += [f"--config.data.{k}={v * times}" for k, v in sizes.items()]
+        yield topology, compiled(root, _scaled(name), name, topology, tuple(words))
+
+
+def _scaled(name: str) -> str:
+    return f"scaled-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
 
 COLUMNS = (
-    *("config", "as many more", "slice", "program", "GiB a device", "of it temporaries", "TFLOP", "compiled / traced"),
-    *("GB moved", "roofline ms", "bound", "collectives", "MB exchanged", "relayout GB", "compile s"),
+    *("config", "as many more", "smallest slice", "compiled for", "program", "GiB a device", "of it temporaries"),
+    *("TFLOP", "compiled / traced", "GB moved", "roofline ms", "bound", "collectives", "MB exchanged", "relayout GB"),
+    "compile s",
 )
 
 
-def row(name: str, more: Any, slice_: str, p: dict[str, Any]) -> list[Any]:
+def row(name: str, more: Any, least: str, slice_: str, p: dict[str, Any]) -> list[Any]:
     """One program of a report."""
     if "error" in p:
         return [
             name,
             more,
+            least,
             slice_,
             p["name"],
             f"{gib(p['needed'])}: too much" if p["needed"] else "too much",
@@ -165,7 +178,7 @@ def row(name: str, more: Any, slice_: str, p: dict[str, Any]) -> list[Any]:
         ]
     moved, f, r = p["bytes"], p["flops"], p["roofline"]
     return [
-        *(name, more, slice_, p["name"], p["needed"] / 2**30, p["memory"]["temporaries"] / 2**30),
+        *(name, more, least, slice_, p["name"], p["needed"] / 2**30, p["memory"]["temporaries"] / 2**30),
         *(f["compiled"] / 1e12, "-" if f["ratio"] is None else f["ratio"], moved["memory"] / 1e9),
         *(r["step"] * 1e3, r["bound"], sum(c["count"] for c in p["collectives"])),
         *(sum(c["bytes"] for c in p["collectives"]) / 1e6, p["relayouts"]["bytes"] / 1e9, p["seconds"]["compile_cpu"]),
@@ -175,7 +188,7 @@ def row(name: str, more: Any, slice_: str, p: dict[str, Any]) -> list[Any]:
 def known(root: Path, program: Program) -> dict[str, Any] | None:
     """The report of the smallest slice of what has been compiled; None where that is nothing."""
     found = None
-    for topology in ("v5e:1x1", FIRST, *LADDER):
+    for topology in (ONE, FIRST, *LADDER):
         for key in (program.key, f"{program.key}.updates"):
             path = root / f"{key}.{topology.replace(':', '_')}.json"
             if path.is_file() and "programs" in (report := json.loads(path.read_text())):
@@ -183,6 +196,15 @@ def known(root: Path, program: Program) -> dict[str, Any] | None:
                 if report["fits"]:
                     return report
     return found
+
+
+def _held(root: Path, program: Program) -> bool | None:
+    """Whether one chip holds what the figures of four say that it does; None where it was not compiled."""
+    four, one = (root / f"{program.key}.{topology.replace(':', '_')}.json" for topology in (FIRST, ONE))
+    if not one.is_file() or not four.is_file():
+        return None
+    report = json.loads(four.read_text())
+    return json.loads(one.read_text())["fits"] if report["fits"] and _on_one(report) < 1 else None
 
 
 def table(root: Path, found: list[Program]) -> None:
@@ -194,28 +216,34 @@ def table(root: Path, found: list[Program]) -> None:
             left.append(program.name)
             continue
         raw.append({"config": program.name, "same": program.same, "report": _without_lists(report)})
+        slice_ = report["topology"]["name"]
+        least = f"{ONE}, by these figures" if slice_ == FIRST and report["fits"] and _on_one(report) < 1 else slice_
         for p in report["programs"]:
-            rows.append(row(program.name, len(program.same) or "-", report["topology"]["name"], p))
+            rows.append(row(program.name, len(program.same) or "-", least, slice_, p))
     for name in SCALED:
         reports = {}
-        key = f"scaled-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
-        for topology in SIZES:
+        keys = {topology: _scaled(name) for topology in SIZES} | {SIZES[0]: _what_is_compiled(name)[0]}
+        for topology, key in keys.items():
             path = root / f"{key}.{topology.replace(':', '_')}.json"
             if path.is_file() and "programs" in (report := json.loads(path.read_text())):
                 reports[topology] = report
                 raw.append({"config": name, "rows a chip": "those of 4 chips", "report": _without_lists(report)})
-                rows += [row(f"{name} (fixed rows a chip)", "-", topology, p) for p in report["programs"]]
+                updates = [p for p in report["programs"] if p["name"].startswith("objective")]
+                rows += [row(f"{name} (fixed rows a chip)", "-", "-", topology, p) for p in updates]
         if len(reports) > 1:
             (a, small), *_, (b, large) = reports.items()
             for p, q in zip(small["programs"], large["programs"]):
                 lines = costs.growth(p, q) if "error" not in p and "error" not in q else ["does not fit"]
                 grown.append(f"- {name}, {p['name']}, {a} to {b}: {'; '.join(lines[:6]) or 'nothing grows'}")
+    both = [held for program in found if (held := _held(root, program)) is not None]
     note = [
         "GiB a device: all that a device holds while the program runs, the whole state and the next batch with it, of "
         "the 15.75 GiB that a v5e has for a program. Compiled at effort -1, so memory is an upper bound. TFLOP, GB and "
         "MB: a device and update, all turns of loops counted; a loop of unknown length counts once. roofline: the "
         "least time that products, memory or network need; nothing was measured. as many more: configs that compile to "
-        "the same program. v5e:1x1 was compiled where the figures of four chips leave room for it.",
+        "the same program. by these figures: one chip was not compiled, but the state and four times what each of the "
+        f"four chips holds beside it is less than it has; of {len(both)} where both were compiled, one chip held "
+        f"{sum(both)}.",
     ]
     if grown:
         note += ["", "What a device does more of as the slice grows, with as many rows a chip:", "", *grown]
@@ -234,11 +262,9 @@ def _without_lists(report: dict[str, Any]) -> dict[str, Any]:
     return {**report, "programs": programs_}
 
 
-def _compile(root: Path, found: Sequence[Program]) -> None:
-    leads = {p.name.split(":")[0]: p for p in found if p.leads}
+def _compile(root: Path, found: Sequence[Program], one: bool = False) -> None:
     for program in found:
-        lead = leads.get(program.name.split(":")[0])
-        report = smallest(root, program, known(root, lead) if lead and lead != program else None)
+        report = smallest(root, program, one)
         print(f"{program.name}: {report.get('line') or report['refused']}", flush=True)
 
 
@@ -258,6 +284,7 @@ def main() -> None:
                 for topology, report in of_sizes(args.root, name):
                     print(f"{name} on {topology}: {report.get('line') or report['refused']}", flush=True)
         _compile(args.root, found[: args.rows])
+        _compile(args.root, [p for p in found if p.leads][: args.rows], one=True)
     table(args.root, programs() if args.only else found)
 
 
