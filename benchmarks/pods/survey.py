@@ -3,8 +3,9 @@
     python -m benchmarks.pods.survey --root DIR [--only METHOD] [--rows N] [--table]
 
 A compilation takes minutes, so each is kept as a JSON in DIR and never made again: the command goes on where it ended,
-and may be given in several processes one after the other. Configs that differ in their data alone are one program, and
-one row. --table only writes docs/results/pods.{json,md} of what is there. Needs the extra `aot`.
+and may be given in several processes one after the other. What docs/results/pods.json holds is not made again, either,
+unless --anew. Configs that differ in their data alone are one program, and one row. --table only writes
+docs/results/pods.{json,md} of what is there. Needs the extra `aot`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from jaxvl.core import chips, config_files, costs, session
 from jaxvl.core import config as configs
 from jaxvl.core.memory import gib
 
+NAME = "pods"
 ONE = "v5e:1x1"
 FIRST = "v5e:2x2"
 UNSURE = 1.5
@@ -84,7 +86,7 @@ def _what_is_compiled(name: str) -> tuple[str, tuple[str, ...], int]:
 
 def compiled(root: Path, key: str, name: str, topology: str, words: tuple[str, ...] = ()) -> dict[str, Any]:
     """What `jaxvl aot` says, from DIR where it is there. `refused`: the line, where it says nothing else."""
-    path = root / f"{key}.{topology.replace(':', '_')}.json"
+    path = _file(root, key, topology)
     if path.is_file():
         return json.loads(path.read_text())
     print(f"{name} on {topology}", flush=True)
@@ -185,37 +187,52 @@ def row(name: str, more: Any, least: str, slice_: str, p: dict[str, Any]) -> lis
     ]
 
 
+def _file(root: Path, key: str, topology: str) -> Path:
+    return root / f"{key}.{topology.replace(':', '_')}.json"
+
+
+def _kept(root: Path, key: str) -> dict[str, dict[str, Any]]:
+    """What has been compiled, by topology from the smallest on. Updates alone count where nothing else was possible."""
+    found = {}
+    for topology in (ONE, FIRST, *LADDER):
+        for name in (key, f"{key}.updates"):
+            if (path := _file(root, name, topology)).is_file():
+                found[topology] = json.loads(path.read_text())
+    return found
+
+
 def known(root: Path, program: Program) -> dict[str, Any] | None:
     """The report of the smallest slice of what has been compiled; None where that is nothing."""
-    found = None
-    for topology in (ONE, FIRST, *LADDER):
-        for key in (program.key, f"{program.key}.updates"):
-            path = root / f"{key}.{topology.replace(':', '_')}.json"
-            if path.is_file() and "programs" in (report := json.loads(path.read_text())):
-                found = report
-                if report["fits"]:
-                    return report
-    return found
+    found = [report for report in _kept(root, program.key).values() if "programs" in report]
+    return next((report for report in found if report["fits"]), found[-1] if found else None)
+
+
+def restore(root: Path) -> None:
+    """Lays what the results file holds into DIR, where DIR does not hold it."""
+    file = results.FOLDER / f"{NAME}.json"
+    for entry in json.loads(file.read_text(encoding="utf-8"))["raw"] if file.is_file() else ():
+        path = root / entry["file"]
+        if not path.is_file():
+            root.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(entry["report"]))
 
 
 def _held(root: Path, program: Program) -> bool | None:
     """Whether one chip holds what the figures of four say that it does; None where it was not compiled."""
-    four, one = (root / f"{program.key}.{topology.replace(':', '_')}.json" for topology in (FIRST, ONE))
-    if not one.is_file() or not four.is_file():
+    found = _kept(root, program.key)
+    if ONE not in found or FIRST not in found or not found[FIRST].get("fits") or _on_one(found[FIRST]) >= 1:
         return None
-    report = json.loads(four.read_text())
-    return json.loads(one.read_text())["fits"] if report["fits"] and _on_one(report) < 1 else None
+    return found[ONE]["fits"]
 
 
 def table(root: Path, found: list[Program]) -> None:
     """Writes docs/results/pods.{json,md} of what is in DIR."""
-    rows, raw, grown, left = [], [], [], []
+    rows, grown, left = [], [], []
     for program in sorted(found, key=lambda p: p.name):
         report = known(root, program)
         if report is None:
             left.append(program.name)
             continue
-        raw.append({"config": program.name, "same": program.same, "report": _without_lists(report)})
         slice_ = report["topology"]["name"]
         least = f"{ONE}, by these figures" if slice_ == FIRST and report["fits"] and _on_one(report) < 1 else slice_
         for p in report["programs"]:
@@ -224,10 +241,9 @@ def table(root: Path, found: list[Program]) -> None:
         reports = {}
         keys = {topology: _scaled(name) for topology in SIZES} | {SIZES[0]: _what_is_compiled(name)[0]}
         for topology, key in keys.items():
-            path = root / f"{key}.{topology.replace(':', '_')}.json"
+            path = _file(root, key, topology)
             if path.is_file() and "programs" in (report := json.loads(path.read_text())):
                 reports[topology] = report
-                raw.append({"config": name, "rows a chip": "those of 4 chips", "report": _without_lists(report)})
                 updates = [p for p in report["programs"] if p["name"].startswith("objective")]
                 rows += [row(f"{name} (fixed rows a chip)", "-", "-", topology, p) for p in updates]
         if len(reports) > 1:
@@ -250,15 +266,22 @@ def table(root: Path, found: list[Program]) -> None:
     if left:
         files = collections.Counter(name.split(":")[0] for name in left)
         note += ["", f"Not compiled yet: {', '.join(f'{n} of {file}' for file, n in files.items())}."]
-    results.save("pods", "Published configs on TPU v5e", COLUMNS, rows, "\n".join(note), raw)
+    whole = {key for name in SCALED for key in (_scaled(name), _what_is_compiled(name)[0])}
+    keys = {path: path.name.split(".")[0] for path in sorted(root.glob("*.json"))}
+    wanted = {path: key in whole for path, key in keys.items() if key in whole.union(p.key for p in found)}
+    raw = [{"file": path.name, "report": _report(path, whole)} for path, whole in wanted.items()]
+    results.save(NAME, "Published configs on TPU v5e", COLUMNS, rows, "\n".join(note), raw)
 
 
-def _without_lists(report: dict[str, Any]) -> dict[str, Any]:
-    """The figures, and of each list its eight largest: whole reports are tens of megabytes."""
-    programs_ = [{k: v[:8] if isinstance(v, list) else v for k, v in p.items()} for p in report["programs"]]
+def _report(path: Path, whole: bool) -> dict[str, Any]:
+    """A report, with the four largest of each list if not whole: all of all are tens of megabytes."""
+    report = json.loads(path.read_text())
+    if whole or "programs" not in report:
+        return report
+    programs_ = [{k: v[:4] if isinstance(v, list) else v for k, v in p.items()} for p in report["programs"]]
     for p in programs_:
         if "relayouts" in p:
-            p["relayouts"] = {**p["relayouts"], "places": p["relayouts"]["places"][:8]}
+            p["relayouts"] = {**p["relayouts"], "places": p["relayouts"]["places"][:4]}
     return {**report, "programs": programs_}
 
 
@@ -274,9 +297,12 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--only", default="", help="a method")
     parser.add_argument("--rows", type=int, default=10**6, help="so many programs at most")
+    parser.add_argument("--anew", action="store_true", help="compile what the results file holds, too")
     parser.add_argument("--table", action="store_true", help="compile nothing")
     args = parser.parse_args()
     found = programs(args.only)
+    if not args.anew:
+        restore(args.root)
     if not args.table:
         _compile(args.root, [p for p in found if p.leads][: args.rows])
         for name in SCALED:
