@@ -1,10 +1,10 @@
 """What a form of a computation costs on a TPU, by the compiler's own figures: each lever off and on.
 
-    python -m benchmarks.pods.levers [--only NAME ...]
+    python -m benchmarks.pods.levers [--only NAME ...] [--ways WAY ...]
 
 Needs the extra `aot` and no TPU. A row compiles one step with the forms that are right for CPUs forced upon the TPU,
-and as it is. Each takes minutes of one core; `--only` measures some rows anew and leaves the others as they are in
-docs/results/pods_levers.json.
+and as it is. Each takes minutes of one core; `--only` and `--ways` measure some rows anew and leave the others as they
+are in docs/results/pods_levers.json.
 """
 
 from __future__ import annotations
@@ -37,12 +37,6 @@ from jaxvl.verbs import aot
 ROOT = Path(__file__).parent.parent.parent
 TITLE = "What differs by platform, compiled for TPU v5e 2x2"
 NAME = "pods_levers"
-TRUNK_ALONE = tuple(
-    f"model.weights.{term}=0.0" for term in ("translation", "distance", "angular", "transport", "consensus")
-)
-"""DRDR's baseline: the same ResNet-50 step with one pass through the trunk, which compiles in half the time."""
-
-
 TOPOLOGY = "v5e:2x2"
 CPU, NATIVE = "forms for CPUs", "by platform"
 IN_TURN, LOOP = "blocks in turn", "blocks as a loop"
@@ -56,7 +50,6 @@ class Lever(NamedTuple):
 
     what: str
     config: str | None = None
-    overrides: tuple[str, ...] = ()
     blocks: Blocks | None = None
     ways: tuple[str, ...] = (CPU, NATIVE)
 
@@ -73,11 +66,6 @@ LEVERS = {
     "bottlenecks": Lever(
         "1x1 convolutions as products, batch norm's sums as one reduction: gradient of a ResNet with one bottleneck in "
         "each of ResNet-50's stages, 64 images, float32"
-    ),
-    "resnet50": Lever(
-        "the same: DRDR's step with the classification alone, 64 images, ResNet-50, float32",
-        "drdr/office31.py:uda_a_w",
-        (*TRUNK_ALONE, "precision.compute=float32"),
     ),
     "drdr": Lever(
         "the same: DRDR's whole step, 64 + 64 images, bfloat16",
@@ -138,7 +126,7 @@ def measured(lever: Lever, way: str) -> dict[str, Any]:
             found = bottlenecks()
         else:
             chosen = (f"precision.remat={REMAT[way]}",) if way in REMAT else ()
-            config = configs.load(ROOT / "configs" / lever.config, (*lever.overrides, *chosen))
+            config = configs.load(ROOT / "configs" / lever.config, chosen)
             (found,) = aot.aot(config, TOPOLOGY, objectives=(_update(config),), also="none", trials=0)["programs"]
     if "error" in found:
         return {"error": found["error"], "needed": found["needed"]}
@@ -261,9 +249,11 @@ def rows_of(raw: Mapping[str, Any]) -> list[list[Any]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", choices=tuple(LEVERS), default=tuple(LEVERS))
+    every = dict.fromkeys(way for lever in LEVERS.values() for way in lever.ways)
+    parser.add_argument("--ways", nargs="*", choices=tuple(every), default=tuple(every))
     args = parser.parse_args()
     for name in args.only:
-        for way in LEVERS[name].ways:
+        for way in (way for way in LEVERS[name].ways if way in args.ways):
             found = measured(LEVERS[name], way)
             raw = kept()
             raw.setdefault(name, {})[way] = found
