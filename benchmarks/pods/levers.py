@@ -1,10 +1,10 @@
 """What a form of a computation costs on a TPU, by the compiler's own figures: each lever off and on.
 
-    python -m benchmarks.pods.levers [--only NAME ...]
+    python -m benchmarks.pods.levers [--only NAME ...] [--ways WAY ...]
 
 Needs the extra `aot` and no TPU. A row compiles one step with the forms that are right for CPUs forced upon the TPU,
-and as it is. Each takes minutes of one core; `--only` measures some rows anew and leaves the others as they are in
-docs/results/pods_levers.json.
+and as it is. Each takes minutes of one core; `--only` and `--ways` measure some rows anew and leave the others as they
+are in docs/results/pods_levers.json.
 """
 
 from __future__ import annotations
@@ -37,16 +37,11 @@ from jaxvl.verbs import aot
 ROOT = Path(__file__).parent.parent.parent
 TITLE = "What differs by platform, compiled for TPU v5e 2x2"
 NAME = "pods_levers"
-TRUNK_ALONE = tuple(
-    f"model.weights.{term}=0.0" for term in ("translation", "distance", "angular", "transport", "consensus")
-)
-"""DRDR's baseline: the same ResNet-50 step with one pass through the trunk, which compiles in half the time."""
-
-
 TOPOLOGY = "v5e:2x2"
 CPU, NATIVE = "forms for CPUs", "by platform"
 IN_TURN, LOOP = "blocks in turn", "blocks as a loop"
 FLASH = "a flash kernel (Pallas)"
+REMAT = {"remat none": "none", "remat dots": "dots", "remat full": "full"}
 
 
 class Lever(NamedTuple):
@@ -55,7 +50,6 @@ class Lever(NamedTuple):
 
     what: str
     config: str | None = None
-    overrides: tuple[str, ...] = ()
     blocks: Blocks | None = None
     ways: tuple[str, ...] = (CPU, NATIVE)
 
@@ -72,11 +66,6 @@ LEVERS = {
     "bottlenecks": Lever(
         "1x1 convolutions as products, batch norm's sums as one reduction: gradient of a ResNet with one bottleneck in "
         "each of ResNet-50's stages, 64 images, float32"
-    ),
-    "resnet50": Lever(
-        "the same: DRDR's step with the classification alone, 64 images, ResNet-50, float32",
-        "drdr/office31.py:uda_a_w",
-        (*TRUNK_ALONE, "precision.compute=float32"),
     ),
     "drdr": Lever(
         "the same: DRDR's whole step, 64 + 64 images, bfloat16",
@@ -107,6 +96,16 @@ LEVERS = {
         blocks=Blocks(12, 50, "full"),
         ways=(IN_TURN, LOOP),
     ),
+    "b16_remat": Lever(
+        "precision.remat: CenterCLIP's whole step, ViT-B/16, 32 clips of 12 frames a chip, bfloat16, without clusters",
+        "centerclip/lsmdc.py:b16_meanp",
+        ways=tuple(REMAT),
+    ),
+    "b16_clusters_remat": Lever(
+        "the same with 4 segments of 160 medoids from block 6 on",
+        "centerclip/lsmdc.py:b16_kmedoids_b6_4_160",
+        ways=tuple(REMAT),
+    ),
 }
 
 
@@ -126,13 +125,15 @@ def measured(lever: Lever, way: str) -> dict[str, Any]:
         elif lever.config is None:
             found = bottlenecks()
         else:
-            config = configs.load(ROOT / "configs" / lever.config, lever.overrides)
+            chosen = (f"precision.remat={REMAT[way]}",) if way in REMAT else ()
+            config = configs.load(ROOT / "configs" / lever.config, chosen)
             (found,) = aot.aot(config, TOPOLOGY, objectives=(_update(config),), also="none", trials=0)["programs"]
     if "error" in found:
-        return {"error": found["error"]}
+        return {"error": found["error"], "needed": found["needed"]}
     exchanged = found["collectives"]
     return {
         "bytes": found["bytes"]["by_xla"],
+        "needed": found.get("needed"),
         "temporaries": found["memory"]["temporaries"],
         "relayouts": found["relayouts"]["count"],
         "relayout_bytes": found["relayouts"]["bytes"],
@@ -232,22 +233,27 @@ def rows_of(raw: Mapping[str, Any]) -> list[list[Any]]:
             if f is None:
                 continue
             if "error" in f:
-                rows.append([lever.what, way, "does not fit", *[""] * 5])
+                needed = f"{f['needed'] / 2**30:.1f}: too much" if f.get("needed") else "too much"
+                rows.append([lever.what, way, needed, *[""] * 6])
                 continue
             gb, mib = f["bytes"] / 1e9, f["temporaries"] / 2**20
             relayouts = f"{f['relayouts']} ({f['relayout_bytes'] / 1e9:.2f} GB)"
             seconds = f"{f['seconds']['compile_cpu']:.0f}"
             exchanged = f"{f['collectives']} ({f['collective_bytes'] / 1e6:.1f} MB)"
-            rows.append([lever.what, way, f"{gb:.1f}", f"{mib:.0f}", relayouts, exchanged, str(f["loops"]), seconds])
+            needed = f"{f['needed'] / 2**30:.2f}" if f.get("needed") else ""
+            figures = (needed, f"{gb:.1f}", f"{mib:.0f}", relayouts, exchanged, str(f["loops"]), seconds)
+            rows.append([lever.what, way, *figures])
     return rows
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", choices=tuple(LEVERS), default=tuple(LEVERS))
+    every = dict.fromkeys(way for lever in LEVERS.values() for way in lever.ways)
+    parser.add_argument("--ways", nargs="*", choices=tuple(every), default=tuple(every))
     args = parser.parse_args()
     for name in args.only:
-        for way in LEVERS[name].ways:
+        for way in (way for way in LEVERS[name].ways if way in args.ways):
             found = measured(LEVERS[name], way)
             raw = kept()
             raw.setdefault(name, {})[way] = found
@@ -265,7 +271,8 @@ def kept() -> dict[str, Any]:
 def save(raw: Mapping[str, Any]) -> None:
     note = (
         "Per device and update, from the executable (`jaxvl aot` explains each figure); compiled with least effort, so "
-        "memory is an upper bound. Relayouts are copies of an array into another layout of the same values. Nothing "
+        "memory is an upper bound. GiB a device: all that a chip of 15.75 GiB holds, the state and the next batch with "
+        "it; only of whole steps. Relayouts are copies of an array into another layout of the same values. Nothing "
         "was run: bytes are those that XLA's own analysis counts, on-chip memories included, not a measured time; it "
         "counts the body of a loop once, so those of a loop of blocks cannot be compared with those of blocks in turn."
     )
@@ -273,6 +280,7 @@ def save(raw: Mapping[str, Any]) -> None:
     columns = (
         "step",
         "compiled with",
+        "GiB a device",
         "bytes GB",
         "temporaries MiB",
         "relayouts",

@@ -3,8 +3,9 @@
     python -m benchmarks.pods.survey --root DIR [--only METHOD] [--rows N] [--table]
 
 A compilation takes minutes, so each is kept as a JSON in DIR and never made again: the command goes on where it ended,
-and may be given in several processes one after the other. Configs that differ in their data alone are one program, and
-one row. --table only writes docs/results/pods.{json,md} of what is there. Needs the extra `aot`.
+and may be given in several processes one after the other. What docs/results/pods.json holds is not made again, either,
+unless --anew. Configs that differ in their data alone are one program, and one row. --table only writes
+docs/results/pods.{json,md} of what is there. Needs the extra `aot`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +25,11 @@ from jaxvl.core import chips, config_files, costs, session
 from jaxvl.core import config as configs
 from jaxvl.core.memory import gib
 
+NAME = "pods"
+ONE = "v5e:1x1"
 FIRST = "v5e:2x2"
+UNSURE = 1.5
+"""One chip is compiled where four chips' figures say that it would need up to so many times what it has."""
 LADDER = ("v5e:2x4", "v5e:4x4", "v5e:4x8")
 SCALED = ("centerclip/msrvtt:9k_b32_kmedoids_b6_4_49", "drdr/office31:uda_a_w", "mist/agqa:paper")
 SIZES = ("v5e:2x2", "v5e:4x4", "v5e:8x16")
@@ -66,7 +71,8 @@ def _what_is_compiled(name: str) -> tuple[str, tuple[str, ...], int]:
     method = session.build_method(config)
     tree = json.loads(configs.to_json(config))
     shapes = lambda spec: {s: {k: [list(x.shape), str(x.dtype)] for k, x in f.items()} for s, f in spec.items()}  # noqa: E731
-    evaluated = sorted(json.dumps(sorted(shapes(batch).items())) for batch in method.predict_spec)
+    # streams of an evaluation are named after the user's splits and domains: what is computed has no such name
+    evaluated = sorted(json.dumps(list(shapes(batch).values())) for batch in method.predict_spec)
     rates = ("lr", "end_lr", "floor", "warmup", "schedule", "boundaries", "decay_factor", "late_lr", "late_from")
     optim = {n: {k: v for k, v in o.items() if k not in rates} for n, o in tree["optim"].items()}
     train = {k: tree["train"][k] for k in ("accumulate", "clip_norm", "ema")}
@@ -80,7 +86,7 @@ def _what_is_compiled(name: str) -> tuple[str, tuple[str, ...], int]:
 
 def compiled(root: Path, key: str, name: str, topology: str, words: tuple[str, ...] = ()) -> dict[str, Any]:
     """What `jaxvl aot` says, from DIR where it is there. `refused`: the line, where it says nothing else."""
-    path = root / f"{key}.{topology.replace(':', '_')}.json"
+    path = _file(root, key, topology)
     if path.is_file():
         return json.loads(path.read_text())
     print(f"{name} on {topology}", flush=True)
@@ -110,15 +116,14 @@ def of_program(root: Path, program: Program, topology: str) -> dict[str, Any]:
     return found
 
 
-def smallest(root: Path, program: Program) -> dict[str, Any]:
-    """The report on the smallest slice that holds it, else the last one that was tried."""
+def smallest(root: Path, program: Program, one: bool = False) -> dict[str, Any]:
+    """The report on the smallest slice that holds it, else the last one that was tried. That of four chips, where their
+    figures say that one chip holds it, too; one: that chip is compiled, nevertheless."""
     found = of_program(root, program, FIRST)
     if found.get("fits"):
-        state = sum(found["state"].values())
-        worst = max(p["needed"] for p in found["programs"])
-        if state + 4 * (worst - state) < found["limit"]["bytes"]:  # as four chips hold it, so may one
-            one = of_program(root, program, "v5e:1x1")
-            return one if one.get("fits") else found
+        if (one and _on_one(found) < 1) or 1 <= _on_one(found) < UNSURE:
+            single = of_program(root, program, ONE)
+            return single if single.get("fits") else found
         return found
     for topology in LADDER:
         found = of_program(root, program, topology)
@@ -127,31 +132,47 @@ def smallest(root: Path, program: Program) -> dict[str, Any]:
     return found
 
 
+def _on_one(report: Mapping[str, Any]) -> float:
+    """What one chip would hold by the report of four, as a part of what it can: all of the state, and four times what
+    lies beside it, which is too much for what each of the four has whole."""
+    state = sum(report["state"].values())
+    worst = max(p["needed"] for p in report["programs"])
+    return (state + 4 * (worst - state)) / report["limit"]["bytes"]
+
+
 def of_sizes(root: Path, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """The updates of a config on each of SIZES, with as many rows a chip as the published batch has on four."""
     config = configs.load(name)
-    _, objectives, _ = _what_is_compiled(name)
+    key, objectives, _ = _what_is_compiled(name)
     for topology in SIZES:
         times = chips.parse(topology).chips // chips.parse(SIZES[0]).chips
+        if times == 1:
+            yield topology, compiled(root, key, name, topology)
+            continue
         words = [w for objective in objectives for w in ("--objective", objective)]
         sizes = {k: v for k, v in config.data.items() if k.endswith("batch_size") and isinstance(v, int)}
-        words += [f"--config.data.{k}={v * times}" for k, v in sizes.items()] if times > 1 else []
-        key = f"scaled-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
-        yield topology, compiled(root, key, name, topology, tuple(words))
+        words += [f"--config.data.{k}={v * times}" for k, v in sizes.items()]
+        yield topology, compiled(root, _scaled(name), name, topology, tuple(words))
+
+
+def _scaled(name: str) -> str:
+    return f"scaled-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
 
 COLUMNS = (
-    *("config", "as many more", "slice", "program", "GiB a device", "of it temporaries", "TFLOP", "compiled / traced"),
-    *("GB moved", "roofline ms", "bound", "collectives", "MB exchanged", "relayout GB", "compile s"),
+    *("config", "as many more", "smallest slice", "compiled for", "program", "GiB a device", "of it temporaries"),
+    *("TFLOP", "compiled / traced", "GB moved", "roofline ms", "bound", "collectives", "MB exchanged", "relayout GB"),
+    "compile s",
 )
 
 
-def row(name: str, more: Any, slice_: str, p: dict[str, Any]) -> list[Any]:
+def row(name: str, more: Any, least: str, slice_: str, p: dict[str, Any]) -> list[Any]:
     """One program of a report."""
     if "error" in p:
         return [
             name,
             more,
+            least,
             slice_,
             p["name"],
             f"{gib(p['needed'])}: too much" if p["needed"] else "too much",
@@ -159,78 +180,114 @@ def row(name: str, more: Any, slice_: str, p: dict[str, Any]) -> list[Any]:
         ]
     moved, f, r = p["bytes"], p["flops"], p["roofline"]
     return [
-        *(name, more, slice_, p["name"], p["needed"] / 2**30, p["memory"]["temporaries"] / 2**30),
+        *(name, more, least, slice_, p["name"], p["needed"] / 2**30, p["memory"]["temporaries"] / 2**30),
         *(f["compiled"] / 1e12, "-" if f["ratio"] is None else f["ratio"], moved["memory"] / 1e9),
         *(r["step"] * 1e3, r["bound"], sum(c["count"] for c in p["collectives"])),
         *(sum(c["bytes"] for c in p["collectives"]) / 1e6, p["relayouts"]["bytes"] / 1e9, p["seconds"]["compile_cpu"]),
     ]
 
 
+def _file(root: Path, key: str, topology: str) -> Path:
+    return root / f"{key}.{topology.replace(':', '_')}.json"
+
+
+def _kept(root: Path, key: str) -> dict[str, dict[str, Any]]:
+    """What has been compiled, by topology from the smallest on. Updates alone count where nothing else was possible."""
+    found = {}
+    for topology in (ONE, FIRST, *LADDER):
+        for name in (key, f"{key}.updates"):
+            if (path := _file(root, name, topology)).is_file():
+                found[topology] = json.loads(path.read_text())
+    return found
+
+
 def known(root: Path, program: Program) -> dict[str, Any] | None:
     """The report of the smallest slice of what has been compiled; None where that is nothing."""
-    found = None
-    for topology in ("v5e:1x1", FIRST, *LADDER):
-        for key in (program.key, f"{program.key}.updates"):
-            path = root / f"{key}.{topology.replace(':', '_')}.json"
-            if path.is_file() and "programs" in (report := json.loads(path.read_text())):
-                found = report
-                if report["fits"]:
-                    return report
-    return found
+    found = [report for report in _kept(root, program.key).values() if "programs" in report]
+    return next((report for report in found if report["fits"]), found[-1] if found else None)
+
+
+def restore(root: Path) -> None:
+    """Lays what the results file holds into DIR, where DIR does not hold it."""
+    file = results.FOLDER / f"{NAME}.json"
+    for entry in json.loads(file.read_text(encoding="utf-8"))["raw"] if file.is_file() else ():
+        path = root / entry["file"]
+        if not path.is_file():
+            root.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(entry["report"]))
+
+
+def _held(root: Path, program: Program) -> bool | None:
+    """Whether one chip holds what the figures of four say that it does; None where it was not compiled."""
+    found = _kept(root, program.key)
+    if ONE not in found or FIRST not in found or not found[FIRST].get("fits") or _on_one(found[FIRST]) >= 1:
+        return None
+    return found[ONE]["fits"]
 
 
 def table(root: Path, found: list[Program]) -> None:
     """Writes docs/results/pods.{json,md} of what is in DIR."""
-    rows, raw, grown, left = [], [], [], []
+    rows, grown, left = [], [], []
     for program in sorted(found, key=lambda p: p.name):
         report = known(root, program)
         if report is None:
             left.append(program.name)
             continue
-        raw.append({"config": program.name, "same": program.same, "report": _without_lists(report)})
+        slice_ = report["topology"]["name"]
+        least = f"{ONE}, by these figures" if slice_ == FIRST and report["fits"] and _on_one(report) < 1 else slice_
         for p in report["programs"]:
-            rows.append(row(program.name, len(program.same) or "-", report["topology"]["name"], p))
+            rows.append(row(program.name, len(program.same) or "-", least, slice_, p))
     for name in SCALED:
         reports = {}
-        key = f"scaled-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
-        for topology in SIZES:
-            path = root / f"{key}.{topology.replace(':', '_')}.json"
+        keys = {topology: _scaled(name) for topology in SIZES} | {SIZES[0]: _what_is_compiled(name)[0]}
+        for topology, key in keys.items():
+            path = _file(root, key, topology)
             if path.is_file() and "programs" in (report := json.loads(path.read_text())):
                 reports[topology] = report
-                raw.append({"config": name, "rows a chip": "those of 4 chips", "report": _without_lists(report)})
-                rows += [row(f"{name} (fixed rows a chip)", "-", topology, p) for p in report["programs"]]
+                updates = [p for p in report["programs"] if p["name"].startswith("objective")]
+                rows += [row(f"{name} (fixed rows a chip)", "-", "-", topology, p) for p in updates]
         if len(reports) > 1:
             (a, small), *_, (b, large) = reports.items()
             for p, q in zip(small["programs"], large["programs"]):
                 lines = costs.growth(p, q) if "error" not in p and "error" not in q else ["does not fit"]
                 grown.append(f"- {name}, {p['name']}, {a} to {b}: {'; '.join(lines[:6]) or 'nothing grows'}")
+    both = [held for program in found if (held := _held(root, program)) is not None]
     note = [
         "GiB a device: all that a device holds while the program runs, the whole state and the next batch with it, of "
         "the 15.75 GiB that a v5e has for a program. Compiled at effort -1, so memory is an upper bound. TFLOP, GB and "
         "MB: a device and update, all turns of loops counted; a loop of unknown length counts once. roofline: the "
         "least time that products, memory or network need; nothing was measured. as many more: configs that compile to "
-        "the same program. v5e:1x1 was compiled where the figures of four chips leave room for it.",
+        "the same program. by these figures: one chip was not compiled, but the state and four times what each of the "
+        f"four chips holds beside it is less than it has; of {len(both)} where both were compiled, one chip held "
+        f"{sum(both)}.",
     ]
     if grown:
         note += ["", "What a device does more of as the slice grows, with as many rows a chip:", "", *grown]
     if left:
         files = collections.Counter(name.split(":")[0] for name in left)
         note += ["", f"Not compiled yet: {', '.join(f'{n} of {file}' for file, n in files.items())}."]
-    results.save("pods", "Published configs on TPU v5e", COLUMNS, rows, "\n".join(note), raw)
+    whole = {key for name in SCALED for key in (_scaled(name), _what_is_compiled(name)[0])}
+    keys = {path: path.name.split(".")[0] for path in sorted(root.glob("*.json"))}
+    wanted = {path: key in whole for path, key in keys.items() if key in whole.union(p.key for p in found)}
+    raw = [{"file": path.name, "report": _report(path, whole)} for path, whole in wanted.items()]
+    results.save(NAME, "Published configs on TPU v5e", COLUMNS, rows, "\n".join(note), raw)
 
 
-def _without_lists(report: dict[str, Any]) -> dict[str, Any]:
-    """The figures, and of each list its eight largest: whole reports are tens of megabytes."""
-    programs_ = [{k: v[:8] if isinstance(v, list) else v for k, v in p.items()} for p in report["programs"]]
+def _report(path: Path, whole: bool) -> dict[str, Any]:
+    """A report, with the four largest of each list if not whole: all of all are tens of megabytes."""
+    report = json.loads(path.read_text())
+    if whole or "programs" not in report:
+        return report
+    programs_ = [{k: v[:4] if isinstance(v, list) else v for k, v in p.items()} for p in report["programs"]]
     for p in programs_:
         if "relayouts" in p:
-            p["relayouts"] = {**p["relayouts"], "places": p["relayouts"]["places"][:8]}
+            p["relayouts"] = {**p["relayouts"], "places": p["relayouts"]["places"][:4]}
     return {**report, "programs": programs_}
 
 
-def _compile(root: Path, found: Sequence[Program]) -> None:
+def _compile(root: Path, found: Sequence[Program], one: bool = False) -> None:
     for program in found:
-        report = smallest(root, program)
+        report = smallest(root, program, one)
         print(f"{program.name}: {report.get('line') or report['refused']}", flush=True)
 
 
@@ -240,9 +297,12 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--only", default="", help="a method")
     parser.add_argument("--rows", type=int, default=10**6, help="so many programs at most")
+    parser.add_argument("--anew", action="store_true", help="compile what the results file holds, too")
     parser.add_argument("--table", action="store_true", help="compile nothing")
     args = parser.parse_args()
     found = programs(args.only)
+    if not args.anew:
+        restore(args.root)
     if not args.table:
         _compile(args.root, [p for p in found if p.leads][: args.rows])
         for name in SCALED:
@@ -250,6 +310,7 @@ def main() -> None:
                 for topology, report in of_sizes(args.root, name):
                     print(f"{name} on {topology}: {report.get('line') or report['refused']}", flush=True)
         _compile(args.root, found[: args.rows])
+        _compile(args.root, [p for p in found if p.leads][: args.rows], one=True)
     table(args.root, programs() if args.only else found)
 
 
