@@ -234,14 +234,15 @@ def rows_of(raw: Mapping[str, Any]) -> list[list[Any]]:
                 continue
             if "error" in f:
                 needed = f"{f['needed'] / 2**30:.1f}: too much" if f.get("needed") else "too much"
-                rows.append([lever.what, way, needed, *[""] * 6])
+                rows.append([lever.what, way, needed, *[""] * 7])
                 continue
             gb, mib = f["bytes"] / 1e9, f["temporaries"] / 2**20
             relayouts = f"{f['relayouts']} ({f['relayout_bytes'] / 1e9:.2f} GB)"
             seconds = f"{f['seconds']['compile_cpu']:.0f}"
             exchanged = f"{f['collectives']} ({f['collective_bytes'] / 1e6:.1f} MB)"
             needed = f"{f['needed'] / 2**30:.2f}" if f.get("needed") else ""
-            figures = (needed, f"{gb:.1f}", f"{mib:.0f}", relayouts, exchanged, str(f["loops"]), seconds)
+            computed = f"{f['flops'] / 1e12:.2f}"
+            figures = (needed, computed, f"{gb:.1f}", f"{mib:.0f}", relayouts, exchanged, str(f["loops"]), seconds)
             rows.append([lever.what, way, *figures])
     return rows
 
@@ -272,7 +273,8 @@ def save(raw: Mapping[str, Any]) -> None:
     note = (
         "Per device and update, from the executable (`jaxvl aot` explains each figure); compiled with least effort, so "
         "memory is an upper bound. GiB a device: all that a chip of 15.75 GiB holds, the state and the next batch with "
-        "it; only of whole steps. Relayouts are copies of an array into another layout of the same values. Nothing "
+        "it; only of whole steps. TFLOP: what the program computes again is counted again. Relayouts are copies of an "
+        "array into another layout of the same values. Nothing "
         "was run: bytes are those that XLA's own analysis counts, on-chip memories included, not a measured time; it "
         "counts the body of a loop once, so those of a loop of blocks cannot be compared with those of blocks in turn."
     )
@@ -281,6 +283,7 @@ def save(raw: Mapping[str, Any]) -> None:
         "step",
         "compiled with",
         "GiB a device",
+        "TFLOP",
         "bytes GB",
         "temporaries MiB",
         "relayouts",
