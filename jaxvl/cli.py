@@ -238,9 +238,10 @@ def _parser() -> argparse.ArgumentParser:
         "--also", type=word, default="next", metavar="CHIP:SIDES",
         help="a second size, to see what grows; none; default: the slice with four times the chips",
     )  # fmt: skip
+    p.add_argument("--code", action="store_true", help="generate machine code, too: its size, in minutes")
     p.add_argument(
-        "--effort", type=real(-1, 1), default=-1.0, metavar="X",
-        help="of the TPU compiler, -1 to 1; default: -1, quick, memory an upper bound; a run compiles with 0",
+        "--effort", type=real(-1, 1), default=0.0, metavar="X",
+        help="of the TPU compiler, -1 to 1: -1 takes half of the time and says more memory; default: 0, as a run",
     )  # fmt: skip
     p.add_argument("--hbm", type=positive, metavar="GIB", help="memory of a device, in place of the chip's")
     p.add_argument(
@@ -466,6 +467,7 @@ def _aot(args: argparse.Namespace) -> int:
         args.topology,
         objectives=args.objective,
         also=args.also,
+        code=args.code,
         effort=args.effort,
         hbm=args.hbm,
         trials=args.trials,

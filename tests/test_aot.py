@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import pytest
 
 from jaxvl import cli
-from jaxvl.core import costs, hlo, session
+from jaxvl.core import chips, costs, hlo, session
+from jaxvl.core import config as configs
 from jaxvl.verbs import aot
 from tests import toys
 
@@ -30,6 +31,10 @@ def get_config():
 def toy(config):
     rows = {"x": jax.ShapeDtypeStruct((8, DIM), jnp.float32)}
     return dataclasses.replace(toys.contrastive(config.data.batch_size), predict_spec=[{"test": rows}])
+
+
+def config_of(name):
+    return configs.with_length(configs.load(name), configs.NOMINAL_EPOCH)
 
 
 @pytest.fixture
@@ -118,7 +123,7 @@ OOM = "RESOURCE_EXHAUSTED: the total memory required for HLO temporaries (16.42G
 
 def test_a_compiler_that_runs_out_of_memory_is_an_answer(run, monkeypatch):
     spent = {"compile": 1.0, "compile_cpu": 1.0}
-    monkeypatch.setattr(aot, "_compile", lambda lowered, settings: (None, OOM, spent))
+    monkeypatch.setattr(aot, "_compile", lambda lowered, effort, folder: (None, OOM, spent))
     code, out, error = run("--topology", "cpu:4", "--also", "none", "--objective", "pair", "--trials", "1")
     assert code == 0
     assert "Traceback" not in error
@@ -135,10 +140,25 @@ def test_only_want_of_memory_is_an_answer():
         def compile(self, options):
             raise jax.errors.JaxRuntimeError(self.text)
 
-    settings = aot.Settings(None, 1.0, "")
-    assert aot._compile(Lowered(OOM), settings)[:2] == (None, OOM)
+    assert aot._compile(Lowered(OOM), 0.0)[:2] == (None, OOM)
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
-        aot._compile(Lowered("INTERNAL: a bug"), settings)
+        aot._compile(Lowered("INTERNAL: a bug"), 0.0)
+
+
+def test_a_program_in_a_process_of_its_own_has_the_same_figures(monkeypatch):
+    """As for a TPU, here for a CPU, whose compiler is done before it could be left."""
+    config, here = config_of("posegu/mocap:seeds"), chips.parse("cpu:1")
+    compiled = session.compile_method(config, devices=here.devices())
+    (job,) = aot._jobs(compiled, ["lift"])
+    inside, apart = (
+        aot._figures(config, here, compiled, job, aot.Settings(code, 0.0, 2**40, "")) for code in (True, False)
+    )
+    for figures in (inside, apart):
+        del figures["seconds"]
+    assert apart == json.loads(json.dumps(inside))
+    monkeypatch.setattr(aot.sys, "executable", "false")
+    with pytest.raises(RuntimeError, match="process that compiles objective lift ended with code 1: it said nothing"):
+        aot._figures(config, here, compiled, job, aot.Settings(False, 0.0, 2**40, ""))
 
 
 def test_what_is_computed_again_shows_in_the_ratio(run):

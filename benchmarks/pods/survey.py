@@ -1,11 +1,11 @@
 """Every published config on the smallest v5e slice that holds it, and three configs from 4 to 128 chips.
 
-    python -m benchmarks.pods.survey --root DIR [--only METHOD] [--rows N] [--table]
+    python -m benchmarks.pods.survey --root DIR [--only METHOD] [--rows N] [--jobs N] [--table]
 
-A compilation takes minutes, so each is kept as a JSON in DIR and never made again: the command goes on where it ended,
-and may be given in several processes one after the other. What docs/results/pods.json holds is not made again, either,
-unless --anew. Configs that differ in their data alone are one program, and one row. --table only writes
-docs/results/pods.{json,md} of what is there. Needs the extra `aot`.
+A program takes half a minute to four, so each is kept as a JSON in DIR and never made again: the command goes on where
+it ended. What docs/results/pods.json holds is not made again, either, unless --anew. Configs that differ in their data
+alone are one program, and one row. --table only writes docs/results/pods.{json,md} of what is there. Needs the extra
+`aot`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -254,8 +255,8 @@ def table(root: Path, found: list[Program]) -> None:
     both = [held for program in found if (held := _held(root, program)) is not None]
     note = [
         "GiB a device: all that a device holds while the program runs, the whole state and the next batch with it, of "
-        "the 15.75 GiB that a v5e has for a program. Compiled at effort -1, so memory is an upper bound. TFLOP, GB and "
-        "MB: a device and update, all turns of loops counted; a loop of unknown length counts once. roofline: the "
+        "the 15.75 GiB that a v5e has for a program; 0.75 of them are kept for its code, which is not generated. TFLOP, "
+        "GB and MB: a device and update, all turns of loops counted; a loop of unknown length counts once. roofline: the "
         "least time that products, memory or network need; nothing was measured. as many more: configs that compile to "
         "the same program. by these figures: one chip was not compiled, but the state and four times what each of the "
         f"four chips holds beside it is less than it has; of {len(both)} where both were compiled, one chip held "
@@ -285,10 +286,13 @@ def _report(path: Path, whole: bool) -> dict[str, Any]:
     return {**report, "programs": programs_}
 
 
-def _compile(root: Path, found: Sequence[Program], one: bool = False) -> None:
-    for program in found:
+def _compile(root: Path, found: Sequence[Program], jobs: int, one: bool = False) -> None:
+    def compile(program: Program) -> None:
         report = smallest(root, program, one)
         print(f"{program.name}: {report.get('line') or report['refused']}", flush=True)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(compile, found))
 
 
 def main() -> None:
@@ -297,6 +301,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--only", default="", help="a method")
     parser.add_argument("--rows", type=int, default=10**6, help="so many programs at most")
+    parser.add_argument("--jobs", type=int, default=1, help="so many at a time")
     parser.add_argument("--anew", action="store_true", help="compile what the results file holds, too")
     parser.add_argument("--table", action="store_true", help="compile nothing")
     args = parser.parse_args()
@@ -304,13 +309,13 @@ def main() -> None:
     if not args.anew:
         restore(args.root)
     if not args.table:
-        _compile(args.root, [p for p in found if p.leads][: args.rows])
+        _compile(args.root, [p for p in found if p.leads][: args.rows], args.jobs)
         for name in SCALED:
             if name.startswith(args.only):
                 for topology, report in of_sizes(args.root, name):
                     print(f"{name} on {topology}: {report.get('line') or report['refused']}", flush=True)
-        _compile(args.root, found[: args.rows])
-        _compile(args.root, [p for p in found if p.leads][: args.rows], one=True)
+        _compile(args.root, found[: args.rows], args.jobs)
+        _compile(args.root, [p for p in found if p.leads][: args.rows], args.jobs, one=True)
     table(args.root, programs() if args.only else found)
 
 

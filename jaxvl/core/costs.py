@@ -122,20 +122,15 @@ def of_program(
     }, program
 
 
-def of_memory(compiled: Any) -> dict[str, int]:
-    """Bytes on a device, as the compiler laid them out; `total`: all that is there at once."""
+def of_memory(compiled: Any) -> dict[str, int | None]:
+    """Bytes on a device, as the compiler laid them out; `total`: all that is there at once. `code` and the compiler's
+    own `peak`: None where no code was generated."""
     m = compiled.memory_analysis()
-    names = {
-        "arguments": "argument_size",
-        "outputs": "output_size",
-        "aliased": "alias_size",
-        "temporaries": "temp_size",
-        "code": "generated_code_size",
-        "peak": "peak_memory",
-    }
-    found = {name: int(getattr(m, f"{of}_in_bytes", 0)) for name, of in names.items()}
-    held = found["arguments"] + found["outputs"] - found["aliased"] + found["temporaries"] + found["code"]
-    return {**found, "total": max(held, found["peak"])}
+    names = {"arguments": "argument", "outputs": "output", "aliased": "alias", "temporaries": "temp"}
+    found = {name: int(getattr(m, f"{of}_size_in_bytes")) for name, of in names.items()}
+    held = found["arguments"] + found["outputs"] - found["aliased"] + found["temporaries"]
+    code, peak = getattr(m, "generated_code_size_in_bytes", None), getattr(m, "peak_memory_in_bytes", None)
+    return {**found, "code": code, "peak": peak, "total": max(held + (code or 0), peak or 0)}
 
 
 def roofline(flops: float, moved: float, wire: float, chip: Chip | None) -> dict[str, Any]:

@@ -1,27 +1,33 @@
 """`jaxvl aot`: compiles the real steps for devices that are not here, and says what they cost and whether they fit.
 
-Nothing is read from disk but the config, and nothing is computed: a step's shapes follow from the config.
+Nothing is read from disk but the config, and nothing is computed: a step's shapes follow from the config. For a TPU
+each program is compiled in a process of its own, which ends before machine code is generated (`core/laid_out.py`).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from jaxvl.core import chips, costs, flops, memory, session, sharding
+from jaxvl.core import chips, costs, flops, laid_out, memory, session, sharding
 from jaxvl.core import config as configs
 from jaxvl.core.chips import Topology
 from jaxvl.core.errors import InputError
 from jaxvl.core.programs import Program
 
-QUICK = -1.0
-"""`exec_time_optimization_effort` that compiles in minutes; a run compiles with 0, and takes less memory."""
+CODE = 0.75 * 2**30
+"""Bytes kept for machine code where none is generated. The largest program here has 0.45 GiB of it."""
 TRIALS = 8
 PREDICT = "predict"
 Say = Callable[[str], None]
@@ -45,9 +51,11 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """effort: of the TPU compiler, None on CPUs. limit: bytes that a device has for a program, and `whose` they are."""
+    """code: whether machine code is generated. effort: of the TPU compiler, 0 as in a run. limit: bytes that a device
+    has for a program, and `whose` they are."""
 
-    effort: float | None
+    code: bool
+    effort: float
     limit: float
     whose: str
 
@@ -58,7 +66,8 @@ def aot(
     *,
     objectives: Sequence[str] = (),
     also: str = "next",
-    effort: float = QUICK,
+    code: bool = False,
+    effort: float = 0.0,
     hbm: float | None = None,
     trials: int = TRIALS,
     say: Say = lambda line: None,
@@ -66,8 +75,10 @@ def aot(
     """Compiles every program of `config` for `topology` and returns all figures (`docs/howto/pods.md` explains them).
 
     objectives: names, and `predict`; empty: all. also: a second topology, where the same objectives are compiled with
-    as many rows a device; `next`: with at least four times the chips; `none`. hbm: GiB of a device, in place of the
-    chip's. trials: how many changes are compiled at most where something does not fit. Raises InputError.
+    as many rows a device; `next`: with at least four times the chips; `none`. code: have the TPU compiler generate
+    code, too: minutes, for its size and for XLA's own analysis of bytes. effort: of the TPU compiler, -1 to 1; a run
+    compiles with 0. hbm: GiB of a device, in place of the chip's. trials: how many changes are compiled at most where
+    something does not fit. Raises InputError.
     """
     here = chips.parse(topology)
     other = _second(here, also)
@@ -75,16 +86,14 @@ def aot(
         other.devices()  # first, as a process makes its simulated devices once
     devices = here.devices()
     config = configs.with_length(config, configs.NOMINAL_EPOCH)
-    settings = _settings(here, effort, hbm)
+    settings = _settings(here, code, effort, hbm)
     compiled = session.compile_method(config, devices=devices)
     jobs = list(_jobs(compiled, objectives))
-    low = config.precision.compute in ("bfloat16", "bf16")
-    plain = _plain(config, devices)
     state = costs.of_state(compiled.target)
     programs = []
     for job in jobs:
         say(f"compiling {job.name} for {here.name} ({len(programs) + 1} of {len(jobs)})")
-        programs.append(_measured(job, compiled, here, settings, low, plain, sum(state.values())))
+        programs.append(_figures(config, here, compiled, job, settings))
     report = {
         "method": config.method,
         "precision": config.precision.to_dict(),
@@ -114,14 +123,16 @@ def _second(here: Topology, also: str) -> Topology | None:
     return other
 
 
-def _settings(here: Topology, effort: float, hbm: float | None) -> Settings:
-    if here.chip is not None:
-        limit, whose = here.chip.usable, f"a device of {here.chip.name} has for a program"
-        return Settings(effort, (hbm or limit) * 2**30, whose if hbm is None else "given by --hbm")
-    share = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / here.count
+def _settings(here: Topology, code: bool, effort: float, hbm: float | None) -> Settings:
+    code = code or here.chip is None
     if hbm is not None:
-        return Settings(None, hbm * 2**30, "given by --hbm")
-    return Settings(None, share, f"a device's share of this machine's memory, of {here.count}")
+        return Settings(code, effort, hbm * 2**30, "given by --hbm")
+    if here.chip is not None:
+        kept = "" if code else f", less {memory.gib(CODE)} for its code"
+        limit = here.chip.usable * 2**30 - (0 if code else CODE)
+        return Settings(code, effort, limit, f"a device of {here.chip.name} has for a program{kept}")
+    share = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / here.count
+    return Settings(code, effort, share, f"a device's share of this machine's memory, of {here.count}")
 
 
 def _of_topology(here: Topology, devices: Sequence[Any], mesh: sharding.Mesh) -> dict[str, Any]:
@@ -174,39 +185,70 @@ def _changed(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
 # -- one program
 
 
-def _measured(
-    job: Job,
-    compiled: session.Compiled,
-    here: Topology,
-    settings: Settings,
-    low: bool,
-    plain: session.Compiled | None,
-    state: int,
+def _figures(
+    config: ConfigDict, here: Topology, compiled: session.Compiled, job: Job, settings: Settings
 ) -> dict[str, Any]:
     """All figures of a program, or why there are none: `error`. `needed` is what a device holds while it runs: the
     program's own, what of the state is not its argument, and the next batch."""
+    if settings.code:
+        return _measured(config, here, compiled, job, settings)
+    with tempfile.TemporaryDirectory() as folder:
+        asked = {"config": configs.to_json(config), "topology": here.name, "job": job.name, "folder": folder}
+        asked["settings"] = dataclasses.asdict(settings)
+        command = [sys.executable, "-m", "jaxvl.verbs.aot"]
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu"}  # no TPU or GPU of this machine is needed
+        done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, env=environment)
+        if (found := Path(folder, "figures.json")).is_file():
+            return json.loads(found.read_text(encoding="utf-8"))
+    said = done.stderr.strip().splitlines() or ["it said nothing"]
+    raise RuntimeError(f"the process that compiles {job.name} ended with code {done.returncode}: {said[-1]}")
+
+
+def _in_its_own_process() -> None:
+    """The other side of `_figures`. Ends this process, which the compiler would go on in."""
+    asked = json.load(sys.stdin)
+    config, here = configs.from_json(asked["config"]), chips.parse(asked["topology"])
+    compiled = session.compile_method(config, devices=here.devices())
+    job = next(job for job in _jobs(compiled, ()) if job.name == asked["job"])
+    folder = Path(asked["folder"], "compiler")
+    folder.mkdir()
+    figures = _measured(config, here, compiled, job, Settings(**asked["settings"]), folder)
+    part = Path(asked["folder"], "figures.part")
+    part.write_text(json.dumps(figures), encoding="utf-8")
+    part.rename(part.with_suffix(".json"))
+    os._exit(0)
+
+
+def _measured(
+    config: ConfigDict,
+    here: Topology,
+    compiled: session.Compiled,
+    job: Job,
+    settings: Settings,
+    folder: Path | None = None,
+) -> dict[str, Any]:
+    """`_figures`, in this process. folder: for the compiler's files, where it is left before it generates code."""
     seconds, begin = {}, time.monotonic()
     traced = job.program.trace(job.first, job.batch)
     seconds["trace"] = time.monotonic() - begin
     lowered = traced.lower()
     seconds["lower"] = time.monotonic() - begin - seconds["trace"]
-    compiled_program, found, spent = _compile(lowered, settings)
+    compiled_program, found, spent = _compile(lowered, settings.effort, folder)
     figures: dict[str, Any] = {
         "name": job.name,
         "batch": {s: {k: f"{x.dtype}{list(x.shape)}" for k, x in fields.items()} for s, fields in job.batch.items()},
         "batch_bytes": costs.of_batch(job.batch, compiled.mesh),
-        "effort": settings.effort,
         "seconds": {**seconds, **spent},
     }
     if compiled_program is None:
         return {**figures, "error": found, "needed": memory.needed(found), "fits": False}
-    counted = traced
-    if plain is not None and job.updates:
-        counted = plain.updates[job.objective].trace(plain.target, job.batch)
+    plain = _plain(config, here.devices()) if job.updates else None
+    counted = traced if plain is None else plain.updates[job.objective].trace(plain.target, job.batch)
     total = flops.of_jaxpr(counted.jaxpr.jaxpr, platform="cpu" if here.chip is None else "tpu")
+    low = config.precision.compute in ("bfloat16", "bf16")
     of, program = costs.of_program(compiled_program, compiled.mesh.shape, total, here.chip, low)
     batch = figures["batch_bytes"]
-    resident = _resident(of["memory"], batch, state)
+    resident = _resident(of["memory"], batch, sum(costs.of_state(compiled.target).values()))
     needed = of["memory"]["total"] + resident + batch
     figures |= {**of, "resident": resident, "needed": needed, "fits": needed <= settings.limit}
     if job.updates:
@@ -222,13 +264,13 @@ def _resident(held: Mapping[str, int], batch: int, state: int) -> int:
     return max(0, state - max(0, held["arguments"] - batch))
 
 
-def _compile(lowered: Any, settings: Settings) -> tuple[Any, str, dict[str, float]]:
+def _compile(lowered: Any, effort: float, folder: Path | None = None) -> tuple[Any, str, dict[str, float]]:
     """`(executable or None, what the compiler said, seconds)`. Only want of memory is an answer; other errors pass."""
-    options = None if settings.effort is None else {"exec_time_optimization_effort": float(settings.effort)}
+    options = {"exec_time_optimization_effort": effort} if effort else {}
     begin, cpu = time.monotonic(), time.process_time()
     found, said = None, ""
     try:
-        found = lowered.compile(options)
+        found = lowered.compile(options) if folder is None else laid_out.lay_out(lowered, options, folder)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -257,10 +299,7 @@ def _at_second_size(config, here, other, jobs, programs, settings, say) -> dict[
         compiled = session.compile_method(scaled, devices=devices)
         for job in _jobs(compiled, names, predict=False):
             say(f"compiling {job.name} for {other.name}, as many rows a device")
-            plain = _plain(scaled, devices)
-            low = config.precision.compute in ("bfloat16", "bf16")
-            state = sum(costs.of_state(compiled.target).values())
-            figures = _measured(job, compiled, other, settings, low, plain, state)
+            figures = _figures(scaled, other, compiled, job, settings)
             found["programs"].append(figures)
             small = next(p for p in programs if p["name"] == job.name)
             if "error" not in figures and "error" not in small:
@@ -289,14 +328,15 @@ def _trials(
 ) -> Iterator[dict[str, Any]]:
     """Changes, the smallest first, each compiled until one makes everything fit."""
     texts = [job.program.trace(job.first, job.batch).lower().as_text() for job in failing]
-    names, seen = {job.name for job in failing}, {(settings.effort, here.name, *texts)}
+    names, seen = {job.name for job in failing}, {(here.name, *texts)}
     tried, refusals = 0, set()
-    for what, overrides, effort, topology in _changes(config, here, failing, settings):
+    for what, overrides, topology in _changes(config, here, failing):
         row: dict[str, Any] = {"change": what, "fits": False, "needed": None}
         if tried == most:
             return
         try:
-            compiled = session.compile_method(_changed(config, overrides), devices=topology.devices())
+            changed = _changed(config, overrides)
+            compiled = session.compile_method(changed, devices=topology.devices())
             found = _jobs(compiled, (), predict=not all(job.updates for job in failing))
             jobs = [job for job in found if job.name in names]
         except InputError as error:
@@ -304,63 +344,51 @@ def _trials(
                 yield {**row, "refused": str(error)}
             refusals.add(str(error))
             continue
-        lowered = {job.name: job.program.trace(job.first, job.batch).lower() for job in jobs}
-        program = (effort, topology.name, *(x.as_text() for x in lowered.values()))
+        texts = [job.program.trace(job.first, job.batch).lower().as_text() for job in jobs]
+        program = (topology.name, *texts)
         if program in seen:
             yield {**row, "refused": "changes nothing in this method"}
             continue
         seen.add(program)
         tried += 1
         say(f"trying {what}")
-        state = sum(costs.of_state(compiled.target).values())
-        needs = [_needs(lowered[job.name], job, compiled, effort, state, settings) for job in jobs]
-        row["needed"] = max((n for n, _ in needs if n), default=None)
-        row["fits"] = all(fits for _, fits in needs)
+        figures = [_figures(changed, topology, compiled, job, settings) for job in jobs]
+        row["needed"] = max((f["needed"] for f in figures if f["needed"]), default=None)
+        row["fits"] = all(f["fits"] for f in figures)
         yield row
         if row["fits"]:
             return
 
 
-def _needs(lowered, job, compiled, effort, state, settings) -> tuple[float | None, bool]:
-    found, said, _ = _compile(lowered, dataclasses.replace(settings, effort=effort))
-    if found is None:
-        return memory.needed(said), False
-    held, batch = costs.of_memory(found), costs.of_batch(job.batch, compiled.mesh)
-    needed = held["total"] + _resident(held, batch, state) + batch
-    return needed, needed <= settings.limit
-
-
 def _changes(
-    config: ConfigDict, here: Topology, failing: Sequence[Job], settings: Settings
-) -> Iterator[tuple[str, tuple[str, ...], float | None, Topology]]:
-    """`(what to say, overrides, effort, topology)`, the smallest change first: none at all (a run's own effort), what
-    computes again, the batch in pieces, parameters spread, a larger slice. For `predict`, fewer rows a call."""
-    effort, devices = settings.effort, here.count
-    if effort is not None and effort < 0:
-        yield "--effort 0 (as a run compiles)", (), 0.0, here
+    config: ConfigDict, here: Topology, failing: Sequence[Job]
+) -> Iterator[tuple[str, tuple[str, ...], Topology]]:
+    """`(what to say, overrides, topology)`, the smallest change first: what computes again, the batch in pieces,
+    parameters spread, a larger slice. For `predict`, fewer rows a call."""
+    devices = here.count
     if any(job.updates for job in failing):
         policies = ("none", "dots", "full")
         for remat in policies[policies.index(config.precision.remat) + 1 :]:
-            yield f"--config.precision.remat={remat}", (f"precision.remat={remat}",), effort, here
+            yield f"--config.precision.remat={remat}", (f"precision.remat={remat}",), here
         for parts in (2, 4, 8):
             again = config.train.accumulate * parts
-            yield f"--config.train.accumulate={again}", (f"train.accumulate={again}",), effort, here
+            yield f"--config.train.accumulate={again}", (f"train.accumulate={again}",), here
     else:
         rows = {k: v for k, v in config.data.items() if k.startswith("eval") and k.endswith("batch_size")}
         for name, size in rows.items():
             for part in (2, 4):
                 if size % (part * devices) == 0:
-                    yield f"--config.data.{name}={size // part}", (f"data.{name}={size // part}",), effort, here
+                    yield f"--config.data.{name}={size // part}", (f"data.{name}={size // part}",), here
     for fsdp in dict.fromkeys((min(4, devices), devices)):
         if fsdp > config.mesh.fsdp and devices % fsdp == 0:
             own = f"mesh.fsdp={fsdp}"
-            yield f"--config.{own}", ("mesh.data=-1", own), effort, here
+            yield f"--config.{own}", ("mesh.data=-1", own), here
             if any(job.updates for job in failing) and config.precision.remat != "full":
                 both = ("mesh.data=-1", own, "precision.remat=full")
-                yield f"--config.{own} --config.precision.remat=full", both, effort, here
+                yield f"--config.{own} --config.precision.remat=full", both, here
     slices = [chips.larger(here, times) for times in (2, 4, 8)] if here.chip is not None else []
     for name in dict.fromkeys(found.name for found in slices if found is not None):
-        yield f"--topology {name}", (), effort, chips.parse(name)
+        yield f"--topology {name}", (), chips.parse(name)
 
 
 def _last_line(report: Mapping[str, Any]) -> str:
@@ -378,3 +406,7 @@ def _last_line(report: Mapping[str, Any]) -> str:
         return f"{line}; the smallest change that fits: {good['change']} ({memory.gib(good['needed'])})"
     tried = [t["change"] for t in report["trials"] if "refused" not in t]
     return f"{line}; none of what was tried fits: {', '.join(tried) or 'nothing could be tried'}"
+
+
+if __name__ == "__main__":
+    _in_its_own_process()

@@ -54,9 +54,8 @@ def _program(p: Mapping[str, Any]) -> Iterator[str]:
     fields = [f"{stream}.{k} {x}" for stream, batch in p["batch"].items() for k, x in batch.items()]
     yield f"  batch      {'; '.join(fields)}: {gib(p['batch_bytes'])} a device"
     seconds = p["seconds"]
-    effort = "" if p["effort"] is None else f", effort {p['effort']:g}"
     spent = (
-        f"  compiled   in {seconds['compile']:.0f} s ({seconds['compile_cpu']:.0f} s of CPU){effort}; traced in "
+        f"  compiled   in {seconds['compile']:.0f} s ({seconds['compile_cpu']:.0f} s of CPU); traced in "
         f"{seconds['trace']:.0f} s, lowered in {seconds['lower']:.0f} s"
     )
     if "error" in p:
@@ -64,10 +63,12 @@ def _program(p: Mapping[str, Any]) -> Iterator[str]:
         yield spent
         return
     m, f = p["memory"], p["flops"]
+    code = "no code generated" if m["code"] is None else f"code {gib(m['code'])}"
+    peak = "" if m["peak"] is None else f" (the compiler's peak: {gib(m['peak'])})"
     yield (
         f"  memory     arguments {gib(m['arguments'])}, outputs of their own {gib(m['outputs'] - m['aliased'])}, "
-        f"temporaries {gib(m['temporaries'])}, code {gib(m['code'])}; beside it {gib(p['resident'])} of the state and "
-        f"{gib(p['batch_bytes'])} of the next batch: {gib(p['needed'])} (the compiler's peak: {gib(m['peak'])})"
+        f"temporaries {gib(m['temporaries'])}, {code}; beside it {gib(p['resident'])} of the state and "
+        f"{gib(p['batch_bytes'])} of the next batch: {gib(p['needed'])}{peak}"
     )
     if "donation" in p:
         d = p["donation"]
