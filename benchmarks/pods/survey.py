@@ -255,9 +255,10 @@ def table(root: Path, found: list[Program]) -> None:
     both = [held for program in found if (held := _held(root, program)) is not None]
     note = [
         "GiB a device: all that a device holds while the program runs, the whole state and the next batch with it, of "
-        "the 15.75 GiB that a v5e has for a program; 0.75 of them are kept for its code, which is not generated. TFLOP, "
-        "GB and MB: a device and update, all turns of loops counted; a loop of unknown length counts once. roofline: the "
-        "least time that products, memory or network need; nothing was measured. as many more: configs that compile to "
+        "the 15.75 GiB that a v5e has for a program; 0.75 of them are kept for its code, which is not generated. "
+        "TFLOP, GB and MB: a device and update, all turns of loops counted; a loop of unknown length counts once. "
+        "roofline: the least time that products, memory or network need; nothing was measured. as many more: configs "
+        "that compile to "
         "the same program. by these figures: one chip was not compiled, but the state and four times what each of the "
         f"four chips holds beside it is less than it has; of {len(both)} where both were compiled, one chip held "
         f"{sum(both)}.",
