@@ -3,8 +3,8 @@
     python -m benchmarks.pods.levers [--only NAME ...] [--ways WAY ...]
 
 Needs the extra `aot` and no TPU. A row compiles one step with the forms that are right for CPUs forced upon the TPU,
-and as it is. Each takes minutes of one core; `--only` and `--ways` measure some rows anew and leave the others as they
-are in docs/results/pods_levers.json.
+and as it is. Each takes a minute or two of one core; `--only` and `--ways` measure some rows anew and leave the others
+as they are in docs/results/pods_levers.json.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import os
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +30,7 @@ from jax.experimental.pallas.ops.tpu import flash_attention as pallas
 from jax.sharding import PartitionSpec as P
 
 from benchmarks import results
-from jaxvl.core import chips, costs, flops, session, sharding
+from jaxvl.core import chips, costs, flops, laid_out, session, sharding
 from jaxvl.core import config as configs
 from jaxvl.nn import attention
 from jaxvl.nn.resnet import ResNet
@@ -81,6 +84,11 @@ LEVERS = {
         blocks=Blocks(2, 50),
         ways=(CPU, NATIVE, FLASH),
     ),
+    "b32_step": Lever(
+        "the same: CenterCLIP's whole step, ViT-B/32, 32 clips of 12 frames a chip, bfloat16",
+        "centerclip/msrvtt.py:9k_b32_kmedoids_b6_4_49",
+    ),
+    "mist_step": Lever("the same: MIST's whole step, 32 questions a chip, bfloat16", "mist/agqa.py:paper"),
     "b32_scan": Lever(
         "precision.scan_layers: gradient of the 12 blocks of ViT-B/32, remat none",
         blocks=Blocks(12, 50),
@@ -116,23 +124,18 @@ def forced():
         yield
 
 
-def measured(lever: Lever, way: str) -> dict[str, Any]:
-    """Figures of the update, per device."""
-    with forced() if way == CPU else contextlib.nullcontext():
-        jax.clear_caches()  # a trace of the other form may not be taken
-        if lever.blocks is not None:
-            found = blocks(lever.blocks, way)
-        elif lever.config is None:
-            found = bottlenecks()
-        else:
-            chosen = (f"precision.remat={REMAT[way]}",) if way in REMAT else ()
-            config = configs.load(ROOT / "configs" / lever.config, chosen)
-            (found,) = aot.aot(config, TOPOLOGY, objectives=(_update(config),), also="none", trials=0)["programs"]
+def measured(name: str, way: str) -> dict[str, Any]:
+    """Figures of the update, per device, from a process of its own: the compiler is left before it generates code."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", __spec__.name, "--only", name, "--ways", way, "--folder", folder]
+        subprocess.run(command, check=True, env={**os.environ, "JAX_PLATFORMS": "cpu"})
+        found = json.loads(Path(folder, "figures.json").read_text(encoding="utf-8"))
     if "error" in found:
         return {"error": found["error"], "needed": found["needed"]}
     exchanged = found["collectives"]
     return {
-        "bytes": found["bytes"]["by_xla"],
+        "bytes": found["bytes"]["memory"],
+        "on_chip": found["bytes"]["on_chip"],
         "needed": found.get("needed"),
         "temporaries": found["memory"]["temporaries"],
         "relayouts": found["relayouts"]["count"],
@@ -146,7 +149,33 @@ def measured(lever: Lever, way: str) -> dict[str, Any]:
     }
 
 
-def bottlenecks() -> dict[str, Any]:
+def compiled_here(lever: Lever, way: str, folder: Path) -> dict[str, Any]:
+    """The figures themselves. This process has to end then, by `os._exit`."""
+    with forced() if way == CPU else contextlib.nullcontext():
+        if lever.blocks is not None:
+            return blocks(lever.blocks, way, folder)
+        if lever.config is None:
+            return bottlenecks(folder)
+        chosen = (f"precision.remat={REMAT[way]}",) if way in REMAT else ()
+        config = configs.load(ROOT / "configs" / lever.config, chosen)
+        config = configs.with_length(config, configs.NOMINAL_EPOCH)
+        name = next(iter(session.build_method(config).objectives))
+        settings = aot.Settings(code=False, effort=0.0, limit=chips.parse(TOPOLOGY).chip.usable * 2**30, whose="")
+        return aot.alone(config, TOPOLOGY, f"objective {name}", settings, folder)
+
+
+def of_traced(traced: Any, mesh: Any, low: bool, folder: Path) -> dict[str, Any]:
+    """Figures of a traced program that is no step of a config. low: products should be bfloat16."""
+    begin = time.process_time()
+    folder.mkdir()
+    done = laid_out.lay_out(traced.lower(lowering_platforms=("tpu",)), {}, folder)
+    spent = time.process_time() - begin
+    total = flops.of_jaxpr(traced.jaxpr.jaxpr, platform="tpu")
+    found, _ = costs.of_program(done, mesh.shape, total, chips.parse(TOPOLOGY).chip, low)
+    return {**found, "seconds": {"compile_cpu": spent}}
+
+
+def bottlenecks(folder: Path) -> dict[str, Any]:
     """Figures of the gradient of a ResNet of four bottlenecks, the images over all devices."""
     place = chips.parse(TOPOLOGY)
     mesh = sharding.make_mesh({"data": -1, "fsdp": 1, "tensor": 1}, place.devices())
@@ -164,11 +193,7 @@ def bottlenecks() -> dict[str, Any]:
 
     where = (sharding.replicated(mesh), sharding.batch_sharding(mesh))
     traced = jax.jit(gradient, in_shardings=where, out_shardings=where[0]).trace(variables, images)
-    begin = time.process_time()
-    done = traced.lower(lowering_platforms=("tpu",)).compile({"exec_time_optimization_effort": aot.QUICK})
-    total = flops.of_jaxpr(traced.jaxpr.jaxpr)
-    found, _ = costs.of_program(done, mesh.shape, total, place.chip, False)
-    return {**found, "seconds": {"compile_cpu": time.process_time() - begin}}
+    return of_traced(traced, mesh, False, folder)
 
 
 class Stack(nn.Module):
@@ -184,7 +209,7 @@ class Stack(nn.Module):
         return run_blocks(self, ResidualBlock, fields, names, x, remat=self.blocks.remat, scan=self.scan)
 
 
-def blocks(which: Blocks, way: str) -> dict[str, Any]:
+def blocks(which: Blocks, way: str, folder: Path) -> dict[str, Any]:
     """Figures of the gradient of a stack of blocks for its parameters and inputs."""
     place = chips.parse(TOPOLOGY)
     mesh = sharding.make_mesh({"data": -1, "fsdp": 1, "tensor": 1}, place.devices())
@@ -193,13 +218,9 @@ def blocks(which: Blocks, way: str) -> dict[str, Any]:
     gradient = jax.grad(lambda v, x: jnp.square(net.apply(v, x)).mean(), (0, 1))
     where = (sharding.replicated(mesh), sharding.batch_sharding(mesh))
     kernel = mock.patch.object(attention, "_einsum", flash) if way == FLASH else contextlib.nullcontext()
-    begin = time.process_time()
     with jax.set_mesh(mesh), kernel:
         traced = jax.jit(gradient, in_shardings=where, out_shardings=where).trace(variables, x)
-        done = traced.lower(lowering_platforms=("tpu",)).compile({"exec_time_optimization_effort": aot.QUICK})
-    spent = time.process_time() - begin
-    found, _ = costs.of_program(done, mesh.shape, flops.of_jaxpr(traced.jaxpr.jaxpr, platform="tpu"), place.chip, True)
-    return {**found, "seconds": {"compile_cpu": spent}}
+        return of_traced(traced, mesh, True, folder)
 
 
 def flash(query: jax.Array, key: jax.Array, value: jax.Array, key_mask: None, **options: Any) -> jax.Array:
@@ -219,10 +240,6 @@ def flash(query: jax.Array, key: jax.Array, value: jax.Array, key_mask: None, **
 
     spec = P(sharding.BATCH_AXES)
     return jax.shard_map(local, in_specs=(spec,) * 3, out_specs=spec, check_vma=False)(query, key, value)
-
-
-def _update(config) -> str:
-    return next(iter(session.build_method(configs.with_length(config, configs.NOMINAL_EPOCH)).objectives))
 
 
 def rows_of(raw: Mapping[str, Any]) -> list[list[Any]]:
@@ -252,10 +269,15 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", choices=tuple(LEVERS), default=tuple(LEVERS))
     every = dict.fromkeys(way for lever in LEVERS.values() for way in lever.ways)
     parser.add_argument("--ways", nargs="*", choices=tuple(every), default=tuple(every))
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)  # one row, for `measured`
     args = parser.parse_args()
+    if args.folder is not None:
+        found = compiled_here(LEVERS[args.only[0]], args.ways[0], args.folder / "compiler")
+        (args.folder / "figures.json").write_text(json.dumps(found), encoding="utf-8")
+        os._exit(0)
     for name in args.only:
         for way in (way for way in LEVERS[name].ways if way in args.ways):
-            found = measured(LEVERS[name], way)
+            found = measured(name, way)
             raw = kept()
             raw.setdefault(name, {})[way] = found
             save(raw)
@@ -271,12 +293,10 @@ def kept() -> dict[str, Any]:
 
 def save(raw: Mapping[str, Any]) -> None:
     note = (
-        "Per device and update, from the executable (`jaxvl aot` explains each figure); compiled with least effort, so "
-        "memory is an upper bound. GiB a device: all that a chip of 15.75 GiB holds, the state and the next batch with "
-        "it; only of whole steps. TFLOP: what the program computes again is counted again. Relayouts are copies of an "
-        "array into another layout of the same values. Nothing "
-        "was run: bytes are those that XLA's own analysis counts, on-chip memories included, not a measured time; it "
-        "counts the body of a loop once, so those of a loop of blocks cannot be compared with those of blocks in turn."
+        "Per device and update, from the compiler's optimised program (`jaxvl aot` explains each figure). GiB a "
+        "device: all that a chip of 15.75 GiB holds, the state and the next batch with it, and not its code; only of whole "
+        "steps. TFLOP: what is computed again is counted again. GB moved: through memory, all turns of loops counted. "
+        "Relayouts are copies of an array into another layout of the same values. Nothing was run."
     )
     sys.argv[1:] = ["--only", *(name for name in LEVERS if name in raw)]  # what makes this table
     columns = (
@@ -284,7 +304,7 @@ def save(raw: Mapping[str, Any]) -> None:
         "compiled with",
         "GiB a device",
         "TFLOP",
-        "bytes GB",
+        "GB moved",
         "temporaries MiB",
         "relayouts",
         "collectives",

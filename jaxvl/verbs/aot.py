@@ -205,18 +205,25 @@ def _figures(
 
 
 def _in_its_own_process() -> None:
-    """The other side of `_figures`. Ends this process, which the compiler would go on in."""
+    """The other side of `_figures`."""
     asked = json.load(sys.stdin)
-    config, here = configs.from_json(asked["config"]), chips.parse(asked["topology"])
-    compiled = session.compile_method(config, devices=here.devices())
-    job = next(job for job in _jobs(compiled, ()) if job.name == asked["job"])
-    folder = Path(asked["folder"], "compiler")
-    folder.mkdir()
-    figures = _measured(config, here, compiled, job, Settings(**asked["settings"]), folder)
-    part = Path(asked["folder"], "figures.part")
+    folder = Path(asked["folder"])
+    settings = Settings(**asked["settings"])
+    figures = alone(configs.from_json(asked["config"]), asked["topology"], asked["job"], settings, folder / "compiler")
+    part = folder / "figures.part"
     part.write_text(json.dumps(figures), encoding="utf-8")
     part.rename(part.with_suffix(".json"))
     os._exit(0)
+
+
+def alone(config: ConfigDict, topology: str, job: str, settings: Settings, folder: Path) -> dict[str, Any]:
+    """Figures of one program, by its name (`objective NAME`), in this process, which has to end then by `os._exit`: the
+    compiler goes on in it. folder: is made, for the compiler's files."""
+    here = chips.parse(topology)
+    compiled = session.compile_method(config, devices=here.devices())
+    found = next(found for found in _jobs(compiled, ()) if found.name == job)
+    folder.mkdir(parents=True)
+    return _measured(config, here, compiled, found, settings, folder)
 
 
 def _measured(
