@@ -141,6 +141,12 @@ def test_only_want_of_memory_is_an_answer():
         aot._compile(Lowered("INTERNAL: a bug"), settings)
 
 
+def test_predict_alone_has_no_second_size(run):
+    code, out, error = run("--topology", "cpu:2", "--objective", "predict", "--json")
+    assert (code, error) == (0, "compiling predict of test for cpu:2 (1 of 1)\n")
+    assert json.loads(out)["second"] is None
+
+
 def test_what_is_computed_again_shows_in_the_ratio(run):
     """Accumulation of pairs encodes each half once without gradient and once more with it: a third more products. The
     toy does not care for bfloat16, so all of them are listed, those of the similarities at the highest precision."""
