@@ -13,6 +13,7 @@ take_dry_run "$@"
 name="${rest[0]:-}"
 [[ "$name" =~ ^[a-z]([-a-z0-9]*[a-z0-9])?$ ]] || wrong "${name:-nothing}: give the job a name first, of a-z, 0-9 and -"
 parse "${rest[@]:1}"
+check_config
 for variable in GKE_CLUSTER GKE_PROJECT GKE_ZONE GKE_IMAGE TPU_TYPE; do
   [ -n "${!variable:-}" ] || wrong "set $variable"
 done

@@ -21,7 +21,7 @@ case "$verb" in
   *) wrong "${verb:-no verb}: name one of up, create, install, train, state, status, tail, stop, delete" ;;
 esac
 case "$verb" in
-  up | train) parse "${rest[@]}" ;;
+  up | train) parse "${rest[@]}"; check_config ;;
   tail) [ "${#rest[@]}" -le 1 ] || wrong "tail takes one number of a worker" ;;
   *) [ "${#rest[@]}" = 0 ] || wrong "$verb takes no ${rest[0]}" ;;
 esac

@@ -161,6 +161,12 @@ def test_a_program_in_a_process_of_its_own_has_the_same_figures(monkeypatch):
         aot._figures(config, here, compiled, job, aot.Settings(False, 0.0, 2**40, ""))
 
 
+def test_predict_alone_has_no_second_size(run):
+    code, out, error = run("--topology", "cpu:2", "--objective", "predict", "--json")
+    assert (code, error) == (0, "compiling predict of test for cpu:2 (1 of 1)\n")
+    assert json.loads(out)["second"] is None
+
+
 def test_what_is_computed_again_shows_in_the_ratio(run):
     """Accumulation of pairs encodes each half once without gradient and once more with it: a third more products. The
     toy does not care for bfloat16, so all of them are listed, those of the similarities at the highest precision."""

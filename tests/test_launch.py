@@ -198,7 +198,8 @@ def up(folder, states, runs=(), requests=(), **env):
     for name, lines in (("states", states), ("runs", runs), ("requests", requests), ("log", [])):
         (folder / name).write_text("".join(f"{line}\n" for line in lines))
     env = {**TPU, **env, "PATH": f"{folder}:{os.environ['PATH']}", "TPU_POLL": "0", "TMPDIR": str(folder)}
-    shutil.copytree(ROOT / "launch", folder / "tree" / "launch")
+    for name in ("launch", "configs/centerclip"):
+        shutil.copytree(ROOT / name, folder / "tree" / name)
     done = launch(folder / "tree" / "launch" / "tpu_vm.sh", "up", *GIVEN, env=env)
     calls = [line.split()[0] for line in (folder / "log").read_text().splitlines()]
     return done, [call for call in calls if call != "describe"]
@@ -427,6 +428,16 @@ def test_wrong_use_ends_with_2_and_one_line(script, words, said):
     assert said in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize(("script", "words"), [("tpu_vm.sh", ["up"]), ("gke.sh", ["job"])])
+def test_nothing_is_rented_for_a_config_that_is_not_there(script, words):
+    for config in ("centerclip/quickstart", "configs/centerclip/msrvtt.py:9k_b32_meanp", "/mnt/config.py"):
+        dry(script, *words, "--config", config, "--workdir", "w", env={**TPU, **GKE})
+    wrong = ["--config", "centerclip/quickstrat", "--workdir", "w"]
+    done = launch(ROOT / "launch" / script, "--dry-run", *words, *wrong, env={**TPU, **GKE})
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    assert "--config centerclip/quickstrat: no such file" in done.stderr
 
 
 @pytest.mark.parametrize("script", STARTED, ids=lambda p: p.name)
