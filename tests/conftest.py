@@ -24,8 +24,10 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 from jaxvl.core import programs  # noqa: E402 (jax reads the variables above)
+from tests import threefry  # noqa: E402
 
 programs.keep_none_over_cpus()
+threefry.write_out()
 
 logging.getLogger("absl").setLevel(logging.ERROR)
 
