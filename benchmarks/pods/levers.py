@@ -306,8 +306,8 @@ def save(raw: Mapping[str, Any]) -> None:
         "Per device and update, from the compiler's optimised program (`jaxvl aot` explains each figure). GiB a "
         "device: all that a chip of 15.75 GiB holds, the state and the next batch with it, and not its code; only of "
         "whole steps. TFLOP: what is computed again is counted again. GB moved: through memory, all turns of loops "
-        "counted. compile s: without machine code, but for precision.scan_layers. Relayouts are copies of an array into "
-        "another layout of the same values. Nothing was run."
+        "counted. compile s: without machine code, but for precision.scan_layers. Relayouts are copies of an array "
+        "into another layout of the same values. Nothing was run."
     )
     sys.argv[1:] = ["--only", *(name for name in LEVERS if name in raw)]  # what makes this table
     columns = (
