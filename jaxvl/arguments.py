@@ -13,11 +13,18 @@ from typing import NoReturn
 from jaxvl.core.errors import InputError
 
 
-def place(text: str) -> str:
-    """A path on the command line: `~` is the home folder, which no shell resolves behind a `=`."""
+def workdir(text: str) -> str:
+    """A folder, or an address: `~` is the home folder, which no shell resolves behind a `=`."""
     if not text.strip() or "\0" in text:
         raise argparse.ArgumentTypeError("is empty; name a file or folder")
     return os.path.expanduser(text)
+
+
+def place(text: str) -> str:
+    """A path of this machine on the command line, as `workdir`."""
+    if "://" in text and not os.path.exists(text):  # a path would be made of it, in the current folder
+        raise argparse.ArgumentTypeError(f"{text[:80]}: name a file or folder of this machine; addresses are workdirs")
+    return workdir(text)
 
 
 PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}

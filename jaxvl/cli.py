@@ -19,7 +19,7 @@ import io
 import threading
 from collections.abc import Sequence
 
-from jaxvl.arguments import Parser, pattern, place, positive, real, whole, word
+from jaxvl.arguments import Parser, pattern, place, positive, real, whole, word, workdir
 from jaxvl.core.errors import BadMedia, InputError
 from jaxvl.core.files import mend, printable
 from jaxvl.interrupts import Interrupts, leave
@@ -142,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="METHOD/FILE[:ROW] (see `jaxvl configs`) or a file",
     )
-    p.add_argument("--workdir", type=place, metavar="DIR", help="everything the run leaves goes here")
+    p.add_argument("--workdir", type=workdir, metavar="DIR", help="everything the run leaves goes here")
     p.add_argument("--dry-run", action="store_true", help="print config, sizes and what is missing; train nothing")
     p.add_argument("--resume", action="store_true", help="go on in a workdir of another config")
     p.add_argument("--fresh", action="store_true", help="set aside what is in the workdir and start over")
@@ -251,16 +251,16 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--json", action="store_true", help="print all figures as one JSON object instead of text")
 
     p = verb("report", _report, "write WORKDIR/report.html again")
-    p.add_argument("--workdir", required=True, type=place, metavar="DIR")
+    p.add_argument("--workdir", required=True, type=workdir, metavar="DIR")
     p.add_argument("--out", type=place, metavar="HTML", help="where the page goes; default: WORKDIR/report.html")
 
     p = verb("doctor", _doctor, "devices, versions, decoders, disk: what is wrong and how to mend it")
-    p.add_argument("--workdir", type=place, metavar="DIR", help="also check that this folder can be written")
+    p.add_argument("--workdir", type=workdir, metavar="DIR", help="also check that this folder can be written")
     return parser
 
 
 def _workdir(p: Parser, required: bool = True) -> None:
-    p.add_argument("--workdir", required=required, type=place, metavar="DIR", help="folder of a trained run")
+    p.add_argument("--workdir", required=required, type=workdir, metavar="DIR", help="folder of a trained run")
     p.add_argument("--checkpoint", type=whole(0), metavar="STEP", help="default: the newest")
     p.add_argument("--best", action="store_true", help="the best checkpoint by config.checkpoint.best_metric")
 

@@ -33,6 +33,12 @@ parse() {
   [ -n "$workdir" ] || wrong "--workdir DIR is needed"
 }
 
+# A slice is not rented for a config that is not in the tree which goes there; an absolute path may be on its volumes
+check_config() {
+  case "$config" in /*) return ;; esac
+  [ -e "${config%:*}" ] || [ -e "configs/${config%:*}.py" ] || wrong "--config $config: no such file in $PWD"
+}
+
 # Words as the shell takes them back
 quote() { printf '%q ' "$@" | sed 's/ $//'; }
 

@@ -10,20 +10,21 @@ cd "$(dirname "$0")/.."
 # shellcheck source=launch/common.sh
 source launch/common.sh
 pid="$(cat run.pid 2>/dev/null || true)"
-runs() { [ -n "$pid" ] && kill -0 "$pid" 2>/dev/null; }
+runs() { [ -n "$pid" ] && tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -q launch/supervise.sh; }  # the number may be another's by now
 
 case "${1:-}" in
   start)
     shift
     [ $# -gt 0 ] || wrong "start: name a command"
     ! runs || wrong "process $pid runs already (launch/detached.sh tail, or stop)"
+    echo "supervise: started" >>run.log
     setsid nohup launch/supervise.sh "$@" >>run.log 2>&1 </dev/null &
     echo $! >run.pid
     echo "started as process $!; its log is $PWD/run.log" ;;
   status)
     if [ -z "$pid" ]; then echo never; exit; fi
     if runs; then echo running; exit; fi
-    last="$(grep -a '^supervise: ' run.log | tail -n 1)"
+    last="$(grep -a '^supervise: ' run.log | tail -n 1 || true)"
     case "$last" in
       "supervise: done" | "supervise: ended"* | "supervise: stopped"*) echo "${last#supervise: }" ;;
       *) echo killed ;;

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Trains on a TPU slice of a GKE cluster, through XPK (pip install xpk): one job, started again when it fails.
+# Trains on a TPU slice of a GKE cluster, through XPK (pip install xpk): one job, started again when it fails, and not after
+# wrong input (exit code 2). XPK of itself does so after codes from 127 on, and 1 is that of a worker that lost another.
 #   GKE_CLUSTER=... GKE_PROJECT=... GKE_ZONE=... GKE_IMAGE=... TPU_TYPE=v5litepod-16 launch/gke.sh [--dry-run] NAME FLAGS
 # NAME: of the job. FLAGS: --config FILE --workdir DIR [--config.field=value ...] [--resume | --fresh], paths as in the image
 # and on the volumes of the cluster; DIR must be one folder for all workers. GKE_IMAGE is built from launch/Dockerfile and
@@ -12,11 +13,13 @@ take_dry_run "$@"
 name="${rest[0]:-}"
 [[ "$name" =~ ^[a-z]([-a-z0-9]*[a-z0-9])?$ ]] || wrong "${name:-nothing}: give the job a name first, of a-z, 0-9 and -"
 parse "${rest[@]:1}"
+check_config
 for variable in GKE_CLUSTER GKE_PROJECT GKE_ZONE GKE_IMAGE TPU_TYPE; do
   [ -n "${!variable:-}" ] || wrong "set $variable"
 done
 do_run docker build -f launch/Dockerfile --target tpu -t "$GKE_IMAGE" .
 do_run docker push "$GKE_IMAGE"
 do_run xpk workload create --cluster "$GKE_CLUSTER" --project "$GKE_PROJECT" --zone "$GKE_ZONE" --workload "$name" \
-  --tpu-type "$TPU_TYPE" --num-slices 1 --max-restarts "${JAXVL_RESTARTS:-20}" --docker-image "$GKE_IMAGE" \
+  --tpu-type "$TPU_TYPE" --num-slices 1 --max-restarts "${JAXVL_RESTARTS:-20}" --restart-on-exit-codes 1 \
+  --docker-image "$GKE_IMAGE" \
   --command "jaxvl train --distributed $(quote "${words[@]}")"

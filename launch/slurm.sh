@@ -11,6 +11,7 @@
 #SBATCH --open-mode=append
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"  # Slurm runs a copy of this file that lies elsewhere
+[ -f launch/common.sh ] || { echo "$0: give this from the root of the repository, not from $PWD" >&2; exit 2; }
 # shellcheck source=launch/common.sh
 source launch/common.sh
 parse "$@"

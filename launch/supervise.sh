@@ -8,6 +8,7 @@ set -euo pipefail
 [ $# -gt 0 ] || { echo "$0: name a command" >&2; exit 2; }
 child="" stopping=0 failures=0
 trap 'stopping=1; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null || true' TERM
+trap : INT  # Ctrl-C reaches the command by itself; this waits for it
 
 say() { echo "supervise: $*"; }
 

@@ -21,7 +21,7 @@ case "$verb" in
   *) wrong "${verb:-no verb}: name one of up, create, install, train, state, status, tail, stop, delete" ;;
 esac
 case "$verb" in
-  up | train) parse "${rest[@]}" ;;
+  up | train) parse "${rest[@]}"; check_config ;;
   tail) [ "${#rest[@]}" -le 1 ] || wrong "tail takes one number of a worker" ;;
   *) [ "${#rest[@]}" = 0 ] || wrong "$verb takes no ${rest[0]}" ;;
 esac
@@ -46,8 +46,11 @@ image() {  # the runtime of a kind of TPU
 
 on() { do_run "${vm[@]}" ssh "$TPU_NAME" "${place[@]}" --worker "$1" --command "$2"; }
 
-# READY, PREEMPTED, ..., or nothing where there is no such slice
-state() { "${vm[@]}" describe "$TPU_NAME" "${place[@]}" --format "value(state)" 2>/dev/null || true; }
+# READY, PREEMPTED, ..., nothing where there is no such slice, UNKNOWN where nobody says so
+state() {
+  local ask=("${vm[@]}" describe "$TPU_NAME" "${place[@]}" --format "value(state)")
+  "${ask[@]}" 2>/dev/null || "${ask[@]}" 2>&1 | grep -q NOT_FOUND || echo UNKNOWN
+}
 
 create() {
   local spot=()
@@ -70,39 +73,60 @@ delete() {
 
 install() {
   local archive="${TMPDIR:-/tmp}/jaxvl.tar.gz"
-  do_run tar -czf "$archive" --exclude .git --exclude '.venv*' --exclude .cache --exclude ./runs --exclude ./data .
-  do_run "${vm[@]}" scp "$archive" "$TPU_NAME:jaxvl.tar.gz" "${place[@]}" --worker all
-  on all "mkdir -p jaxvl && tar -xzf jaxvl.tar.gz -C jaxvl && jaxvl/launch/install.sh tpu"
+  do_run tar -czf "$archive" --exclude .git --exclude '.venv*' --exclude .cache --exclude ./runs --exclude ./data \
+    --exclude ./run.log --exclude ./run.pid . &&
+    do_run "${vm[@]}" scp "$archive" "$TPU_NAME:jaxvl.tar.gz" "${place[@]}" --worker all &&
+    on all "mkdir -p jaxvl && tar -xzf jaxvl.tar.gz -C jaxvl && jaxvl/launch/install.sh tpu"
 }
 
 train() { on all "jaxvl/launch/detached.sh start .venv/bin/jaxvl train --distributed $(quote "${words[@]}")"; }
+
+# Asks for a slice, once. The first time it fails at once where there is none to be had; after a preemption it asks again
+make() {
+  [ -z "$asked" ] || return 0
+  if [ "${TPU_QUEUED:-0}" != 0 ]; then
+    case "$("${queue[@]}" describe "$TPU_NAME" "${place[@]}" --format "value(state.state)" 2>/dev/null || true)" in
+      "") ;;
+      SUSPENDED | FAILED) delete; lost=1 ;;  # what it gave was taken back
+      *) return 0 ;;
+    esac
+  fi
+  [ -z "$met" ] || [ -n "$lost" ] || { echo "$TPU_NAME was deleted" >&2; exit 1; }
+  if [ -z "$met" ]; then create; else create || { echo "$TPU_NAME: not to be had now; asked again"; return 0; }; fi
+  asked=1
+}
 
 # Waits until the slice is there, making it where it is not
 ready() {
   local now
   while now="$(state)"; [ "$now" != READY ]; do
     case "$now" in
-      PREEMPTED | TERMINATED | STOPPED) echo "$TPU_NAME is $now"; delete; create ;;
-      "") [ -n "${asked:-}" ] || create; asked=1 ;;
+      PREEMPTED | TERMINATED | STOPPED) echo "$TPU_NAME is $now"; delete; asked="" lost=1; make ;;
+      UNKNOWN)  # the network is away, unless it was never there
+        [ -n "$met$asked" ] || { "${vm[@]}" describe "$TPU_NAME" "${place[@]}"; exit 1; } ;;
+      "") make ;;
     esac
     sleep "${TPU_POLL:-30}"
   done
-  asked=""
+  met=1 asked="" lost=""
 }
 
 up() {
   if [ "$dry" = 1 ]; then create; install; train; return; fi
-  local said
+  local said now met="" asked="" lost=""
   while :; do
     ready
-    install
+    if ! install; then
+      [ "$(state)" != READY ] || exit 1
+      continue
+    fi
     train || true  # it may run already
-    while [ "$(state)" = READY ]; do
+    while now="$(state)"; [ "$now" = READY ] || [ "$now" = UNKNOWN ]; do
       said="$("${vm[@]}" ssh "$TPU_NAME" "${place[@]}" --worker 0 --command "jaxvl/launch/detached.sh status" || true)"
       case "$said" in
         done) echo "$TPU_NAME: done; launch/tpu_vm.sh delete ends the bill"; exit 0 ;;
         ended*) echo "$TPU_NAME: $said; see launch/tpu_vm.sh tail" >&2; exit 1 ;;
-        killed) train || true ;;
+        killed | never) train || true ;;
       esac
       sleep "${TPU_POLL:-30}"
     done

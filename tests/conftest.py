@@ -1,5 +1,6 @@
 """Eight simulated CPU devices and one compilation cache for the whole suite, set before jax is imported."""
 
+import collections
 import functools
 import gc
 import logging
@@ -24,8 +25,10 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 from jaxvl.core import programs  # noqa: E402 (jax reads the variables above)
+from tests import threefry  # noqa: E402
 
 programs.keep_none_over_cpus()
+threefry.write_out()
 
 logging.getLogger("absl").setLevel(logging.ERROR)
 
@@ -51,7 +54,32 @@ def roomy(function):
 roomy.__code__ = roomy.__code__.replace(co_stacksize=2**16)
 
 
-def pytest_collection_modifyitems(items):
+LONGEST = (
+    *("methods/test_contract", "test_colabs", "methods/test_configs", "multiprocess/test_two_processes", "test_docs"),
+    *("test_cli", "end_to_end/test_loop", "end_to_end/test_bucket", "test_wheel", "test_api", "multiprocess/test_ends"),
+    *("end_to_end/test_bad_media", "end_to_end/test_quickstart", "end_to_end/test_prepare", "end_to_end/test_search"),
+)
+"""Files that several processes begin with, the longest first. One of few tests that take long would else come last, and
+the other processes would wait for it."""
+
+
+def pytest_configure(config):
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False  # xdist hands files out in the order that follows
+
+
+def in_order(items):
+    """The tests with the files of `LONGEST` first, then those of many tests; in a file as they are."""
+    files = [item.location[0].removeprefix("tests/").removesuffix(".py") for item in items]
+    count = collections.Counter(files)
+    first = {name: i for i, name in enumerate(LONGEST)}
+    places = sorted(range(len(items)), key=lambda i: (first.get(files[i], len(first)), -count[files[i]], files[i], i))
+    return [items[i] for i in places]
+
+
+def pytest_collection_modifyitems(config, items):
+    if hasattr(config, "workerinput"):
+        items[:] = in_order(items)
     gc.freeze()  # what is imported stays
     for item in items:
         item.setup, item.runtest = functools.partial(roomy, item.setup), functools.partial(roomy, item.runtest)

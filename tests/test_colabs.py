@@ -79,6 +79,7 @@ def test_committed_outputs_are_of_one_whole_run(script):
 @each_script
 def test_notebook_runs_at_toy_size(script, monkeypatch):
     monkeypatch.setenv("JAXVL_TINY", "1")
+    monkeypatch.setenv("PYTHONSTARTUP", str(ROOT / "tests" / "kernel_start.py"))
     book = build.notebook(script.read_text())
     quick = " ".join(flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag)
     build.execute(book, timeout=300, xla_flags=quick)  # raises where a cell does

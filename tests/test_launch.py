@@ -177,37 +177,85 @@ def test_tpu_vm_on_the_workers():
 
 
 GCLOUD = """#!/bin/bash
-# A slice that is preempted once in the middle of its run
+# Gives the lines of `states`, `runs` and `requests` one after the other; `-` fails
 cd {folder}
 echo "${{@:4:1}} ${{@: -1}}" >> log
-case "${{@:4:1}}" in
-  describe) line="$(head -n 1 states)"; sed -i 1d states; echo "$line" ;;
-  ssh) case "${{@: -1}}" in *status) line="$(head -n 1 runs)"; sed -i 1d runs; echo "$line" ;; esac ;;
+next() {{ line="$(head -n 1 "$1")"; sed -i 1d "$1"; [ "$line" != - ] || exit 1; echo "$line"; }}
+case "${{@:3:2}}" in
+  "tpu-vm describe") next states ;;
+  "queued-resources describe") next requests ;;
+  "tpu-vm ssh") case "${{@: -1}}" in *status) next runs ;; esac ;;
 esac
 """
+BEGIN = ["create", "scp", "ssh", "ssh"]  # make, copy, install, start
+
+
+def up(folder, states, runs=(), requests=(), **env):
+    """`tpu_vm.sh up` and what it called, with a `gcloud` that gives these answers. Of a slice: "" is none, `-` no
+    answer, which is asked for twice."""
+    (folder / "gcloud").write_text(GCLOUD.format(folder=folder))
+    (folder / "gcloud").chmod(0o755)
+    for name, lines in (("states", states), ("runs", runs), ("requests", requests), ("log", [])):
+        (folder / name).write_text("".join(f"{line}\n" for line in lines))
+    env = {**TPU, **env, "PATH": f"{folder}:{os.environ['PATH']}", "TPU_POLL": "0", "TMPDIR": str(folder)}
+    for name in ("launch", "configs/centerclip"):
+        shutil.copytree(ROOT / name, folder / "tree" / name)
+    done = launch(folder / "tree" / "launch" / "tpu_vm.sh", "up", *GIVEN, env=env)
+    calls = [line.split()[0] for line in (folder / "log").read_text().splitlines()]
+    return done, [call for call in calls if call != "describe"]
 
 
 def test_tpu_vm_goes_on_after_a_preemption(tmp_path):
-    (tmp_path / "gcloud").write_text(GCLOUD.format(folder=tmp_path))
-    (tmp_path / "gcloud").chmod(0o755)
     states = ["", "CREATING", "READY", "READY", "READY", "PREEMPTED", "PREEMPTED", "READY", "READY", "READY"]
-    (tmp_path / "states").write_text("\n".join(states) + "\n")
-    (tmp_path / "runs").write_text("running\nkilled\nrunning\ndone\n")
-    env = {**TPU, "PATH": f"{tmp_path}:{os.environ['PATH']}", "TPU_POLL": "0", "TMPDIR": str(tmp_path)}
-    tree = tmp_path / "tree"
-    shutil.copytree(ROOT / "launch", tree / "launch")
-    done = launch(tree / "launch" / "tpu_vm.sh", "up", *GIVEN, env=env)
+    done, calls = up(tmp_path, states, ["running", "killed", "running", "done"])
     assert done.returncode == 0, done.stderr
     assert "pod is PREEMPTED" in done.stdout
-    calls = [line.split()[0] for line in (tmp_path / "log").read_text().splitlines() if not line.startswith("describe")]
-    begin = ["create", "scp", "ssh", "ssh"]  # make, copy, install, start
-    assert calls == [*begin, "ssh", "ssh", "ssh", "delete", *begin, "ssh", "ssh"]  # status; killed, so started again
+    assert calls == [*BEGIN, "ssh", "ssh", "ssh", "delete", *BEGIN, "ssh", "ssh"]  # status; killed, so started again
+
+
+def test_tpu_vm_outlives_a_network_that_is_away(tmp_path):
+    done, calls = up(tmp_path, ["READY", "-", "-", "READY", "READY"], ["-", "never", "done"])
+    assert done.returncode == 0, done.stderr
+    assert calls == [
+        *BEGIN[1:],
+        "ssh",
+        "ssh",
+        "ssh",
+        "ssh",
+    ]  # nothing is made or installed again; two looks, a start, a look
+
+
+def test_tpu_vm_asks_the_queue_again_after_a_preemption(tmp_path):
+    states = ["", "", "READY", "READY", "", "", "", "READY", "READY"]
+    requests = ["", "SUSPENDING", "SUSPENDED"]
+    done, calls = up(tmp_path, states, ["running", "done"], requests, TPU_QUEUED="1")
+    assert done.returncode == 0, done.stderr
+    assert calls == [*BEGIN, "ssh", "delete", *BEGIN, "ssh"]
+
+
+def test_tpu_vm_makes_nothing_again_that_somebody_deleted(tmp_path):
+    done, calls = up(tmp_path, ["READY", "READY", "", ""], ["running"])
+    assert (done.returncode, done.stderr) == (1, "pod was deleted\n")
+    assert "create" not in calls
+
+
+def test_tpu_vm_ends_where_it_never_gets_an_answer(tmp_path):
+    done, calls = up(tmp_path, ["-"] * 3)
+    assert (done.returncode, calls) == (1, [])
 
 
 def test_tpu_vm_copies_the_tree_without_runs_and_environments(tmp_path):
     """The printed archive command, run on a small tree."""
     tree = tmp_path / "tree"
-    for name in ("jaxvl/data/video.py", "setup.py", ".git/HEAD", ".venv/bin/jaxvl", "runs/a/x", "data/clip.mp4"):
+    for name in (
+        "jaxvl/data/video.py",
+        "setup.py",
+        ".git/HEAD",
+        ".venv/bin/jaxvl",
+        "runs/a/x",
+        "data/clip.mp4",
+        "run.pid",
+    ):
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).write_text("x")
     words = dry("tpu_vm.sh", "install", env=TPU)[0]
@@ -233,6 +281,7 @@ def test_gke_builds_pushes_and_submits():
     assert made[:3] == ["xpk", "workload", "create"]
     flags = dict(zip(made[3::2], made[4::2], strict=True))
     assert (flags["--cluster"], flags["--workload"], flags["--tpu-type"]) == ("c", "job", "v5litepod-16")
+    assert flags["--restart-on-exit-codes"] == "1"  # XPK's own are 42 and from 127 on; never 2, wrong input
     remote = shlex.split(flags["--command"])
     assert remote[:3] == ["jaxvl", "train", "--distributed"]
     assert check_train(remote[2:]).distributed
@@ -307,6 +356,25 @@ def test_a_detached_run_is_told_to_save_and_end(tmp_path):
         time.sleep(0.05)
     assert ask("status").stdout == "killed\n"
     os.kill(int((tmp_path / "waits").read_text()), signal.SIGTERM)
+    (tree / "run.log").write_text("supervise: done\n")  # of a run before
+    ask("start", child(tmp_path, *[""] * 4, "wait"))
+    while len((tmp_path / "starts").read_text().splitlines()) < 5:
+        time.sleep(0.05)
+    os.kill(int((tree / "run.pid").read_text()), signal.SIGKILL)
+    (tree / "run.pid").write_text(f"{os.getpid()}\n")  # after a reboot its number is another's
+    assert ask("status").stdout == "killed\n"
+    os.kill(int((tmp_path / "waits").read_text()), signal.SIGTERM)
+
+
+def test_ctrl_c_waits_until_the_command_has_saved(tmp_path):
+    code = "import signal, sys, time; signal.signal(2, lambda *_: (time.sleep(0.5), print('saved'), sys.exit(130))); "
+    words = [sys.executable, "-uc", code + "print('up'); time.sleep(60)"]
+    script = str(ROOT / "launch" / "supervise.sh")
+    run = subprocess.Popen([script, *words], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert run.stdout.readline() == "up\n"
+    os.killpg(run.pid, signal.SIGINT)  # as a terminal does
+    assert run.communicate()[0] == "saved\nsupervise: ended, exit code 130\n"
+    assert run.returncode == 130
 
 
 @pytest.mark.parametrize("script", TRAINING, ids=lambda p: p.name)
@@ -360,6 +428,16 @@ def test_wrong_use_ends_with_2_and_one_line(script, words, said):
     assert said in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize(("script", "words"), [("tpu_vm.sh", ["up"]), ("gke.sh", ["job"])])
+def test_nothing_is_rented_for_a_config_that_is_not_there(script, words):
+    for config in ("centerclip/quickstart", "configs/centerclip/msrvtt.py:9k_b32_meanp", "/mnt/config.py"):
+        dry(script, *words, "--config", config, "--workdir", "w", env={**TPU, **GKE})
+    wrong = ["--config", "centerclip/quickstrat", "--workdir", "w"]
+    done = launch(ROOT / "launch" / script, "--dry-run", *words, *wrong, env={**TPU, **GKE})
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    assert "--config centerclip/quickstrat: no such file" in done.stderr
 
 
 @pytest.mark.parametrize("script", STARTED, ids=lambda p: p.name)

@@ -49,12 +49,14 @@ REMAT = {"remat none": "none", "remat dots": "dots", "remat full": "full"}
 
 class Lever(NamedTuple):
     """A step, compiled with the forms for CPUs and with those of the platform. what: the change, for readers. config:
-    whose first objective it is; None: a stack of `blocks`, or `bottlenecks`. ways: to compile it."""
+    whose first objective it is; None: a stack of `blocks`, or `bottlenecks`. ways: to compile it. code: machine code is
+    generated, too, to see how long that takes."""
 
     what: str
     config: str | None = None
     blocks: Blocks | None = None
     ways: tuple[str, ...] = (CPU, NATIVE)
+    code: bool = False
 
 
 class Blocks(NamedTuple):
@@ -93,16 +95,19 @@ LEVERS = {
         "precision.scan_layers: gradient of the 12 blocks of ViT-B/32, remat none",
         blocks=Blocks(12, 50),
         ways=(IN_TURN, LOOP),
+        code=True,
     ),
     "b32_scan_dots": Lever(
         "the same with remat dots",
         blocks=Blocks(12, 50, "dots"),
         ways=(IN_TURN, LOOP),
+        code=True,
     ),
     "b32_scan_full": Lever(
         "the same with remat full",
         blocks=Blocks(12, 50, "full"),
         ways=(IN_TURN, LOOP),
+        code=True,
     ),
     "b16_remat": Lever(
         "precision.remat: CenterCLIP's whole step, ViT-B/16, 32 clips of 12 frames a chip, bfloat16, without clusters",
@@ -153,7 +158,7 @@ def compiled_here(lever: Lever, way: str, folder: Path) -> dict[str, Any]:
     """The figures themselves. This process has to end then, by `os._exit`."""
     with forced() if way == CPU else contextlib.nullcontext():
         if lever.blocks is not None:
-            return blocks(lever.blocks, way, folder)
+            return blocks(lever.blocks, way, None if lever.code else folder)
         if lever.config is None:
             return bottlenecks(folder)
         chosen = (f"precision.remat={REMAT[way]}",) if way in REMAT else ()
@@ -164,11 +169,16 @@ def compiled_here(lever: Lever, way: str, folder: Path) -> dict[str, Any]:
         return aot.alone(config, TOPOLOGY, f"objective {name}", settings, folder)
 
 
-def of_traced(traced: Any, mesh: Any, low: bool, folder: Path) -> dict[str, Any]:
-    """Figures of a traced program that is no step of a config. low: products should be bfloat16."""
+def of_traced(traced: Any, mesh: Any, low: bool, folder: Path | None) -> dict[str, Any]:
+    """Figures of a traced program that is no step of a config. low: products should be bfloat16. folder: for the
+    compiler, which is left before it generates code; None: it is not."""
     begin = time.process_time()
-    folder.mkdir()
-    done = laid_out.lay_out(traced.lower(lowering_platforms=("tpu",)), {}, folder)
+    lowered = traced.lower(lowering_platforms=("tpu",))
+    if folder is None:
+        done = lowered.compile()
+    else:
+        folder.mkdir()
+        done = laid_out.lay_out(lowered, {}, folder)
     spent = time.process_time() - begin
     total = flops.of_jaxpr(traced.jaxpr.jaxpr, platform="tpu")
     found, _ = costs.of_program(done, mesh.shape, total, chips.parse(TOPOLOGY).chip, low)
@@ -209,7 +219,7 @@ class Stack(nn.Module):
         return run_blocks(self, ResidualBlock, fields, names, x, remat=self.blocks.remat, scan=self.scan)
 
 
-def blocks(which: Blocks, way: str, folder: Path) -> dict[str, Any]:
+def blocks(which: Blocks, way: str, folder: Path | None) -> dict[str, Any]:
     """Figures of the gradient of a stack of blocks for its parameters and inputs."""
     place = chips.parse(TOPOLOGY)
     mesh = sharding.make_mesh({"data": -1, "fsdp": 1, "tensor": 1}, place.devices())
@@ -294,9 +304,10 @@ def kept() -> dict[str, Any]:
 def save(raw: Mapping[str, Any]) -> None:
     note = (
         "Per device and update, from the compiler's optimised program (`jaxvl aot` explains each figure). GiB a "
-        "device: all that a chip of 15.75 GiB holds, the state and the next batch with it, and not its code; only of whole "
-        "steps. TFLOP: what is computed again is counted again. GB moved: through memory, all turns of loops counted. "
-        "Relayouts are copies of an array into another layout of the same values. Nothing was run."
+        "device: all that a chip of 15.75 GiB holds, the state and the next batch with it, and not its code; only of "
+        "whole steps. TFLOP: what is computed again is counted again. GB moved: through memory, all turns of loops "
+        "counted. compile s: without machine code, but for precision.scan_layers. Relayouts are copies of an array "
+        "into another layout of the same values. Nothing was run."
     )
     sys.argv[1:] = ["--only", *(name for name in LEVERS if name in raw)]  # what makes this table
     columns = (

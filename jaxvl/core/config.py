@@ -166,7 +166,7 @@ FIELDS = {
     "train.clip_norm": real(0),
     "train.ema": real(0, below=1),
     **{f"optim.*.{name}": field for name, field in OPTIMIZER.items()},
-    "init.weights": folder(),
+    "init.weights": folder(bucket=True),
     "init.required": flag(),
     "eval.split": text(empty=False),
     "eval.use_ema": flag(),

@@ -126,14 +126,17 @@ def pattern() -> Field:
     return Field("a regular expression", _compiles)
 
 
-def folder() -> Field:
-    """A path of this machine, or ''. `resolved` makes it absolute."""
-    return dataclasses.replace(text(), allowed="a path", place="folder")
+def folder(bucket: bool = False) -> Field:
+    """A path of this machine, or ''. `resolved` makes it absolute. bucket: or an address, gs://BUCKET/FOLDER."""
+    if bucket:
+        return dataclasses.replace(text(), allowed="a path", place="folder")
+    return dataclasses.replace(below(), place="folder")
 
 
 def below() -> Field:
     """A path inside of another folder, or an absolute one. `resolved` only resolves `~`."""
-    return dataclasses.replace(text(), allowed="a path", place="below")
+    good = text().good
+    return Field("a path of this machine", lambda v: good(v) and "://" not in v, place="below")
 
 
 def many(item: Field, least: int = 0, most: int | None = None) -> Field:

@@ -111,8 +111,11 @@ class Compiled:
 
 
 def compiled_quickly() -> dict[str, int]:
-    """Options of `jax.jit` for a program that runs once: on CPUs LLVM's level 1, which gives the same bits."""
-    return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
+    """Options of `jax.jit` for a program that runs once: on CPUs LLVM's level 1, which gives the same bits. A level in
+    XLA_FLAGS stays: an option would take its place."""
+    option = "xla_backend_optimization_level"
+    named = option in os.environ.get("XLA_FLAGS", "")
+    return {option: 1} if jax.default_backend() == "cpu" and not named else {}
 
 
 def build_method(config: ConfigDict) -> Method:

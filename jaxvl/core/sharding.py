@@ -49,6 +49,11 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
             f"config.mesh: {dict(zip(AXES, shape))} takes {total} of {len(devices)} devices and leaves process "
             f"{idle[0]} without one; set config.mesh.data=-1, or start fewer processes"
         )
+    if not _is_block(devices[:total]):
+        raise InputError(
+            f"config.mesh: {dict(zip(AXES, shape))} takes {total} of {len(devices)} devices, which are no whole block "
+            "of their torus; set one axis to -1, all devices that are left"
+        )
     try:
         # Auto axes: with Explicit ones, Linen modules over sharded parameters do not trace
         return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:total])
@@ -58,6 +63,14 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
             f"config.mesh: {dict(zip(AXES, shape))} cannot be cut from a topology of {'x'.join(map(str, sides))}; each "
             "axis must be a product of some of these sides"
         ) from None
+
+
+def _is_block(devices: Sequence[jax.Device]) -> bool:
+    """Whether these devices fill a block of their torus; JAX makes a mesh of nothing else."""
+    if not hasattr(devices[0], "coords"):
+        return True
+    cores = 1 + max(getattr(d, "core_on_chip", 0) for d in devices)
+    return len(devices) == np.prod(np.ptp([d.coords for d in devices], axis=0) + 1) * cores
 
 
 def path_name(path: Any) -> str:

@@ -103,8 +103,10 @@ def aot(
         "state": state,
         "hosts": _of_hosts(compiled, programs),
         "programs": programs,
-        "second": None if other is None else _at_second_size(config, here, other, jobs, programs, settings, say),
+        "second": None,
     }
+    if other is not None and any(job.updates for job in jobs):
+        report["second"] = _at_second_size(config, here, other, jobs, programs, settings, say)
     failing = [job for job, found in zip(jobs, programs) if not found["fits"]]
     report["fits"] = not failing
     report["trials"] = list(_trials(config, here, failing, settings, trials, say)) if failing else []

@@ -99,6 +99,9 @@ def test_meshes_that_cannot_be_are_one_line(monkeypatch):
     chips = [SimpleNamespace(process_index=i // 4, coords=(i % 4, i // 4 % 4, i // 16)) for i in range(64)]
     with pytest.raises(InputError, match=r"takes 4 of 64 devices and leaves process 1 without one"):
         sharding.make_mesh({"data": 4, "fsdp": 1, "tensor": 1}, chips)
+    square = [SimpleNamespace(process_index=0, coords=(i % 2, i // 2, 0)) for i in range(4)]
+    with pytest.raises(InputError, match=r"'data': 3, .* takes 3 of 4 devices, which are no whole block"):
+        sharding.make_mesh({"data": 3, "fsdp": 1, "tensor": 1}, square)
 
     def refuses(*args, **kwargs):
         raise NotImplementedError("Failed to find assignment for logical_axis_index 2 of size 8")

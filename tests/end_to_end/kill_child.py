@@ -6,7 +6,7 @@ import sys
 import time
 
 from jaxvl.verbs import train
-from tests import toys
+from tests import threefry, toys
 
 PAUSE = float(sys.argv[3]) if len(sys.argv) > 3 else 0.0
 
@@ -23,6 +23,7 @@ def slow(row, rng):
 
 
 def main() -> int:
+    threefry.write_out()
     config = toys.toy_config(steps=int(sys.argv[2]), checkpoint_every=5 if TURNS else 2, log_every=1)
     method, data = (toys.in_turns, toys.in_turns_data) if TURNS else (toys.contrastive, toys.toy_data)
     result = train.train(config, sys.argv[1], method=method(), data=data(make=slow))

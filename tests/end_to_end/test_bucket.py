@@ -252,6 +252,17 @@ def test_who_clears_the_spool_loses_nothing_in_the_bucket(objects):
     place.close()
 
 
+def test_rows_of_a_run_that_lost_its_config_are_not_written_over(objects):
+    objects.put("bare/metrics.jsonl", b"row\n")
+    place = storage.Bucket(f"{AT}/bare")
+    place.fetch()
+    with (place.folder / "metrics.jsonl").open("a") as file:
+        file.write("next\n")
+    place.publish()
+    assert content(objects, "bare/metrics.jsonl") == b"row\nnext\n"
+    place.close()
+
+
 def test_a_bucket_that_is_not_there_and_a_disk_that_is_full_are_named(objects, caplog):
     place = storage.Bucket("gs://nowhere/run")
     with pytest.raises(InputError, match=r"^gs://nowhere/run/a: cannot be written \(there is no such bucket\)"):

@@ -36,6 +36,8 @@ class Tiny:
     meshes: on which of `MESHES` eight devices are compared with one; all of them for one method and for the toys of
         `tests/core`, the mixed one, which shards batch and parameters alike, for the rest; `tensor` where there are
         partition rules for it.
+    only: mesh -> the one objective whose turns are trained on it; on the others, all are. Where objectives share their
+        network, one mesh shows the placing of the one, and another that of the other.
     """
 
     config: ConfigDict
@@ -46,6 +48,7 @@ class Tiny:
     variants: tuple[tuple[str, ...], ...] = ()
     terms: tuple[str, ...] = ()
     meshes: tuple[str, ...] = ("mixed",)
+    only: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def vanishing(self, objective: str) -> str:
         """`zero_gradient` of one objective."""
@@ -229,13 +232,14 @@ def mist() -> Tiny:
 
 
 def afe_cnn() -> Tiny:
-    """Eight frames of sixteen joints; which of four joints swings is the class. Three clips show a second body."""
+    """Eight frames of sixteen joints; which of four joints swings is the class. Three clips show a second body. Rate
+    over epsilon is 1, as for UTT."""
     config = afe_cnn_recipe.base()
     config.lock()
     configs.apply(
         config,
         ("precision.matmul=highest", "train.steps=100", "optim.main.name=adam", "optim.main.eps=1e-3",
-         "optim.main.schedule=constant", "optim.main.lr=1e-2", "mesh.data=-1", "model.skeleton=humanoid16",
+         "optim.main.schedule=constant", "optim.main.lr=1e-3", "mesh.data=-1", "model.skeleton=humanoid16",
          "model.classes=4", "model.width=4", "model.dropout=0.0", "model.kje_hidden=8", "model.kfe_hidden=4",
          "data.frames=8", "data.batch_size=8", "data.eval_batch_size=8"),
     )  # fmt: skip
@@ -372,6 +376,7 @@ def utt() -> Tiny:
         batch=batch,
         predict=predict,
         meshes=("mixed", "tensor"),
+        only={"mixed": "mot", "tensor": "sot"},
         zero_gradient={"sot": always + r"|self_attn/(query|key)/", "mot": always},
         overfit=(140, 3.5),
         terms=("track", "detection"),

@@ -31,6 +31,9 @@ def main() -> None:
         processes.connect(f"127.0.0.1:{port}", int(count), int(process))
     if order := os.environ.get("MESH_ORDER"):
         permute(json.loads(order))
+    from tests import threefry
+
+    threefry.write_out()
     from tests.multiprocess import shared
 
     getattr(shared, what)(**json.loads(arguments))

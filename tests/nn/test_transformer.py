@@ -20,7 +20,7 @@ from jaxvl.nn.attention import MultiHeadAttention
 from jaxvl.nn.bert import Bert, BertConfig
 from jaxvl.nn.clip import CLIP_PRESETS, TextTower, VisionTower
 from jaxvl.nn.products import product
-from jaxvl.nn.transformer import TENSOR_RULES, run_blocks, runs
+from jaxvl.nn.transformer import TENSOR_RULES, ResidualBlock, run_blocks, runs
 from jaxvl.nn.video_heads import SequenceTransformer, TightTransformer
 from tests.tiny import drawn
 
@@ -125,6 +125,28 @@ def test_a_loop_computes_what_blocks_in_turn_do(name, fields):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(y, x, rtol=1e-6, atol=1e-6 * np.abs(x).max()), a, b)
     largest = max(np.abs(x).max() for x in jax.tree.leaves(da))
     jax.tree.map(lambda x, y: np.testing.assert_allclose(y, x, rtol=1e-6, atol=1e-6 * largest), da, db)
+
+
+class Stack(nn.Module):
+    remat: str
+
+    @nn.compact
+    def __call__(self, x):
+        names = [f"block_{i}" for i in range(3)]
+        return run_blocks(self, ResidualBlock, dict(heads=2, layers=3), names, x, remat=self.remat)
+
+
+def test_what_each_remat_policy_computes_again():
+    """`dots`: the two products of attention, whose batch axes are no weight's. `full`: all but the last of a block."""
+    rows, tokens, width = 2, 5, 16
+    x = jnp.zeros((rows, tokens, width))
+    variables = Stack("none").init(jax.random.key(0), x)
+    gradient = lambda remat: jax.grad(lambda v, x: Stack(remat).apply(v, x).sum(), (0, 1))  # noqa: E731
+    counted = {remat: flops.of(gradient(remat), variables, x) for remat in ("none", "dots", "full")}
+    attention = 3 * 2 * (2 * rows * tokens**2 * width)
+    products = 3 * 2 * rows * tokens * width * (3 + 1 + 4) * width  # q, k, v, out, c_fc; c_proj is not needed again
+    assert counted["dots"] - counted["none"] == attention
+    assert counted["full"] - counted["none"] == attention + products
 
 
 def test_initial_values_do_not_hang_on_it():

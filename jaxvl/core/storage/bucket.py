@@ -29,8 +29,8 @@ NOT_READ = ("tensorboard",)
 """What is published and not fetched: a run adds files, and reads none."""
 OWN = "bad_inputs.jsonl"
 """A file that each process writes for itself: in a bucket process 1 calls it `bad_inputs.1.jsonl`."""
-MARKS = ("config.json", "weights.json")
-"""A run or converted weights: anything else is not fetched."""
+MARKS = ("config.json", "weights.json", "metrics.jsonl")
+"""A run, also one that has lost its config, or converted weights: anything else is not fetched."""
 PUBLISH_S = 30.0
 """Between two looks for what a running training has written."""
 AT_ONCE = 16

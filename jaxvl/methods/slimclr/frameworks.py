@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from jaxvl.core import sharding
 from jaxvl.core.precision import loss_term
 from jaxvl.methods.slimclr import losses
 from jaxvl.methods.slimclr.model import Encoder, ModelConfig, Predictor
@@ -115,7 +116,8 @@ def moco_v2(nets: Nets, config: ConfigDict, params, mutables, batch, rng, indice
     views = batch["train"]["view_b"]
     if nets.config.bn_groups > 1:  # keys must not share batch statistics with their own queries
         order = jax.random.permutation(rng, len(views))
-        shuffled, key_stats = keys_of(nets, mutables, views[order])
+        mixed = sharding.over_batch(views[order])  # left alone, a gather and the encoder behind it are on every device
+        shuffled, key_stats = keys_of(nets, mutables, mixed)
         k = jnp.zeros_like(shuffled).at[order].set(shuffled)
     else:
         k, key_stats = keys_of(nets, mutables, views)
