@@ -227,3 +227,13 @@ def test_a_place_is_the_innermost_line_of_a_method():
 def test_rows_are_told_as_spans():
     assert costs.spans([0, 1, 2, 5, 7, 8]) == "0-2, 5, 7-8"
     assert costs.spans([]) == ""
+
+
+def test_batches_of_one_stream_in_two_shapes_are_two_programs(run, monkeypatch):
+    rows = [{"test": {"x": jax.ShapeDtypeStruct((n, DIM), jnp.float32)}} for n in (8, 16)]
+    monkeypatch.setattr(session, "build_method", lambda c: dataclasses.replace(toy(c), predict_spec=rows))
+    found = json.loads(run("--topology", "cpu:2", "--objective", "predict", "--json")[1])["programs"]
+    assert [(p["name"], p["batch"]["test"]["x"]) for p in found] == [
+        ("predict of test", "float32[8, 16]"),
+        ("predict of test (2)", "float32[16, 16]"),
+    ]

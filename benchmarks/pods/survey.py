@@ -258,10 +258,9 @@ def table(root: Path, found: list[Program]) -> None:
         "the 15.75 GiB that a v5e has for a program; 0.75 of them are kept for its code, which is not generated. "
         "TFLOP, GB and MB: a device and update, all turns of loops counted; a loop of unknown length counts once. "
         "roofline: the least time that products, memory or network need; nothing was measured. as many more: configs "
-        "that compile to "
-        "the same program. by these figures: one chip was not compiled, but the state and four times what each of the "
-        f"four chips holds beside it is less than it has; of {len(both)} where both were compiled, one chip held "
-        f"{sum(both)}.",
+        "that compile to the same program. by these figures: one chip was not compiled, but the state and four times "
+        f"what each of the four chips holds beside it is less than it has; of {len(both)} where both were compiled, "
+        f"one chip held {sum(both)}.",
     ]
     if grown:
         note += ["", "What a device does more of as the slice grows, with as many rows a chip:", "", *grown]
@@ -276,11 +275,12 @@ def table(root: Path, found: list[Program]) -> None:
 
 
 def _report(path: Path, whole: bool) -> dict[str, Any]:
-    """A report, with the four largest of each list if not whole: all of all are tens of megabytes."""
+    """A report, if not whole with the four largest of each list that no row sums: all of all are tens of megabytes."""
     report = json.loads(path.read_text())
     if whole or "programs" not in report:
         return report
-    programs_ = [{k: v[:4] if isinstance(v, list) else v for k, v in p.items()} for p in report["programs"]]
+    cut = lambda k, v: v[:4] if isinstance(v, list) and k != "collectives" else v  # noqa: E731
+    programs_ = [{k: cut(k, v) for k, v in p.items()} for p in report["programs"]]
     for p in programs_:
         if "relayouts" in p:
             p["relayouts"] = {**p["relayouts"], "places": p["relayouts"]["places"][:4]}

@@ -27,7 +27,7 @@ from jaxvl.core.errors import InputError
 from jaxvl.core.programs import Program
 
 CODE = 0.75 * 2**30
-"""Bytes kept for machine code where none is generated. The largest program here has 0.45 GiB of it."""
+"""Bytes kept for machine code where none is generated."""
 TRIALS = 8
 PREDICT = "predict"
 Say = Callable[[str], None]
@@ -165,12 +165,18 @@ def _jobs(compiled: session.Compiled, wanted: Sequence[str], predict: bool = Tru
             yield Job(f"objective {name}", compiled.updates[name], compiled.target, batch, name)
     if predict and (not wanted or PREDICT in wanted):
         variables = compiled.target.variables(compiled.config.eval.use_ema)
+        seen: list[str] = []
         for batch in method.predict_spec:
             for stream, fields in batch.items():
                 for field, x in fields.items():
                     where = f"batch size of stream {stream!r} ({field}) of the evaluation"
                     sharding.check_batch_size(x.shape[0], compiled.mesh, where)
-            yield Job(f"predict of {', '.join(batch)}", compiled.predict, variables, batch)
+            name = f"predict of {', '.join(batch)}"
+            seen.append(name)
+            again = (
+                f" ({seen.count(name)})" if seen.count(name) > 1 else ""
+            )  # of other shapes; names are what tells them
+            yield Job(f"{name}{again}", compiled.predict, variables, batch)
 
 
 def _plain(config: ConfigDict, devices: Sequence[Any]) -> session.Compiled | None:
