@@ -1,6 +1,7 @@
 """The `jaxvl` command: verbs, flags and exit codes. No logic, and nothing heavy imported before a verb needs it.
 
-Exit codes: 0 done (also a managed preemption), 2 the input is wrong (one line), 130 Ctrl-C, 1 a bug (traceback).
+Exit codes: 0 done (also a managed preemption; JAXVL_SIGTERM_CODE names another one for it), 2 the input is wrong (one
+line), 130 Ctrl-C, 1 a bug (traceback).
 """
 
 from __future__ import annotations
@@ -314,6 +315,7 @@ def _train(args: argparse.Namespace) -> int:
     from jaxvl.core import config, processes
     from jaxvl.verbs.report import show_results
 
+    codes = {"SIGINT": 130, "SIGTERM": _code_of_sigterm()}
     cfg = config.load(args.config, args.overrides)
     if args.dry_run:
         from jaxvl.verbs import plan
@@ -328,17 +330,25 @@ def _train(args: argparse.Namespace) -> int:
 
         found = folds.train_folds(cfg, args.workdir, resume=args.resume, fresh=args.fresh)
         if found.stopped:
-            return 130 if found.stopped == "SIGINT" else 0
+            return codes[found.stopped]
         if processes.index() == 0:
             title, columns, rows, _ = folds.table(found)
             terminal.table(rows, columns, title=title)
         return 0
     result = api.train(cfg, args.workdir, resume=args.resume, fresh=args.fresh)
     if result.stopped:
-        return 130 if result.stopped == "SIGINT" else 0
+        return codes[result.stopped]
     if processes.index() == 0:
         show_results(args.workdir)
     return 0
+
+
+def _code_of_sigterm() -> int:
+    """The exit code of a training that a SIGTERM ended: 0, or what a supervisor asks for."""
+    code = os.environ.get("JAXVL_SIGTERM_CODE", "0")
+    if not code.isdecimal() or int(code) > 255:
+        raise InputError(f"JAXVL_SIGTERM_CODE: {code!r} is no exit code; set it to 0 to 255, or not at all")
+    return int(code)
 
 
 def _evaluate(args: argparse.Namespace) -> int:

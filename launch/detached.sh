@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # A supervised command that outlives the shell which starts it. It writes run.log and run.pid into the root of this tree.
 #   launch/detached.sh start COMMAND [WORD ...] | status | tail [LINES] | stop
-# start   refuses while one runs; the command runs under launch/supervise.sh
+# start   refuses while one runs; the command runs under launch/supervise.sh. A SIGTERM that reaches it and not the supervisor,
+#         as a host's preemption that others of the run are told of, is no end: it saves, and starts again
 # status  `running`, or the last line of the supervisor (`done`, `ended, exit code N`, `stopped, ...`), or `killed`, or `never`
 # tail    the log from its last LINES (100) on, as it grows
 # stop    asks it to save and end (SIGTERM), and waits until it has
@@ -18,7 +19,7 @@ case "${1:-}" in
     [ $# -gt 0 ] || wrong "start: name a command"
     ! runs || wrong "process $pid runs already (launch/detached.sh tail, or stop)"
     echo "supervise: started" >>run.log
-    setsid nohup launch/supervise.sh "$@" >>run.log 2>&1 </dev/null &
+    JAXVL_SIGTERM_CODE=143 setsid nohup launch/supervise.sh "$@" >>run.log 2>&1 </dev/null &
     echo $! >run.pid
     echo "started as process $!; its log is $PWD/run.log" ;;
   status)

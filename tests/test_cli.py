@@ -456,6 +456,21 @@ def test_errors_of_the_machine_are_one_line_with_the_file(run, tmp_path, monkeyp
     )
 
 
+@pytest.mark.parametrize(
+    ("stopped", "asked", "code"), [("SIGTERM", None, 0), ("SIGTERM", "143", 143), ("SIGINT", "143", 130)]
+)
+def test_codes_of_a_training_that_a_signal_ended(run, tmp_path, monkeypatch, stopped, asked, code):
+    """`detached.sh` asks for another code than that of the end, so that it starts again what ended on another host."""
+    from jaxvl.verbs.train import Result
+
+    monkeypatch.setattr("jaxvl.api.train", lambda config, workdir, **_: Result(None, stopped, 1, 0, tmp_path))
+    if asked:
+        monkeypatch.setenv("JAXVL_SIGTERM_CODE", asked)
+    assert run(*words(tmp_path / "run"))[0] == code
+    monkeypatch.setenv("JAXVL_SIGTERM_CODE", "-1")
+    assert "JAXVL_SIGTERM_CODE: '-1' is no exit code; set it to 0 to 255" in refused(run(*words(tmp_path / "run")))
+
+
 @pytest.mark.parametrize("sign", ["run.lock", "data"])
 def test_ctrl_c_before_the_loop_ends_with_130(tmp_path, sign):
     """As soon as there is the workdir's lock, and in the middle of rendering a world."""

@@ -297,7 +297,7 @@ CHILD = """#!/bin/bash
 echo start >> {folder}/starts
 code="$(sed -n "$(wc -l < {folder}/starts)p" {folder}/codes)"
 if [ "$code" = wait ]; then
-  trap 'exit 0' TERM
+  trap 'exit "${{JAXVL_SIGTERM_CODE:-0}}"' TERM
   echo $$ > {folder}/waits
   while :; do sleep 0.05; done
 fi
@@ -306,7 +306,7 @@ exit "$code"
 
 
 def child(folder, *codes):
-    """A command that ends with these exit codes, one a start; `wait`: with 0 when it is told to end."""
+    """A command that ends with these exit codes, one a start; `wait`: when it is told to end, as `jaxvl train` does."""
     script = folder / "child.sh"
     script.write_text(CHILD.format(folder=folder))
     script.chmod(0o755)
@@ -345,8 +345,8 @@ def test_a_detached_run_is_told_to_save_and_end(tmp_path):
     refused = ask("start", "true")
     assert refused.returncode == 2
     assert "runs already" in refused.stderr
-    assert ask("stop").stdout == "supervise: stopped, exit code 0\n"
-    assert ask("status").stdout == "stopped, exit code 0\n"
+    assert ask("stop").stdout == "supervise: stopped, exit code 143\n"
+    assert ask("status").stdout == "stopped, exit code 143\n"
     assert len((tmp_path / "starts").read_text().splitlines()) == 2
     ask("start", child(tmp_path, "", "", 137, "wait"))
     while len((tmp_path / "starts").read_text().splitlines()) < 4:
@@ -364,6 +364,20 @@ def test_a_detached_run_is_told_to_save_and_end(tmp_path):
     (tree / "run.pid").write_text(f"{os.getpid()}\n")  # after a reboot its number is another's
     assert ask("status").stdout == "killed\n"
     os.kill(int((tmp_path / "waits").read_text()), signal.SIGTERM)
+
+
+def test_a_run_that_a_signal_to_another_host_ended_starts_again(tmp_path):
+    tree = tmp_path / "tree"
+    shutil.copytree(ROOT / "launch", tree / "launch")
+    ask = lambda *words: launch(tree / "launch" / "detached.sh", *words, env={"JAXVL_PAUSE": "0"})  # noqa: E731
+    ask("start", child(tmp_path, "wait", 0))
+    while not (tmp_path / "waits").exists():
+        time.sleep(0.05)
+    os.kill(int((tmp_path / "waits").read_text()), signal.SIGTERM)
+    while ask("status").stdout == "running\n":
+        time.sleep(0.05)
+    assert ask("status").stdout == "done\n"
+    assert len((tmp_path / "starts").read_text().splitlines()) == 2
 
 
 def test_ctrl_c_waits_until_the_command_has_saved(tmp_path):
