@@ -28,9 +28,11 @@ DECOMPOSITIONS = re.compile(
 FREE = (
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all"),
     *("partition-id", "replica-id", "opt-barrier", "copy-done", "all-gather-done", "all-reduce-done", "async-done"),
-    *("async-update", "collective-permute-done", "iota"),
+    *("async-update", "async-start", "collective-permute-done", "iota"),
 )
-"""Operations that read and write no memory of their own."""
+"""Operations that read and write no memory of their own; what one calls is counted where it stands."""
+FREE_CALLS = ("ConcatBitcast",)
+"""Custom calls that name parts which lie side by side as one array."""
 
 
 # -- collectives
@@ -300,16 +302,16 @@ def _target(instruction: Instruction) -> str:
 
 
 def traffic(program: Program, run: Run, everywhere: bool = True) -> int:
-    """Bytes that an instruction reads and writes, once: its operands and results. A fusion that slices an operand reads
-    the slice alone, one that updates a slice in place writes that alone. everywhere: also what lies in memories on the
-    chip, as XLA's own analysis counts; else the device's main memory alone."""
+    """Bytes that an instruction reads and writes, once: its operands and results. What slices an operand reads the
+    slice alone, a fusion that updates a slice in place writes that alone. everywhere: also what lies in memories on
+    the chip, as XLA's own analysis counts; else the device's main memory alone."""
     i = run.instruction
-    if run.fused or i.op in FREE or i.op.endswith("-done"):
+    if run.fused or i.op in FREE or i.op.endswith("-done") or _target(i) in FREE_CALLS:
         return 0
     counts = lambda a: a.bytes if everywhere or a.space == 0 else 0  # noqa: E731
     known = program.defined[run.computation]
     operands = [known[name].results if name in known else () for name in i.operands]
-    if i.op == "dynamic-slice":
+    if i.op in ("dynamic-slice", "slice"):
         source = operands[0][0] if operands[0] else None
         return sum(counts(a) for a in i.results) + (i.bytes if source is None or counts(source) else 0)
     if i.op == "dynamic-update-slice":

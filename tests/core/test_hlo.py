@@ -110,6 +110,33 @@ def test_traffic_of_a_tpu_leaves_out_what_stays_on_the_chip():
     assert hlo_counts.all_traffic(program()) >= 3 * LAYERS * MATRIX // 4
 
 
+PIECES = """%piece_0 (p: f32[512,256]) -> f32[256,256] {
+  %p = f32[512,256]{1,0} parameter(0)
+  ROOT %s = f32[256,256]{1,0:S(1)} slice(%p), slice={[0:256], [0:256]}
+}
+
+%piece_1 (p: f32[512,256]) -> f32[256,256] {
+  %p = f32[512,256]{1,0} parameter(0)
+  ROOT %s = f32[256,256]{1,0:S(1)} slice(%p), slice={[256:512], [0:256]}
+}
+
+"""
+
+
+def test_traffic_of_what_is_fetched_in_pieces_is_that_of_the_pieces():
+    """As the TPU compiler brings a matrix onto the chip ahead, and then calls the pieces one array."""
+    body = """  %x = f32[512,256]{1,0} parameter(0)
+  %start_0 = ((f32[512,256]{1,0}), f32[256,256]{1,0:S(1)}, s32[]{:S(2)}) async-start(%x), calls=%piece_0
+  %start_1 = ((f32[512,256]{1,0}), f32[256,256]{1,0:S(1)}, s32[]{:S(2)}) async-start(%x), calls=%piece_1
+  %done_0 = f32[256,256]{1,0:S(1)} async-done(%start_0)
+  %done_1 = f32[256,256]{1,0:S(1)} async-done(%start_1)
+  %y = f32[512,256]{1,0:S(1)} custom-call(%done_0, %done_1), custom_call_target="ConcatBitcast"
+  ROOT %z = f32[512,256]{1,0:S(1)} negate(%y)"""
+    size = 512 * 256 * 4
+    assert hlo_counts.all_traffic(of(body, PIECES)) == size
+    assert hlo_counts.all_traffic(of(body, PIECES), everywhere=True) == 4 * size
+
+
 def test_a_loop_of_unknown_length_counts_once_and_says_so():
     grow = jax.jit(lambda x: jax.lax.while_loop(lambda s: s.sum() < 1e3, lambda s: s @ s, x))
     found = hlo.parse(grow.lower(jnp.ones((16, 16))).compile().as_text())
