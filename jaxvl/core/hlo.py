@@ -41,6 +41,19 @@ class Array:
         """Without the padding of tiles."""
         return math.ceil(math.prod(self.shape) * BITS[self.dtype] / 8)
 
+    @functools.cached_property
+    def padded(self) -> int:
+        """Bytes that it takes in memory, where a TPU keeps the last axes of its layout in whole tiles: `T(8,128)` fills
+        the last up to a multiple of 128, the one before to one of 8."""
+        order, _, tiles = self.layout.partition(":")
+        tile = re.match(r"T\(([\d,]+)\)", tiles)
+        if not tile:
+            return self.bytes
+        shape, sizes = list(self.shape), [int(size) for size in tile.group(1).split(",")]
+        for axis, size in zip(order.split(",") if order else (), reversed(sizes)):
+            shape[int(axis)] = -(-shape[int(axis)] // size) * size
+        return math.ceil(math.prod(shape or sizes) * BITS[self.dtype] / 8)
+
     def __str__(self) -> str:
         return f"{self.dtype}[{','.join(map(str, self.shape))}]"
 
@@ -65,6 +78,11 @@ class Instruction:
     def bytes(self) -> int:
         """Of all results."""
         return sum(a.bytes for a in self.results)
+
+    @property
+    def padded(self) -> int:
+        """Of all results, with the padding of tiles."""
+        return sum(a.padded for a in self.results)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -303,19 +303,20 @@ def _target(instruction: Instruction) -> str:
 
 def traffic(program: Program, run: Run, everywhere: bool = True) -> int:
     """Bytes that an instruction reads and writes, once: its operands and results. What slices an operand reads the
-    slice alone, a fusion that updates a slice in place writes that alone. everywhere: also what lies in memories on
-    the chip, as XLA's own analysis counts; else the device's main memory alone."""
+    slice alone, a fusion that updates a slice in place writes that alone; each with the padding of its tiles.
+    everywhere: also what lies in memories on the chip, as XLA's own analysis counts; else the device's main memory
+    alone."""
     i = run.instruction
     if run.fused or i.op in FREE or i.op.endswith("-done") or _target(i) in FREE_CALLS:
         return 0
-    counts = lambda a: a.bytes if everywhere or a.space == 0 else 0  # noqa: E731
+    counts = lambda a: a.padded if everywhere or a.space == 0 else 0  # noqa: E731
     known = program.defined[run.computation]
     operands = [known[name].results if name in known else () for name in i.operands]
     if i.op in ("dynamic-slice", "slice"):
         source = operands[0][0] if operands[0] else None
-        return sum(counts(a) for a in i.results) + (i.bytes if source is None or counts(source) else 0)
+        return sum(counts(a) for a in i.results) + (i.padded if source is None or counts(source) else 0)
     if i.op == "dynamic-update-slice":
-        return sum(counts(a) for a in operands[1]) + (operands[1][0].bytes if counts(i.results[0]) else 0)
+        return sum(counts(a) for a in operands[1]) + (operands[1][0].padded if counts(i.results[0]) else 0)
     results = i.results[:1] if i.op == "copy-start" else i.results  # (copy, what is copied, a counter)
     inside = program.computations.get((called(i) or [""])[0], ()) if i.op == "fusion" else ()
     names = {r.name: r for r in inside}
@@ -325,7 +326,7 @@ def traffic(program: Program, run: Run, everywhere: bool = True) -> int:
     for a, end in zip(results, ends if len(ends) == len(results) else [None] * len(results)):
         size = counts(a)
         if end is not None and end.op == "dynamic-update-slice" and end.operands[1] in names:
-            size = min(size, names[end.operands[1]].bytes)
+            size = min(size, names[end.operands[1]].padded)
             in_place.add(_source(names, end.operands[0]))
         total += size
     parameters = {r.text.strip(): r.name for r in inside if r.op == "parameter"}
@@ -336,7 +337,7 @@ def traffic(program: Program, run: Run, everywhere: bool = True) -> int:
         size = sum(counts(a) for a in arrays)
         users = [r for r in inside if name in r.operands] if name else []
         if users and all(r.op in ("dynamic-slice", "slice", "gather") and r.operands[0] == name for r in users):
-            size = min(size, sum(r.bytes for r in users))
+            size = min(size, sum(r.padded for r in users))
         total += size
     return total
 

@@ -110,6 +110,25 @@ def test_traffic_of_a_tpu_leaves_out_what_stays_on_the_chip():
     assert hlo_counts.all_traffic(program()) >= 3 * LAYERS * MATRIX // 4
 
 
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("f32[3,5]", 15 * 4),
+        ("f32[3,5]{1,0}", 15 * 4),
+        ("f32[3,5]{1,0:T(8,128)}", 8 * 128 * 4),
+        ("f32[3,5]{0,1:T(2,128)}", 6 * 128 * 4),
+        ("bf16[9,197,64]{2,1,0:T(8,128)(2,1)}", 9 * 200 * 128 * 2),
+        ("bf16[9,197,64]{1,0,2:T(8,128)(2,1)S(1)}", 64 * 16 * 256 * 2),
+        ("f32[300]{0:T(256)}", 512 * 4),
+        ("pred[]{:T(512)}", 512),
+    ],
+)
+def test_arrays_of_a_tpu_fill_whole_tiles(text, kept):
+    """https://openxla.org/xla/tiled_layout: the tile lies over the last axes of the layout."""
+    (array,) = hlo.arrays(text)
+    assert array.padded == kept
+
+
 PIECES = """%piece_0 (p: f32[512,256]) -> f32[256,256] {
   %p = f32[512,256]{1,0} parameter(0)
   ROOT %s = f32[256,256]{1,0:S(1)} slice(%p), slice={[0:256], [0:256]}
