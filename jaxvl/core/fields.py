@@ -86,6 +86,12 @@ def flag() -> Field:
     return Field("true or false", lambda v: type(v) is bool)
 
 
+def only(value: bool | str, why: str) -> Field:
+    """`value` alone; `why` nothing would come of another one."""
+    shown = str(value).lower() if isinstance(value, bool) else repr(value)
+    return Field(f"{shown} ({why})", lambda v: type(v) is type(value) and v == value)
+
+
 def choice(*names: str, of: str = "", also: tuple[str, ...] = ()) -> Field:
     """One of `names`, or of what `MODULE:NAME` in `of` holds, looked up when it is needed; or of `also`."""
 

@@ -26,6 +26,23 @@ def test_ranges_by_hand():
     assert refused(fields.interval(0, 1), (1, 0), (0, 2), (0,))
     assert refused(fields.choice("a", "b"), "c", "", 1, None, ["a"])
     assert refused(fields.text(empty=False), "", "a\0b", 1)
+    assert refused(fields.only(False, "why"), True, 0, None)
+    assert refused(fields.only("none", "why"), "full", None)
+    assert fields.only("none", "why").good("none")
+
+
+@pytest.mark.parametrize(("field", "value"), [("precision.remat", "full"), ("precision.scan_layers", True)])
+@pytest.mark.parametrize("method", registry.names())
+def test_levers_that_a_method_does_not_have_are_refused(method, field, value):
+    """All that a lever takes changes the program; what changes nothing is one line."""
+    base = importlib.import_module(f"jaxvl.methods.{method}.recipe").base()
+    base.precision[field.rpartition(".")[2]] = value
+    source = "".join(p.read_text() for p in (tiny.ROOT / "jaxvl" / "methods" / method).glob("*.py"))
+    if f"config.{field}" in source:
+        fields.check(base)
+    else:
+        with pytest.raises(InputError, match=rf"config.{field}: needs (false|'none') \(no"):
+            fields.check(base)
 
 
 @pytest.mark.parametrize("method", registry.names())

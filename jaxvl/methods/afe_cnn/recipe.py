@@ -23,7 +23,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxvl.core import config as configs
-from jaxvl.core.fields import below, choice, flag, folder, interval, many, only_if_given, real, whole
+from jaxvl.core.fields import below, choice, flag, folder, interval, many, only, only_if_given, real, whole
 
 
 def base() -> ConfigDict:
@@ -77,6 +77,8 @@ def base() -> ConfigDict:
 
 
 FIELDS = {
+    "precision.remat": only("none", "nothing in it is computed again"),
+    "precision.scan_layers": only(False, "no blocks in it become a loop"),
     "model.skeleton": choice(of="jaxvl.data.skeletons:SKELETONS"),
     "model.classes": whole(1, 2**20),
     "model.width": whole(1, 2**14),

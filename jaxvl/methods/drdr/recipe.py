@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from jaxvl.core import config as configs
 from jaxvl.core.errors import InputError
-from jaxvl.core.fields import choice, flag, folder, interval, like, many, real, text, whole
+from jaxvl.core.fields import choice, flag, folder, interval, like, many, only, real, text, whole
 
 STEPS = 20_000
 RULES = {  # translation, distance, angular, transport, burn-in, weight decay (section 4.7)
@@ -96,6 +96,8 @@ def base() -> ConfigDict:
 
 WEIGHTS = ("classification", "translation", "distance", "angular", "transport", "consensus")
 FIELDS = {
+    "precision.remat": choice("none", "full"),  # what its ResNet knows
+    "precision.scan_layers": only(False, "no blocks in it become a loop"),
     "model.classes": whole(1, 2**20),
     "model.trunk": choice("resnet", "conv", "none"),
     "model.depth": whole(1, 1024),

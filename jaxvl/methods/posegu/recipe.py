@@ -28,7 +28,7 @@ from ml_collections import ConfigDict
 
 from jaxvl.core import config as configs
 from jaxvl.core.errors import InputError
-from jaxvl.core.fields import choice, flag, folder, many, named, real, text, whole
+from jaxvl.core.fields import choice, flag, folder, many, named, only, real, text, whole
 
 Array = Any
 """NumPy's or JAX's."""
@@ -119,6 +119,8 @@ def base() -> ConfigDict:
 
 
 FIELDS = {
+    "precision.remat": only("none", "nothing in it is computed again"),
+    "precision.scan_layers": only(False, "no blocks in it become a loop"),
     "model.lifter": choice(*LIFTERS),
     "model.width": whole(1, 2**14),
     "model.stages": whole(0, 64),

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from jaxvl.core import config as configs
-from jaxvl.core.fields import choice, flag, folder, interval, many, only_if_given, real, whole
+from jaxvl.core.fields import choice, flag, folder, interval, many, only, only_if_given, real, whole
 
 FOUR = (1.0, 0.75, 0.5, 0.25)
 
@@ -92,6 +92,7 @@ FIELDS = {
     "eval.knn_temperature": real(above=0),
     "eval.probe_l2": real(0),
     "precision.remat": choice("none", "full"),  # what these trunks know
+    "precision.scan_layers": only(False, "no blocks in it become a loop"),
     "model.framework": choice(of=f"{HERE}.frameworks:FRAMEWORKS"),
     "model.trunk": choice(of=f"{HERE}.model:TRUNKS"),
     "model.depth": whole(8, 1024),

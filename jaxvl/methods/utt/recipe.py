@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxvl.core import config as configs
-from jaxvl.core.fields import choice, flag, folder, interval, many, only_if_given, real, whole
+from jaxvl.core.fields import choice, flag, folder, interval, many, only, only_if_given, real, whole
 
 
 def base() -> ConfigDict:
@@ -122,6 +122,7 @@ FLAGS = (
     "self_attention", "output_score", "target_decoder", "proposal_decoder", "corner_centres", "zero_grad_updates",
 )  # fmt: skip
 FIELDS = {
+    "precision.scan_layers": only(False, "no layers in it become a loop"),
     "model.mode": choice(of="jaxvl.methods.utt.method:MODES"),
     "model.depth": whole(18, 152),
     **{f"model.{n}": whole(1, 2**16) for n in ("width", "dim", "heads", "ff_dim", "queries", "classes", "points")},
