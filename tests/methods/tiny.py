@@ -273,12 +273,12 @@ def afe_cnn() -> Tiny:
 
 def posegu() -> Tiny:
     """Eight real and eight generated poses a batch, these from a pool of 64 around somebody who stands before four
-    cameras; real ones are the same person with their joints moved."""
+    cameras; real ones are the same person with their joints moved. Rate over epsilon is 1, as for UTT."""
     config = posegu_recipe.base()
     config.lock()
     configs.apply(
         config,
-        ("precision.matmul=highest", "train.steps=100", "optim.main.name=adam", "optim.main.eps=1e-3",
+        ("precision.matmul=highest", "train.steps=100", "optim.main.name=adam", "optim.main.eps=1e-2",
          "optim.main.schedule=constant", "optim.main.lr=1e-2", "mesh.data=-1", "model.width=16", "model.stages=1",
          "model.dropout=0.0", "model.gen.pool_size=64", "model.gen.oversample=10", "data.seed_capacity=4",
          "data.batch_size=16"),
