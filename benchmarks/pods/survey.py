@@ -30,8 +30,8 @@ NAME = "pods"
 ONE = "v5e:1x1"
 FIRST = "v5e:2x2"
 UNSURE = 1.5
-"""One chip is compiled where four chips' figures say that it would need up to so many times what it has."""
-LADDER = ("v5e:2x4", "v5e:4x4", "v5e:4x8")
+"""A slice is compiled where another one's figures say that a chip of it needs less than so many times what it has."""
+SLICES = (FIRST, "v5e:2x4", "v5e:4x4", "v5e:4x8")
 SCALED = ("centerclip/msrvtt:9k_b32_kmedoids_b6_4_49", "drdr/office31:uda_a_w", "mist/agqa:paper")
 SIZES = ("v5e:2x2", "v5e:4x4", "v5e:8x16")
 TIMEOUT = 4 * 3600
@@ -117,28 +117,41 @@ def of_program(root: Path, program: Program, topology: str) -> dict[str, Any]:
     return found
 
 
-def smallest(root: Path, program: Program, one: bool = False) -> dict[str, Any]:
+def smallest(root: Path, program: Program, one: bool = False, start: str = FIRST) -> dict[str, Any]:
     """The report on the smallest slice that holds it, else the last one that was tried. That of four chips, where their
-    figures say that one chip holds it, too; one: that chip is compiled, nevertheless."""
-    found = of_program(root, program, FIRST)
-    if found.get("fits"):
-        if (one and _on_one(found) < 1) or 1 <= _on_one(found) < UNSURE:
+    figures say that one chip holds it, too; one: that chip is compiled, nevertheless.
+
+    start: the slice to begin with. From there on slices that, by the figures at hand, lack UNSURE times what they have
+    are not compiled, be they smaller ones or larger ones.
+    """
+    at = SLICES.index(start)
+    found = of_program(root, program, start)
+    while not found.get("fits") and at + 1 < len(SLICES):
+        at += 1
+        if at + 1 == len(SLICES) or _of_limit(found, SLICES[at]) < UNSURE:
+            found = of_program(root, program, SLICES[at])
+    while found.get("fits") and at and _of_limit(found, SLICES[at - 1]) < UNSURE:
+        below = of_program(root, program, SLICES[at - 1])
+        if not below.get("fits"):
+            break
+        at, found = at - 1, below
+    if found.get("fits") and at == 0:
+        share = _of_limit(found, ONE)
+        if (one and share < 1) or 1 <= share < UNSURE:
             single = of_program(root, program, ONE)
             return single if single.get("fits") else found
-        return found
-    for topology in LADDER:
-        found = of_program(root, program, topology)
-        if found.get("fits"):
-            break
     return found
 
 
-def _on_one(report: Mapping[str, Any]) -> float:
-    """What one chip would hold by the report of four, as a part of what it can: all of the state, and four times what
-    lies beside it, which is too much for what each of the four has whole."""
+def _of_limit(report: Mapping[str, Any], topology: str) -> float:
+    """What a device of another slice would hold by this report, as a part of what it can: all of the state, and as many
+    times what lies beside it as it has fewer chips. That is too much for what each has whole, whatever the slice."""
+    if "programs" not in report:
+        return 1.0  # it was refused, and says nothing of memory
+    times = report["topology"]["chips"] / chips.parse(topology).chips
     state = sum(report["state"].values())
     worst = max(p["needed"] for p in report["programs"])
-    return (state + 4 * (worst - state)) / report["limit"]["bytes"]
+    return (min(state, worst) + times * max(0, worst - state)) / report["limit"]["bytes"]
 
 
 def of_sizes(root: Path, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -195,7 +208,7 @@ def _file(root: Path, key: str, topology: str) -> Path:
 def _kept(root: Path, key: str) -> dict[str, dict[str, Any]]:
     """What has been compiled, by topology from the smallest on. Updates alone count where nothing else was possible."""
     found = {}
-    for topology in (ONE, FIRST, *LADDER):
+    for topology in (ONE, *SLICES):
         for name in (key, f"{key}.updates"):
             if (path := _file(root, name, topology)).is_file():
                 found[topology] = json.loads(path.read_text())
@@ -221,7 +234,7 @@ def restore(root: Path) -> None:
 def _held(root: Path, program: Program) -> bool | None:
     """Whether one chip holds what the figures of four say that it does; None where it was not compiled."""
     found = _kept(root, program.key)
-    if ONE not in found or FIRST not in found or not found[FIRST].get("fits") or _on_one(found[FIRST]) >= 1:
+    if ONE not in found or FIRST not in found or not found[FIRST].get("fits") or _of_limit(found[FIRST], ONE) >= 1:
         return None
     return found[ONE]["fits"]
 
@@ -235,7 +248,9 @@ def table(root: Path, found: list[Program]) -> None:
             left.append(program.name)
             continue
         slice_ = report["topology"]["name"]
-        least = f"{ONE}, by these figures" if slice_ == FIRST and report["fits"] and _on_one(report) < 1 else slice_
+        least = (
+            f"{ONE}, by these figures" if slice_ == FIRST and report["fits"] and _of_limit(report, ONE) < 1 else slice_
+        )
         for p in report["programs"]:
             rows.append(row(program.name, len(program.same) or "-", least, slice_, p))
     for name in SCALED:
@@ -258,9 +273,10 @@ def table(root: Path, found: list[Program]) -> None:
         "the 15.75 GiB that a v5e has for a program; 0.75 of them are kept for its code, which is not generated. "
         "TFLOP, GB and MB: a device and update, all turns of loops counted; a loop of unknown length counts once. "
         "roofline: the least time that products, memory or network need; nothing was measured. as many more: configs "
-        "that compile to the same program. by these figures: one chip was not compiled, but the state and four times "
-        f"what each of the four chips holds beside it is less than it has; of {len(both)} where both were compiled, "
-        f"one chip held {sum(both)}.",
+        "that compile to the same program. A smaller slice was compiled and does not hold it, or would need by these "
+        f"figures {UNSURE} times what it has. by these figures: one chip was not compiled, but the state and four "
+        f"times what each of the four chips holds beside it is less than it has; of {len(both)} where both were "
+        f"compiled, one chip held {sum(both)}.",
     ]
     if grown:
         note += ["", "What a device does more of as the slice grows, with as many rows a chip:", "", *grown]
@@ -287,13 +303,24 @@ def _report(path: Path, whole: bool) -> dict[str, Any]:
     return {**report, "programs": programs_}
 
 
-def _compile(root: Path, found: Sequence[Program], jobs: int, one: bool = False) -> None:
+def _compile(root: Path, found: Sequence[Program], jobs: int, leads: Mapping[str, Program], one: bool = False) -> None:
     def compile(program: Program) -> None:
-        report = smallest(root, program, one)
+        report = smallest(root, program, one, _start(root, leads[_file_of(program)]))
         print(f"{program.name}: {report.get('line') or report['refused']}", flush=True)
 
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(compile, found))
+
+
+def _start(root: Path, lead: Program) -> str:
+    """The slice that holds the first config of a file, where that has been compiled."""
+    report = known(root, lead)
+    name = report["topology"]["name"] if report and report["fits"] else FIRST
+    return name if name in SLICES else FIRST
+
+
+def _file_of(program: Program) -> str:
+    return program.name.split(":")[0]
 
 
 def main() -> None:
@@ -310,13 +337,14 @@ def main() -> None:
     if not args.anew:
         restore(args.root)
     if not args.table:
-        _compile(args.root, [p for p in found if p.leads][: args.rows], args.jobs)
+        leads = {_file_of(p): p for p in found if p.leads}
+        _compile(args.root, list(leads.values())[: args.rows], args.jobs, leads)
         for name in SCALED:
             if name.startswith(args.only):
                 for topology, report in of_sizes(args.root, name):
                     print(f"{name} on {topology}: {report.get('line') or report['refused']}", flush=True)
-        _compile(args.root, found[: args.rows], args.jobs)
-        _compile(args.root, [p for p in found if p.leads][: args.rows], args.jobs, one=True)
+        _compile(args.root, found[: args.rows], args.jobs, leads)
+        _compile(args.root, list(leads.values())[: args.rows], args.jobs, leads, one=True)
     table(args.root, programs() if args.only else found)
 
 
