@@ -26,13 +26,14 @@ from unittest import mock
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental.pallas.ops.tpu import flash_attention as pallas
 from jax.sharding import PartitionSpec as P
 
 from benchmarks import results
 from jaxvl.core import chips, costs, flops, laid_out, session, sharding
 from jaxvl.core import config as configs
-from jaxvl.nn import attention
+from jaxvl.nn import attention, resnet
 from jaxvl.nn.resnet import ResNet
 from jaxvl.nn.transformer import ResidualBlock, run_blocks
 from jaxvl.verbs import aot
@@ -44,12 +45,13 @@ TOPOLOGY = "v5e:2x2"
 CPU, NATIVE = "forms for CPUs", "by platform"
 IN_TURN, LOOP = "blocks in turn", "blocks as a loop"
 FLASH = "a flash kernel (Pallas)"
+EACH, AT_ONCE = "a pass of each domain", "one pass"
 REMAT = {"remat none": "none", "remat dots": "dots", "remat full": "full"}
 
 
 class Lever(NamedTuple):
-    """A step, compiled with the forms for CPUs and with those of the platform. what: the change, for readers. config:
-    whose first objective it is; None: a stack of `blocks`, or `bottlenecks`. ways: to compile it. code: machine code is
+    """A step, compiled with the forms for CPUs and with those of the platform, or in other `ways`. what: the change,
+    for readers. config: whose first objective it is; None: a stack of `blocks`, or `bottlenecks`. code: machine code is
     generated, too, to see how long that takes."""
 
     what: str
@@ -109,6 +111,11 @@ LEVERS = {
         ways=(IN_TURN, LOOP),
         code=True,
     ),
+    "drdr_leave_one_out": Lever(
+        "batch statistics of runs of rows: DRDR's whole leave-one-out step, 64 images of three domains, bfloat16",
+        "drdr/pacs.py:loo_art_painting",
+        ways=(EACH, AT_ONCE),
+    ),
     "b16_remat": Lever(
         "precision.remat: CenterCLIP's whole step, ViT-B/16, 32 clips of 12 frames a chip, bfloat16, without clusters",
         "centerclip/lsmdc.py:b16_meanp",
@@ -126,6 +133,22 @@ LEVERS = {
 def forced():
     """Whatever the platform, the form for CPUs."""
     with mock.patch.object(jax.lax, "platform_dependent", lambda *args, cpu, default: cpu(*args)):
+        yield
+
+
+@contextlib.contextmanager
+def in_turn():
+    """A trunk whose batch norms would take the statistics of runs of rows passes each run by itself."""
+    call, norm = ResNet.__call__, resnet.Options.norm
+
+    def passes(self, x, train=False, index=0):
+        parts = jnp.split(x, np.cumsum(self.bn_runs)[:-1]) if self.bn_runs else [x]
+        return jax.tree.map(lambda *taps: jnp.concatenate(taps), *(call(self, part, train, index) for part in parts))
+
+    def plain(self, name, index, **options):
+        return norm(dataclasses.replace(self, bn_runs=()), name, index, **options)
+
+    with mock.patch.object(ResNet, "__call__", passes), mock.patch.object(resnet.Options, "norm", plain):
         yield
 
 
@@ -156,7 +179,7 @@ def measured(name: str, way: str) -> dict[str, Any]:
 
 def compiled_here(lever: Lever, way: str, folder: Path) -> dict[str, Any]:
     """The figures themselves. This process has to end then, by `os._exit`."""
-    with forced() if way == CPU else contextlib.nullcontext():
+    with {CPU: forced, EACH: in_turn}.get(way, contextlib.nullcontext)():
         if lever.blocks is not None:
             return blocks(lever.blocks, way, None if lever.code else folder)
         if lever.config is None:

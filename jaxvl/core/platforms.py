@@ -50,7 +50,7 @@ FORMS = (
         "XLA's CPU backend leaves its fast path for grouped convolutions",
     ),
     Form(
-        "nn/batch_norm.py:_normalize_backward",
+        "nn/batch_norm.py:_both_sums",
         "one reduction of two arrays",
         "two sums",
         "XLA's CPU backend would compute the input of the sums twice; elsewhere sums are fused anyway, and so are the "

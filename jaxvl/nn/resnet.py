@@ -38,6 +38,7 @@ class Options:
     widths: tuple[float, ...] = FULL
     overlap: bool = True
     bn_groups: int = 1
+    bn_runs: tuple[int, ...] = ()
     frozen: bool = False
     dtype: jnp.dtype = jnp.float32
 
@@ -48,7 +49,7 @@ class Options:
 
     def norm(self, name: str, index: int, **kw):
         """The batch normalisation of one width, inside a compact call."""
-        shared = {"groups": self.bn_groups, "frozen": self.frozen, "dtype": self.dtype}
+        shared = {"groups": self.bn_groups, "runs": self.bn_runs, "frozen": self.frozen, "dtype": self.dtype}
         return switchable_batch_norm(name, self.widths, index, **shared, **kw)
 
 
@@ -127,7 +128,8 @@ class ResNet(nn.Module):
     depth: 18, 34 (basic blocks), 50, 101, 152 (bottlenecks); blocks, bottleneck: another shape than the depth's (one to
         four stages).
     num_classes: adds the tap `logits`. taps: what the call returns, of `TAPS`; all after the last ReLU of their part.
-    norm: 'bn' (over the global batch, or in `bn_groups`) or 'frozen' (constants, also in training).
+    norm: 'bn' (over the global batch, in `bn_groups`, or in `bn_runs`: `groups` and `runs` of `BatchNorm`) or 'frozen'
+        (constants, also in training).
     frozen_stages: n >= 0 normalises stem and layers 1..n by running statistics also in training; leave their
         parameters out of `trains` with `frozen_pattern(n)`. -1: none.
     output_stride: 32, or 16, 8 with dilated last stages (bottlenecks only); a dilated stage's first block keeps the
@@ -146,6 +148,7 @@ class ResNet(nn.Module):
     zero_init: bool = False
     width: int = 64
     bn_groups: int = 1
+    bn_runs: tuple[int, ...] = ()
     frozen_stages: int = -1
     blocks: tuple[int, ...] | None = None
     bottleneck: bool | None = None
@@ -173,7 +176,7 @@ class ResNet(nn.Module):
     def setup(self):
         """Builds all blocks; raises InputError for fields that do not fit."""
         self._check()
-        base = Options(self.widths, self.overlap, self.bn_groups, self.norm == "frozen", self.dtype)
+        base = Options(self.widths, self.overlap, self.bn_groups, self.bn_runs, self.norm == "frozen", self.dtype)
         self.stem = Stem(self.width, base, self.space_to_depth)
         block_type = nn.remat(Block, static_argnums=(2, 3)) if self.remat else Block
         stages, channels, dilation = [], self.width, 1

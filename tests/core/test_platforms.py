@@ -67,11 +67,15 @@ EXAMPLES = {
     "nn/convolution.py:depthwise": [
         Example(depthwise, (drawn(2, 6, 5, 4), drawn(3, 3, 1, 4)), (PRODUCT, CONVOLUTION), (CONVOLUTION, PRODUCT))
     ],
-    "nn/batch_norm.py:_normalize_backward": [
+    "nn/batch_norm.py:_both_sums": [
         Example(
             lambda x, s, b: batch_norm.normalize(x, s, b, 1e-5)[0], (drawn(2, 9, 4), drawn(4), drawn(4)),
             (TWO_SUMS, CONVOLUTION), (r"stablehlo\.reduce", TWO_SUMS),
-        )
+        ),
+        Example(
+            lambda x, s, b: batch_norm.normalize_runs(x, s, b, (1, 2), 1e-5)[0], (drawn(3, 5, 4), drawn(4), drawn(4)),
+            (TWO_SUMS, CONVOLUTION), (r"stablehlo\.reduce", TWO_SUMS),
+        ),
     ],
     "nn/batch_norm.py:_weighted_sum": [
         Example(

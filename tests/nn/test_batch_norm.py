@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxvl.core import hlo, hlo_counts, sharding
 from jaxvl.core.errors import InputError
-from jaxvl.nn.batch_norm import BatchNorm, normalize
+from jaxvl.nn.batch_norm import BatchNorm, normalize, normalize_runs
 
 
 def run(x, train=True, variables=None, **fields):
@@ -178,3 +179,111 @@ def test_rows_that_do_not_count_change_nothing():
 def test_a_mask_and_groups_are_refused():
     with pytest.raises(InputError, match="takes no mask"):
         masked(random((4, 3)), jnp.ones(4, bool), groups=2)
+
+
+RUNS = (7, 1, 5, 3)
+
+
+def in_turn(x, runs, variables, **fields):
+    """Each run by itself, with the running statistics that the one before it left."""
+    out, stats = [], variables["batch_stats"]
+    for part in jnp.split(x, np.cumsum(runs)[:-1]):
+        y, stats, _ = run(part, variables={**variables, "batch_stats": stats}, **fields)
+        out.append(y)
+    return jnp.concatenate(out), stats
+
+
+@pytest.mark.parametrize("fields", [{}, {"repeats": 3}, {"unbiased": False, "momentum": 0.5}], ids=str)
+def test_runs_equal_passes_one_after_another(fields):
+    x = random((16, 5, 2, 3), seed=5)
+    y, stats, variables = run(x, runs=RUNS, **fields)
+    expected, after = in_turn(x, RUNS, variables, **fields)
+    np.testing.assert_allclose(y, expected, atol=2e-6)
+    for name in ("mean", "var"):
+        np.testing.assert_allclose(stats[name], after[name], rtol=1e-6)
+    swapped = run(jnp.concatenate([x[7:], x[:7]]), runs=(1, 5, 3, 7), **fields)[1]
+    assert np.abs(swapped["mean"] - stats["mean"]).max() > 1e-3  # the last pass has the most to say
+
+
+def test_runs_are_normalised_by_their_own_mean_and_variance():
+    x = random((16, 6, 3), seed=6) * 1e-2 + 300 * jnp.repeat(jnp.arange(4.0), jnp.array(RUNS))[:, None, None]
+    scale, bias = random((3,), 1), random((3,), 2)
+    y, mean, var = normalize_runs(x, scale, bias, RUNS, 1e-5)
+    for i, part in enumerate(np.split(np.asarray(x, np.float64), np.cumsum(RUNS)[:-1])):
+        where = slice(sum(RUNS[:i]), sum(RUNS[: i + 1]))
+        np.testing.assert_allclose(mean[i], part.mean((0, 1)), rtol=1e-6)
+        np.testing.assert_allclose(var[i], part.var((0, 1)), rtol=1e-3)
+        exact = (part - part.mean((0, 1))) / np.sqrt(part.var((0, 1)) + 1e-5) * scale + bias
+        np.testing.assert_allclose(y[where], exact, atol=0.1)
+
+
+def plain_runs(x, scale, bias, runs):
+    out = []
+    for part in jnp.split(x, np.cumsum(runs)[:-1]):
+        mean = part.mean((0, 1))
+        var = ((part - mean) ** 2).mean((0, 1))
+        out.append((part - mean) / jnp.sqrt(var + 1e-5) * scale + bias)
+    return jnp.concatenate(out)
+
+
+def test_gradient_of_runs_is_that_of_the_written_out_formula():
+    x, scale, bias, weight = random((16, 6, 3)), random((3,), 1), random((3,), 2), random((16, 6, 3), 3)
+    plain = lambda *a: (weight * jnp.sin(plain_runs(*a, RUNS))).sum()  # noqa: E731
+    ours = lambda *a: (weight * jnp.sin(normalize_runs(*a, RUNS, 1e-5)[0])).sum()  # noqa: E731
+    np.testing.assert_allclose(ours(x, scale, bias), plain(x, scale, bias), rtol=1e-5)
+    for a, b in zip(jax.grad(ours, (0, 1, 2))(x, scale, bias), jax.grad(plain, (0, 1, 2))(x, scale, bias)):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-5)
+
+
+def test_runs_on_eight_devices_are_those_on_one_and_no_row_moves():
+    x, variables = random((16, 6, 3), seed=7), BatchNorm(runs=RUNS).init(jax.random.key(0), random((16, 6, 3)), True)
+
+    def value(params, x):
+        y, changed = BatchNorm(runs=RUNS).apply({**variables, "params": params}, x, True, mutable=["batch_stats"])
+        return jnp.sin(y).sum(), (y, changed)
+
+    gradient = jax.value_and_grad(value, (0, 1), has_aux=True)
+    mesh = sharding.make_mesh({"data": -1, "fsdp": 1, "tensor": 1})
+    where, rows = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+    out = ((where, (rows, where)), (where, rows))
+    spread = jax.jit(gradient, in_shardings=(where, rows), out_shardings=out)
+    one, eight = jax.jit(gradient)(variables["params"], x), spread(variables["params"], x)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    program = hlo.parse(spread.lower(variables["params"], x).compile().as_text())
+    exchanged = hlo_counts.collectives(program, mesh.shape)
+    assert {c.kind for c in exchanged} == {"all-reduce"}
+    numbers = sum(c.size * c.run.times for c in exchanged) / 4
+    assert numbers <= 4 * len(RUNS) * 3 + 2 * 3 + 1  # four sums of each run, two of the whole batch, and the value
+
+
+def test_runs_keep_the_dtype_and_float32_statistics():
+    x = random((16, 8, 3), dtype=jnp.bfloat16)
+    y, stats, variables = run(x, runs=RUNS, dtype=jnp.bfloat16)
+    assert (y.dtype, stats["var"].dtype) == (jnp.bfloat16, jnp.float32)
+    exact = run(x.astype(jnp.float32), runs=RUNS)
+    np.testing.assert_allclose(y.astype(jnp.float32), exact[0], atol=2e-2)
+    np.testing.assert_allclose(stats["var"], exact[1]["var"], rtol=1e-5)
+    slope = jax.grad(lambda x: run(x, variables=variables, runs=RUNS, dtype=jnp.bfloat16)[0].astype(jnp.float32).sum())
+    assert slope(x).dtype == jnp.bfloat16
+
+
+def test_evaluation_knows_no_runs():
+    x = random((5, 3))
+    variables = BatchNorm().init(jax.random.key(0), x, True)
+    np.testing.assert_array_equal(run(x, False, variables, runs=RUNS)[0], run(x, False, variables)[0])
+
+
+@pytest.mark.parametrize(
+    ("call", "line"),
+    [
+        (lambda x: run(x, runs=(3, 4)), "batch of 8: is not runs of 3, 4 rows for batch normalisation"),
+        (lambda x: run(x, runs=(9, -1)), "batch of 8: is not runs of 9, -1 rows for batch normalisation"),
+        (lambda x: run(x, runs=(4, 4), groups=2), "in runs of 4, 4 rows: does not go with 2 groups"),
+        (lambda x: masked(x, jnp.ones(8, bool), runs=(4, 4)), "in runs of 4, 4 rows: does not go with a mask"),
+    ],
+)
+def test_runs_that_do_not_fit_are_one_line(call, line):
+    with pytest.raises(InputError, match=line) as error:
+        call(random((8, 3)))
+    assert "\n" not in str(error.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -71,10 +72,10 @@ def build(config: ConfigDict) -> Method:
         zeros = {"centre": jnp.zeros((len(domains), d)), "local": jnp.zeros((len(domains), k, d))}
         return {**variables, "radial": zeros}
 
-    def encode(params, stats, images):
-        """Features of one pass in training mode, and the statistics behind it."""
-        variables = {"params": params, "batch_stats": stats}
-        z, changed = model.apply(variables, images, train=True, method=DRDR.encode, mutable=["batch_stats"])
+    def encode(params, stats, images, runs=()):
+        """Features of one pass in training mode, and the statistics behind it. runs: see `DRDRConfig`."""
+        net, variables = DRDR(dataclasses.replace(cfg, runs=runs)), {"params": params, "batch_stats": stats}
+        z, changed = net.apply(variables, images, train=True, method=DRDR.encode, mutable=["batch_stats"])
         return z, changed.get("batch_stats", stats)
 
     def of_params(params, method, z):
@@ -156,16 +157,21 @@ def build(config: ConfigDict) -> Method:
         return loss, finish(params, stats, (s, t), scalars | facts)
 
     def generalise(params, mutables, batch, rng, step):
-        """Leave-one-out: every training domain is labelled and has a structure; all but the first are turned."""
+        """Leave-one-out: every training domain is labelled and has a structure; all but the first are turned.
+
+        All domains pass the trunk at once, each with its own batch statistics: their rows are uneven, so that a pass of
+        each would exchange rows between devices in every layer. Features are few, and each device gets all of them.
+        """
         del rng
-        images, labels = batch["source"]["images"], batch["source"]["label"]
-        rows, begin, stats = tasks.rows_of(len(domains), config.data.batch_size), 0, mutables.get("batch_stats", {})
-        structures, logits = [], []
+        rows = tasks.rows_of(len(domains), config.data.batch_size)
+        z, stats = encode(params, mutables.get("batch_stats", {}), batch["source"]["images"], rows)
+        z, labels = sharding.on_every_device((z, batch["source"]["label"]))
+        structures, logits, begin = [], [], 0
         for i, n in enumerate(rows):
-            z, stats = encode(params, stats, images[begin : begin + n])
-            z = of_params(params, DRDR.turn, z) if i else z
-            structures.append(anchored(mutables, i, z, labels[begin : begin + n]))
-            logits.append(of_params(params, DRDR.classify, z))
+            own = z[begin : begin + n]
+            own = of_params(params, DRDR.turn, own) if i else own
+            structures.append(anchored(mutables, i, own, labels[begin : begin + n]))
+            logits.append(of_params(params, DRDR.classify, own))
             begin += n
         pairs = [pairwise(a, b) for i, a in enumerate(structures) for b in structures[i + 1 :]]
         terms = {name: jnp.stack([p[name] for p in pairs]).mean() for name in pairs[0]}

@@ -24,6 +24,8 @@ class DRDRConfig:
     """trunk: 'resnet' (of `depth`), 'conv' (a stack of strided convolutions with `channels`, for small pictures) or
     'none' (the input is a feature vector). pool: of 'conv', one of `POOLS`. mean, std: of pixel values in [0, 1], one a
     channel. stiefel: whether the target path has its orthogonal layer. dtype: of the trunk; all behind it is float32.
+    runs: rows of each domain of a training batch, which have batch statistics of their own (see `BatchNorm`); empty:
+    all have the same.
     """
 
     classes: int
@@ -38,6 +40,7 @@ class DRDRConfig:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     dtype: str = "float32"
     remat: bool = False
+    runs: tuple[int, ...] = ()
 
 
 class ConvTrunk(nn.Module):
@@ -46,13 +49,14 @@ class ConvTrunk(nn.Module):
     channels: tuple[int, ...]
     dtype: jnp.dtype
     pool: str = "flatten"
+    runs: tuple[int, ...] = ()
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """`[B, H, W, C] -> [B, ⌈H/2ⁿ⌉ ⌈W/2ⁿ⌉ channels[-1]]` float32; pooled by the mean `[B, channels[-1]]`."""
         for i, features in enumerate(self.channels):
             conv = nn.Conv(features, (3, 3), 2, ((1, 1), (1, 1)), use_bias=False, dtype=self.dtype, name=f"conv{i}")
-            x = nn.relu(BatchNorm(dtype=self.dtype, name=f"bn{i}")(conv(x), train))
+            x = nn.relu(BatchNorm(runs=self.runs, dtype=self.dtype, name=f"bn{i}")(conv(x), train))
         if self.pool == "mean":
             return x.mean((1, 2), dtype=jnp.float32)
         return x.reshape(len(x), -1).astype(jnp.float32)
@@ -80,9 +84,9 @@ class DRDR(nn.Module):
         c = self.config
         dtype = jnp.dtype(c.dtype)
         if c.trunk == "resnet":
-            self.trunk = ResNet(depth=c.depth, width=c.width, dtype=dtype, remat=c.remat)
+            self.trunk = ResNet(depth=c.depth, width=c.width, bn_runs=c.runs, dtype=dtype, remat=c.remat)
         elif c.trunk == "conv":
-            self.trunk = ConvTrunk(c.channels, dtype, c.pool)
+            self.trunk = ConvTrunk(c.channels, dtype, c.pool, c.runs)
         self.bottleneck = nn.Dense(c.features, kernel_init=XAVIER)
         if c.stiefel:
             self.stiefel = Stiefel()
