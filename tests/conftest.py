@@ -15,7 +15,8 @@ flags = [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_coun
 # a test's program runs once or twice on tiny arrays: compiled without optimisation it takes a third of the time
 flags += ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
 if version("jaxlib").startswith("0.10."):  # XLA ends the program on a flag that it does not know
-    flags += ["--xla_cpu_use_fusion_emitters=false"]
+    # one LLVM module a program, not 32, each set up for itself: a fifth less, where every core has a test process
+    flags += ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"]
 os.environ["XLA_FLAGS"] = " ".join(flags)
 # XLA's CPU client has one thread a device by default; two collectives at once then wait for each other for ever
 os.environ.setdefault("NPROC", "64")
