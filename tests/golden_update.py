@@ -92,14 +92,28 @@ def key_of(config) -> str:
 
 def tree_of(config) -> dict:
     """`{count, parameters, other}`."""
-    state = abstract_state(configs.with_length(config, configs.NOMINAL_EPOCH))
+    variables = initial(configs.with_length(config, configs.NOMINAL_EPOCH))
+    params = variables.pop("params")
     leaf = lambda x: f"{x.dtype} {list(x.shape)}"  # noqa: E731
     tree = lambda t: {k: leaf(v) for k, v in sorted(states.flatten(t).items())}  # noqa: E731
     return {
-        "count": sum(x.size for x in jax.tree.leaves(state.params)),
-        "parameters": tree(state.params),
-        "other": tree(state.mutables),
+        "count": sum(x.size for x in jax.tree.leaves(params)),
+        "parameters": tree(params),
+        "other": tree(variables),
     }
+
+
+def initial(config) -> dict:
+    """The collections that the method initialises, as shapes. Its optimisers are built, and each is tried on one
+    parameter of every cell: what they keep of all of them is traced where an update is."""
+    method = session.build_method(config)
+    with mock.patch.object(nn.Module, "init", _init):
+        key = lambda: jax.random.fold_in(jax.random.key(config.seed), 0)  # noqa: E731
+        variables = dict(jax.eval_shape(lambda: method.init(key(), states.dummy_batch(method))))
+    cells, flat = states.build_cells(method, variables["params"], config), states.flatten(variables["params"])
+    for cell, paths in cells.members.items():
+        jax.eval_shape(cells.optimizer(cell).direction.init, {paths[0]: flat[paths[0]]})
+    return variables
 
 
 def abstract_state(config, method=None) -> states.TrainState:
