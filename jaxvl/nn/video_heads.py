@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvl.core.errors import InputError
+from jaxvl.core.sharding import over_batch
 from jaxvl.nn.transformer import ACTIVATIONS, ResidualBlock, layer_norm, run_blocks
 
 HEADS = ("meanP", "seqTransf", "seqLSTM", "tightTransf")
@@ -138,23 +139,23 @@ class TightTransformer(nn.Module):
         dense = nn.Dense(1, kernel_init=nn.initializers.normal(0.02), name="similarity_dense")
         valid = jnp.concatenate([jnp.ones((videos, 1), bool), mask.astype(bool)], axis=1)
 
-        def score(part: jax.Array) -> jax.Array:  # [c, E] -> [c, Bv]
+        def score(part: jax.Array) -> jax.Array:  # [c, E] -> [Bv, c]: pairs of a video lie where the video does
             n = part.shape[0]
-            rows = jnp.broadcast_to(part[:, None, None], (n, videos, 1, part.shape[-1]))
-            frames = jnp.broadcast_to(video[None], (n, *video.shape))
-            x = jnp.concatenate([rows, frames], axis=2).reshape(n * videos, length, -1)
-            keys = jnp.broadcast_to(valid[None], (n, videos, length)).reshape(n * videos, length)
-            return dense(cross(x, keys, train)).reshape(n, videos)
+            rows = jnp.broadcast_to(part[None, :, None], (videos, n, 1, part.shape[-1]))
+            frames = jnp.broadcast_to(video[:, None], (videos, n, *video.shape[1:]))
+            x = jnp.concatenate([rows, frames], axis=2).reshape(videos * n, length, -1)
+            keys = jnp.broadcast_to(valid[:, None], (videos, n, length)).reshape(videos * n, length)
+            return dense(cross(over_batch(x), over_batch(keys), train)).reshape(videos, n)
 
         if chunk == texts or self.is_initializing():
-            return score(text)
+            return score(text).T
         parts = text.reshape(texts // chunk, chunk, -1)
         run = nn.scan(
             lambda module, carry, part: (carry, score(part)),
             variable_broadcast="params",
             split_rngs={"params": False, "dropout": True},
         )
-        return run(self, None, parts)[1].reshape(texts, videos)
+        return run(self, None, parts)[1].swapaxes(1, 2).reshape(texts, videos)
 
 
 class CrossEncoder(nn.Module):

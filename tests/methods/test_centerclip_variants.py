@@ -20,6 +20,7 @@ from jaxvl.methods.centerclip.method import model_config, trained_parameters
 from jaxvl.methods.centerclip.model import CenterCLIP
 from jaxvl.methods.centerclip.reduce import ALGORITHMS
 from jaxvl.nn.video_heads import HEADS
+from jaxvl.verbs import aot
 from jaxvl.verbs.train import eval_streams
 from tests import tiny
 from tests.methods.tiny import TINY
@@ -163,6 +164,16 @@ def test_cross_encoder_scores_are_those_of_every_pair_alone():
     rank = [(brute[i] > brute[i, i % 5]).sum() for i in range(8)]
     assert metrics["t2v/R@1"] == pytest.approx(100 * np.mean(np.array(rank) < 1))
     assert metrics["t2v/MnR"] == pytest.approx(np.mean(rank) + 1)
+
+
+def test_pairs_of_the_cross_encoder_are_shared_by_the_devices():
+    """Those of a video are scored where it lies. With texts in front each device scored all: 4.6 times the products."""
+    config = configs.from_json(configs.to_json(TINY["centerclip"]().config))
+    configs.apply(
+        config, ("mesh.data=-1", *PLAIN, *VARIANTS["tightTransf"], "model.head_layers=3", "data.batch_size=32")
+    )
+    (update,) = aot.aot(config, "cpu:8", objectives=["retrieve"], also="none")["programs"]
+    assert update["flops"]["ratio"] == pytest.approx(1, abs=0.1)
 
 
 def test_variants_that_cannot_be_are_refused():
