@@ -248,9 +248,9 @@ def table(root: Path, found: list[Program]) -> None:
             left.append(program.name)
             continue
         slice_ = report["topology"]["name"]
-        least = (
-            f"{ONE}, by these figures" if slice_ == FIRST and report["fits"] and _of_limit(report, ONE) < 1 else slice_
-        )
+        least = slice_ if report["fits"] else f"more than {slice_}"
+        if slice_ == FIRST and report["fits"] and _of_limit(report, ONE) < 1:
+            least = f"{ONE}, by these figures"
         for p in report["programs"]:
             rows.append(row(program.name, len(program.same) or "-", least, slice_, p))
     for name in SCALED:
