@@ -121,8 +121,8 @@ def smallest(root: Path, program: Program, one: bool = False, start: str = FIRST
     """The report on the smallest slice that holds it, else the last one that was tried. That of four chips, where their
     figures say that one chip holds it, too; one: that chip is compiled, nevertheless.
 
-    start: the slice to begin with. From there on slices that, by the figures at hand, lack UNSURE times what they have
-    are not compiled, be they smaller ones or larger ones.
+    start: the slice to begin with. From there on slices that, by the figures at hand, would need UNSURE times what they
+    have are not compiled, be they smaller ones or larger ones.
     """
     at = SLICES.index(start)
     found = of_program(root, program, start)
@@ -173,6 +173,9 @@ def _scaled(name: str) -> str:
     return f"scaled-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
 
+READ = ("topology", "limit", "state", "fits", "line")
+READ_OF_PROGRAM = ("name", "needed", "fits", "memory", "flops", "bytes", "roofline", "seconds")
+"""What `row` and the slices read of a report and of its programs."""
 COLUMNS = (
     *("config", "as many more", "smallest slice", "compiled for", "program", "GiB a device", "of it temporaries"),
     *("TFLOP", "compiled / traced", "GB moved", "roofline ms", "bound", "collectives", "MB exchanged", "relayout GB"),
@@ -291,16 +294,20 @@ def table(root: Path, found: list[Program]) -> None:
 
 
 def _report(path: Path, whole: bool) -> dict[str, Any]:
-    """A report, if not whole with the four largest of each list that no row sums: all of all are tens of megabytes."""
+    """A report, if not whole with what the table reads of it: all of all are tens of megabytes."""
     report = json.loads(path.read_text())
     if whole or "programs" not in report:
         return report
-    cut = lambda k, v: v[:4] if isinstance(v, list) and k != "collectives" else v  # noqa: E731
-    programs_ = [{k: cut(k, v) for k, v in p.items()} for p in report["programs"]]
-    for p in programs_:
-        if "relayouts" in p:
-            p["relayouts"] = {**p["relayouts"], "places": p["relayouts"]["places"][:4]}
-    return {**report, "programs": programs_}
+    return {**{name: report[name] for name in READ}, "programs": [_read_of(p) for p in report["programs"]]}
+
+
+def _read_of(p: Mapping[str, Any]) -> dict[str, Any]:
+    """What the table reads of a program; its exchanges and copies as sums."""
+    found = {name: p[name] for name in (*READ_OF_PROGRAM, "error") if name in p}
+    if "collectives" in p:
+        found["collectives"] = [{key: sum(c[key] for c in p["collectives"]) for key in ("count", "bytes")}]
+        found["relayouts"] = {"bytes": p["relayouts"]["bytes"]}
+    return found
 
 
 def _compile(root: Path, found: Sequence[Program], jobs: int, leads: Mapping[str, Program], one: bool = False) -> None:

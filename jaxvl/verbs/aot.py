@@ -173,9 +173,7 @@ def _jobs(compiled: session.Compiled, wanted: Sequence[str], predict: bool = Tru
                     sharding.check_batch_size(x.shape[0], compiled.mesh, where)
             name = f"predict of {', '.join(batch)}"
             seen.append(name)
-            again = (
-                f" ({seen.count(name)})" if seen.count(name) > 1 else ""
-            )  # of other shapes; names are what tells them
+            again = f" ({seen.count(name)})" if seen.count(name) > 1 else ""  # the same streams in other shapes
             yield Job(f"{name}{again}", compiled.predict, variables, batch)
 
 
