@@ -66,9 +66,12 @@ def test_a_save_leaves_nothing_in_memory(trained, tmp_path):
     save_all(tmp_path / "a", config, states[:1])
     gc.collect()
     gc.freeze()  # what other tests of this process have left is not looked at
-    before = left()
-    save_all(tmp_path / "b", config, states)
-    assert left() == before
+    try:
+        before = left()
+        save_all(tmp_path / "b", config, states)
+        assert left() == before
+    finally:
+        gc.unfreeze()
 
 
 def test_a_clock_that_jumps_by_weeks_does_not_end_a_save(trained, tmp_path, monkeypatch):
