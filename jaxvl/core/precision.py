@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from jaxvl.core.errors import InputError
 
@@ -27,6 +28,20 @@ def matmul_precision(precision) -> str:
     if precision.matmul not in MATMUL:
         raise InputError(f"config.precision.matmul: {precision.matmul!r} is none of {', '.join(MATMUL)}")
     return precision.matmul
+
+
+def blocks_again(config: ConfigDict) -> bool:
+    """Whether the backward pass computes the blocks of a trunk again, by `config.precision.remat` 'none' or 'full'.
+    Raises InputError where `config.model.trunk` is not 'resnet', the one trunk that has such blocks."""
+    remat, trunk = config.precision.remat, config.model.trunk
+    if remat not in ("none", "full"):
+        raise InputError(f"config.precision.remat: {remat!r} is none of none, full")
+    if remat == "full" and trunk != "resnet":
+        raise InputError(
+            f"config.precision.remat: 'full' would change nothing in config.model.trunk {trunk!r}, only 'resnet' has "
+            "blocks to compute again; take 'none'"
+        )
+    return remat == "full"
 
 
 @contextlib.contextmanager

@@ -239,6 +239,7 @@ def test_leave_one_out_moves_no_image_between_devices(bench):
         ("model.consensus=papre", "config.model.consensus: 'papre' is none of paper, code"),
         ("model.ot.mode=exact", "config.model.ot.mode: 'exact' is none of ott, annealed"),
         ("model.trunk=vit", "config.model.trunk: 'vit' is none of resnet, conv, none"),
+        ("precision.remat=full", "config.precision.remat: 'full' would change nothing in config.model.trunk 'conv'"),
         ("model.std=(0.5,0.5)", "config.model.mean: has 1 channels, config.model.std 2"),
         ("data.task=mnist5k", "config.data.task: 'mnist5k' is not like SOURCE->TARGET"),
     ],

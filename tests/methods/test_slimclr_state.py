@@ -178,6 +178,7 @@ def test_what_does_not_fit_is_refused():
         ("model.alone=0.3", r"config.model.alone: 0\.3 is none of the widths"),
         ("model.head=linear", "config.model.head: 'linear' is none of"),
         ("model.trunk=vit", "config.model.trunk: 'vit' is none of"),
+        ("precision.remat=full", "config.precision.remat: 'full' would change nothing in config.model.trunk 'conv'"),
     ):
         with pytest.raises(InputError, match=line):
             build(small.config(item))

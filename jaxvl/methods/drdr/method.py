@@ -55,7 +55,7 @@ def model_config(config: ConfigDict) -> DRDRConfig:
         mean=tuple(m.mean),
         std=tuple(m.std),
         dtype=precision.compute_dtype(config.precision).name,
-        remat=config.precision.remat != "none",
+        remat=precision.blocks_again(config),
     )
 
 

@@ -96,7 +96,7 @@ def base() -> ConfigDict:
 
 WEIGHTS = ("classification", "translation", "distance", "angular", "transport", "consensus")
 FIELDS = {
-    "precision.remat": choice("none", "full"),  # what its ResNet knows
+    "precision.remat": choice("none", "full"),  # of the trunk resnet
     "precision.scan_layers": only(False, "no blocks in it become a loop"),
     "model.classes": whole(1, 2**20),
     "model.trunk": choice("resnet", "conv", "none"),

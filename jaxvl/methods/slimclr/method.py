@@ -35,10 +35,8 @@ def model_config(config: ConfigDict) -> ModelConfig:
         for name, value in m.to_dict().items()
         if name in ModelConfig.__dataclass_fields__
     }
-    if config.precision.remat not in ("none", "full"):
-        raise InputError(f"config.precision.remat: {config.precision.remat!r}; these trunks know 'none' and 'full'")
     dtype = precision.compute_dtype(config.precision).name
-    made = ModelConfig(**fields, dtype=dtype, remat=config.precision.remat != "none")
+    made = ModelConfig(**fields, dtype=dtype, remat=precision.blocks_again(config))
     if not m.alone:
         return made
     if m.alone not in made.widths:

@@ -91,7 +91,7 @@ FIELDS = {
     "eval.knn_k": whole(1),
     "eval.knn_temperature": real(above=0),
     "eval.probe_l2": real(0),
-    "precision.remat": choice("none", "full"),  # what these trunks know
+    "precision.remat": choice("none", "full"),  # of the trunk resnet
     "precision.scan_layers": only(False, "no blocks in it become a loop"),
     "model.framework": choice(of=f"{HERE}.frameworks:FRAMEWORKS"),
     "model.trunk": choice(of=f"{HERE}.model:TRUNKS"),
