@@ -312,9 +312,10 @@ def traffic(program: Program, run: Run, everywhere: bool = True) -> int:
     counts = lambda a: a.padded if everywhere or a.space == 0 else 0  # noqa: E731
     known = program.defined[run.computation]
     operands = [known[name].results if name in known else () for name in i.operands]
-    if i.op in ("dynamic-slice", "slice"):
+    if i.op.removesuffix("-start") in ("dynamic-slice", "slice"):
         source = operands[0][0] if operands[0] else None
-        return sum(counts(a) for a in i.results) + (i.padded if source is None or counts(source) else 0)
+        taken = i.results[1] if i.op.endswith("-start") else i.results[0]  # (what is sliced, the slice, a counter)
+        return counts(taken) + (taken.padded if source is None or counts(source) else 0)
     if i.op == "dynamic-update-slice":
         return sum(counts(a) for a in operands[1]) + (operands[1][0].padded if counts(i.results[0]) else 0)
     results = i.results[:1] if i.op == "copy-start" else i.results  # (copy, what is copied, a counter)

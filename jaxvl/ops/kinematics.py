@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ import numpy as np
 
 Array = Any
 """NumPy's or JAX's."""
+Parts = Sequence[Array]
+"""Components of vectors or quaternions, each an array of its own."""
 
 SERIES = 1e-6
 """Angle below which an axis-angle rotation is taken from its series."""
@@ -29,12 +32,35 @@ def like(x: Array) -> Any:
 # -- rotations
 
 
+def components(x: Array) -> tuple[Array, ...]:
+    """Of arrays `[..., C]` their C components `[...]`."""
+    return tuple(x[..., i] for i in range(x.shape[-1]))
+
+
+def cross_of(a: Parts, b: Parts) -> Parts:
+    """The cross product of two vectors, each given by its three components."""
+    (x, y, z), (u, v, w) = a, b
+    return y * w - z * v, z * u - x * w, x * v - y * u
+
+
+def rotate_of(q: Parts, v: Parts) -> Parts:
+    """`rotate` of components: four of a quaternion, three of a vector. Arrays whose last axis is a long one, as that of
+    many poses, are computed on in this form: one that ends in 3 or 4 fills rows of 128 on TPU, and no vector on CPU."""
+    w, *u = q
+    once = cross_of(u, v)
+    return tuple(x + 2 * (w * a + b) for x, a, b in zip(v, once, cross_of(u, once)))
+
+
+def compose_of(a: Parts, b: Parts) -> Parts:
+    """`compose` of the four components each."""
+    (w, *u), (s, *v) = a, b
+    vector = (w * y + s * x + c for x, y, c in zip(u, v, cross_of(u, v)))
+    return w * s - dot_of(u, v), *vector
+
+
 def rotate(q: Array, v: Array) -> Array:
     """`v + 2 (w (u x v) + u x (u x v))`: unit quaternions `[..., 4]` on vectors `[..., 3]`."""
-    xp = like(q)
-    w, u = q[..., :1], q[..., 1:]
-    once = xp.linalg.cross(*xp.broadcast_arrays(u, v))
-    return v + 2 * (w * once + xp.linalg.cross(*xp.broadcast_arrays(u, once)))
+    return like(q).stack(rotate_of(components(q), components(v)), -1)
 
 
 def conjugate(q: Array) -> Array:
@@ -44,10 +70,7 @@ def conjugate(q: Array) -> Array:
 
 def compose(a: Array, b: Array) -> Array:
     """The quaternion of "first `b`, then `a`": Hamilton's product of `[..., 4]` and `[..., 4]`."""
-    xp = like(a)
-    w, u, s, v = a[..., :1], a[..., 1:], b[..., :1], b[..., 1:]
-    vector = w * v + s * u + xp.linalg.cross(*xp.broadcast_arrays(u, v))
-    return xp.concatenate([w * s - (u * v).sum(-1, keepdims=True), vector], -1)
+    return like(a).stack(compose_of(components(a), components(b)), -1)
 
 
 def quaternion_matrix(q: Array) -> Array:
@@ -79,15 +102,18 @@ def axis_angle_matrix(omega: Array) -> Array:
     return xp.eye(3, dtype=omega.dtype) + first * k + second * (k @ k)
 
 
-def axis_angle_quaternion(omega: Array) -> Array:
-    """The same rotation as a unit quaternion, `(cos(a/2), sin(a/2) w/a)`: `[..., 3] -> [..., 4]`."""
-    xp = like(omega)
-    square = (omega * omega).sum(-1, keepdims=True)
+def axis_angle_quaternion_of(omega: Parts) -> Parts:
+    """`axis_angle_quaternion` of components."""
+    xp, square = like(omega[0]), dot_of(omega, omega)
     small = square < SERIES**2
     angle = xp.sqrt(xp.where(small, xp.ones_like(square), square))
     part = xp.where(small, 0.5 - square / 48, xp.sin(angle / 2) / angle)
-    whole = xp.where(small, 1 - square / 8, xp.cos(angle / 2))
-    return xp.concatenate([whole, part * omega], -1)
+    return xp.where(small, 1 - square / 8, xp.cos(angle / 2)), *(part * x for x in omega)
+
+
+def axis_angle_quaternion(omega: Array) -> Array:
+    """The same rotation as a unit quaternion, `(cos(a/2), sin(a/2) w/a)`: `[..., 3] -> [..., 4]`."""
+    return like(omega).stack(axis_angle_quaternion_of(components(omega)), -1)
 
 
 def about(axis: int, angle: Array) -> Array:
@@ -126,23 +152,23 @@ def _ancestors(parents: tuple[int, ...]) -> np.ndarray:
     return out
 
 
-def carried(rotations: Array, parents: Sequence[int]) -> Array:
+def carried_of(turns: Sequence[Parts | None], parents: Sequence[int]) -> list[Parts | None]:
     """Rotations of each joint with those above it, `D_j = D_parent(j) R_j`, so that a rotation carries the whole limb
-    below: quaternions `[..., J, 4] -> [..., J, 4]`, level by level of the tree."""
-    levels = _levels(tuple(parents))
-    done, order = rotations[..., levels[0], :], list(levels[0])
-    for level in levels[1:]:
-        above = done[..., np.array([order.index(parents[j]) for j in level]), :]
-        done = like(rotations).concatenate([done, compose(above, rotations[..., level, :])], -2)
-        order += list(level)
-    return done[..., np.argsort(order), :]
+    below: components of quaternions, one set for each joint, None for one that does not turn; in kind. A parent comes
+    before its children."""
+    done: list[Parts | None] = []
+    for own, parent in zip(turns, parents, strict=True):
+        above = done[parent] if parent >= 0 else None
+        done.append(above if own is None else own if above is None else compose_of(above, own))
+    return done
 
 
-@functools.cache
-def _levels(parents: tuple[int, ...]) -> tuple[np.ndarray, ...]:
-    """The joints by how many there are above them."""
-    depth = _ancestors(parents).sum(1).astype(int) - 1
-    return tuple(np.flatnonzero(depth == d) for d in range(depth.max() + 1))
+def joints_of(b: Sequence[Parts], parents: Sequence[int]) -> list[Parts]:
+    """`joints` of components, one set for each joint. A parent comes before its children."""
+    done: list[Parts] = []
+    for own, parent in zip(b, parents, strict=True):
+        done.append(tuple(x + y for x, y in zip(done[parent], own)) if parent >= 0 else tuple(own))
+    return done
 
 
 def descendants(joint: int, parents: Sequence[int]) -> tuple[int, ...]:
@@ -163,18 +189,40 @@ def turn_limb(x: Array, joint: int, rotation: Array, parents: Sequence[int]) -> 
 
 def unit(v: Array, floor: float = 0.0) -> Array:
     """`v / max(|v|, floor)` of vectors `[..., 3]`."""
-    xp = like(v)
-    return v / xp.maximum(xp.sqrt((v * v).sum(-1, keepdims=True)), xp.asarray(floor, dtype=v.dtype))
+    return like(v).stack(unit_of(components(v), floor), -1)
+
+
+def unit_of(v: Parts, floor: float = 0.0) -> Parts:
+    """`unit` of components."""
+    xp = like(v[0])
+    length = xp.maximum(xp.sqrt(dot_of(v, v)), xp.asarray(floor, dtype=v[0].dtype))
+    return tuple(x / length for x in v)
+
+
+def dot_of(a: Parts, b: Parts) -> Array:
+    """The scalar product of two vectors, each given by its components."""
+    return functools.reduce(operator.add, (x * y for x, y in zip(a, b, strict=True)))
+
+
+def less_of(a: Parts, b: Parts) -> Parts:
+    """`a - b` of components."""
+    return tuple(x - y for x, y in zip(a, b, strict=True))
 
 
 def torso_frame(hip: Array, thorax: Array, left: Array, right: Array, floor: float = 0.0) -> Array:
     """Rows: to the body's left (right to left shoulder or hip, orthogonal to the torso), up (hip to thorax), forward
     (left x up); four points `[..., 3]` -> `[..., 3, 3]`. floor: least length that a direction is divided by."""
     xp = like(hip)
-    up = unit(thorax - hip, floor)
-    across = left - right
-    lateral = unit(across - (across * up).sum(-1, keepdims=True) * up, floor)
-    return xp.stack([lateral, up, xp.linalg.cross(lateral, up)], -2)
+    rows = torso_frame_of(*(components(x) for x in (hip, thorax, left, right)), floor)
+    return xp.stack([xp.stack(row, -1) for row in rows], -2)
+
+
+def torso_frame_of(hip: Parts, thorax: Parts, left: Parts, right: Parts, floor: float = 0.0) -> tuple[Parts, ...]:
+    """`torso_frame` of components."""
+    up, across = unit_of(less_of(thorax, hip), floor), less_of(left, right)
+    along = dot_of(across, up)
+    lateral = unit_of(tuple(x - along * y for x, y in zip(across, up)), floor)
+    return lateral, up, cross_of(lateral, up)
 
 
 # -- forward kinematics of motion capture

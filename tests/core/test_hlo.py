@@ -6,6 +6,7 @@ through a scan over three matrices [512, 512] (spread over fsdp) at highest prec
 """
 
 import functools
+import re
 from pathlib import Path
 
 import jax
@@ -154,6 +155,11 @@ def test_traffic_of_what_is_fetched_in_pieces_is_that_of_the_pieces():
     size = 512 * 256 * 4
     assert hlo_counts.all_traffic(of(body, PIECES)) == size
     assert hlo_counts.all_traffic(of(body, PIECES), everywhere=True) == 4 * size
+    short = re.sub(r"async-(start.*), calls=%piece_(\d)", r"slice-\1, slice={[\2:256]}", body)  # in whole executables
+    assert short.count("slice-start(%x)") == 2
+    short = short.replace("async-done", "slice-done")
+    assert hlo_counts.all_traffic(of(short)) == size
+    assert hlo_counts.all_traffic(of(short), everywhere=True) == 4 * size
 
 
 def test_a_loop_of_unknown_length_counts_once_and_says_so():

@@ -6,7 +6,8 @@ which is known exactly, as is the target q: rotations uniform (Haar) within the 
 unbiased learning weighs a pose by (`crm`). What a joint cannot do is drawn again; that multiplies p and q alike.
 
 Pure functions of a key with static shapes. Poses are drawn `oversample`-fold, tested, and the valid ones are moved to
-the front by a stable sort; where these are fewer than asked for, the rest is marked.
+the front by a stable sort; where these are fewer than asked for, the rest is marked. Inside, arrays are `[3, J, n]`:
+the poses last, since an axis of 3 or 12 fills neither the vectors of a CPU nor the tiles of a TPU.
 """
 
 from __future__ import annotations
@@ -219,8 +220,8 @@ def check_survival(world: np.ndarray, settings: Settings) -> None:
 def actions(key: jax.Array, seeds: Seeds, settings: Settings, n: int) -> Action:
     """n actions and the poses that they make of their seeds, of `n * oversample` drawn ones the first valid ones."""
     drawn = draw(key, seeds, settings, n * settings.oversample)
-    first = jnp.argsort(~drawn.valid, stable=True)[:n]
-    return Action(*(x[first] for x in drawn))
+    front = jnp.argsort(~drawn.valid, stable=True)[:n]
+    return Action(*(x[front] for x in drawn))
 
 
 def draw(key: jax.Array, seeds: Seeds, settings: Settings, n: int) -> Action:
@@ -231,26 +232,34 @@ def draw(key: jax.Array, seeds: Seeds, settings: Settings, n: int) -> Action:
     each = jax.random.uniform(keys[1], (n, GROUPS + 1))
     passed = jnp.asarray(np.cumsum(settings.shares)[:-1], jnp.float32)
     comp = (each[:, -1:] >= passed).sum(1, dtype=jnp.int32)
-    omega, inside = rotations(keys[2], comp, settings)
-    bones = kinematics.bones(seeds.world[seed], PARENTS)
-    scale, ratio = lengths(each[:, :-1], bones, settings)
-    pose = act(bones, omega, scale)
-    return Action(pose, omega, ratio, comp, seed, inside & settings.limits(pose))
+    omega, inside = _rotations(keys[2], comp, settings)
+    world = seeds.world[seed].T
+    bones = jnp.stack([world[:, j] - world[:, max(p, 0)] for j, p in enumerate(PARENTS)], 1)
+    scale, ratio = lengths(each[:, :-1], bones.T, settings)
+    pose = _act(bones, omega, scale.T).T
+    return Action(pose, omega.T, ratio, comp, seed, inside & settings.limits(pose))
 
 
 def rotations(key: jax.Array, comp: jax.Array, settings: Settings) -> tuple[jax.Array, jax.Array]:
     """Components `[n]` -> rotation vectors `[n, 12, 3]`, normal with the component's spread and truncated at the
     largest angle of each group; and bool `[n]`, whether all of them were within it after the last round."""
+    omega, within = _rotations(key, comp, settings)
+    return omega.T, within
+
+
+def _rotations(key: jax.Array, comp: jax.Array, settings: Settings) -> tuple[jax.Array, jax.Array]:
+    """`rotations` as `[3, 12, n]`."""
     n = len(comp)
     factor = jnp.asarray([k for _, k in settings.mix], jnp.float32)[comp]
-    spread = factor[:, None] * jnp.asarray(settings.sigma, jnp.float32)
-    limit = jnp.asarray(settings.theta_max, jnp.float32) ** 2
-    fresh = jax.random.normal(key, (settings.rounds, n, len(ROTATED), 3)) * spread[..., None]
-    omega, within = fresh[0], (fresh[0] ** 2).sum(-1) <= limit
+    spread = jnp.asarray(settings.sigma, jnp.float32)[:, None] * factor
+    limit = jnp.asarray(settings.theta_max, jnp.float32)[:, None] ** 2
+    drawn = jax.random.normal(key, (settings.rounds, n, len(ROTATED) * 3))  # rows of 3 would be slow to fill
+    fresh = [x.reshape(n, -1, 3).T * spread for x in drawn]
+    omega, within = fresh[0], (fresh[0] ** 2).sum(0) <= limit
     for again in fresh[1:]:
-        omega = jnp.where(within[..., None], omega, again)
-        within = (omega * omega).sum(-1) <= limit
-    return omega, within.all(-1)
+        omega = jnp.where(within, omega, again)
+        within = (omega * omega).sum(0) <= limit
+    return omega, within.all(0)
 
 
 def lengths(u: jax.Array, bones: jax.Array, settings: Settings) -> tuple[jax.Array, jax.Array]:
@@ -270,14 +279,19 @@ def lengths(u: jax.Array, bones: jax.Array, settings: Settings) -> tuple[jax.Arr
 def act(bones: kinematics.Array, omega: kinematics.Array, scale: kinematics.Array) -> kinematics.Array:
     """Poses `[n, 16, 3]` of bones `[n, 16, 3]`, rotation vectors `[n, 12, 3]` and factors `[n, 15]`, joint 0 at the
     origin. NumPy or JAX."""
-    xp, n = kinematics.like(bones), len(bones)
-    still = xp.broadcast_to(xp.asarray([1.0, 0.0, 0.0, 0.0], dtype=bones.dtype), (n, 1, 4))
-    turns = xp.concatenate([kinematics.axis_angle_quaternion(omega), still], 1)
-    own = turns[:, np.array([ROTATED.index(j) if j in ROTATED else len(ROTATED) for j in range(len(PARENTS))])]
-    after = kinematics.rotate(kinematics.carried(own, PARENTS), bones)
-    after = after * xp.concatenate([xp.zeros_like(scale[:, :1]), scale], 1)[..., None]
-    with jax.default_matmul_precision("highest"):
-        return kinematics.joints(after, PARENTS)
+    return _act(bones.T, omega.T, scale.T).T
+
+
+def _act(bones: kinematics.Array, omega: kinematics.Array, scale: kinematics.Array) -> kinematics.Array:
+    """`act` of `[3, 16, n]`, `[3, 12, n]` and `[15, n]`, `[3, 16, n]`."""
+    xp = kinematics.like(bones)
+    q = kinematics.axis_angle_quaternion_of(omega)
+    turns = [[x[ROTATED.index(j)] for x in q] if j in ROTATED else None for j in range(len(PARENTS))]
+    after = [[0 * x for x in bones[:, 0]]]
+    for j, turn in enumerate(kinematics.carried_of(turns, PARENTS)[1:], 1):
+        bone = bones[:, j] if turn is None else kinematics.rotate_of(turn, bones[:, j])
+        after.append([x * scale[j - 1] for x in bone])
+    return xp.stack([xp.stack(x, 0) for x in zip(*kinematics.joints_of(after, PARENTS))], 0)
 
 
 # -- densities
