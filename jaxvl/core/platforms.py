@@ -63,6 +63,13 @@ FORMS = (
         "a sum over all but the last axis is several times as slow as a product in XLA's CPU backend",
     ),
     Form(
+        "nn/attention.py:plain_attention",
+        "the softmax keeps its weights",
+        "products of queries and keys are computed anew where weights are needed, which are kept for one product alone",
+        "on TPU and GPU arrays of all pairs of tokens cost more than the products that they are made of "
+        "(docs/results/pods_levers.md); on a CPU exponentials and products are what costs",
+    ),
+    Form(
         "nn/attention.py:softmax",
         "JAX's own, which keeps the weights",
         "keeps the logits, and computes the weights anew in every product that reads them",

@@ -105,12 +105,10 @@ def _library(query, key, value, key_mask, *, causal: bool, implementation: str) 
 
 
 def _einsum(query, key, value, key_mask, *, causal: bool, dropout: float, rng: jax.Array | None) -> jax.Array:
-    length = query.shape[1]
     query = query * query.shape[-1] ** -0.5
-    logits = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
-    if causal:
-        visible = jnp.tril(jnp.ones((length, key.shape[1]), bool))
-        logits = jnp.where(visible, logits, MASKED_LOGIT)
+    if key_mask is None and not dropout:
+        return plain_attention(query, key, value, causal)
+    logits = _logits(query, key, causal)
     if key_mask is not None:
         logits = jnp.where(key_mask[:, None, None, :].astype(bool), logits, MASKED_LOGIT)
     weights = (softmax(logits) if key_mask is None else jax.nn.softmax(logits, axis=-1)).astype(value.dtype)
@@ -118,6 +116,66 @@ def _einsum(query, key, value, key_mask, *, causal: bool, dropout: float, rng: j
         kept = jax.random.bernoulli(rng, 1 - dropout, weights.shape)
         weights = jnp.where(kept, weights / (1 - dropout), 0)
     return jnp.einsum("bhqk,bkhd->bqhd", weights, value)
+
+
+def _logits(query: jax.Array, key: jax.Array, causal: bool, precision: Any = None) -> jax.Array:
+    """`[B, H, n, n]` float32 of scaled queries."""
+    logits = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32, precision=precision)
+    if causal:
+        visible = jnp.tril(jnp.ones(logits.shape[-2:], bool))
+        logits = jnp.where(visible, logits, MASKED_LOGIT)
+    return logits
+
+
+def plain_attention(query: jax.Array, key: jax.Array, value: jax.Array, causal: bool) -> jax.Array:
+    """Attention without a mask of keys and without dropout, `[B, n, H, D]` of scaled queries.
+
+    On CPUs the softmax keeps its weights. Elsewhere neither they nor the float32 logits are kept: products of queries
+    and keys, which are cheap beside the memory that `[B, H, n, n]` go through, are computed anew for the largest logit,
+    for the weights, and in the backward pass; there the mean of the gradient under the weights is the product of the
+    output and its gradient (Dao et al., NeurIPS 2022, arXiv 2205.14135, algorithms 1 and 4, in one tile). In 16 bits
+    gradients by queries and keys are less exact so, as with flash kernels: up to 1 % off.
+    """
+    kept = lambda q, k, v: jnp.einsum(  # noqa: E731
+        "bhqk,bkhd->bqhd", jax.nn.softmax(_logits(q, k, causal), axis=-1).astype(v.dtype), v
+    )
+    # as in `products.product`: what is set around a trace is not set around that of its gradient
+    precision = jax.config.jax_default_matmul_precision or "default"
+    anew = functools.partial(_computed_anew, causal, precision)
+    return jax.lax.platform_dependent(query, key, value, cpu=kept, default=anew)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _computed_anew(causal: bool, precision: Any, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    return _anew_forward(causal, precision, query, key, value)[0]
+
+
+def _anew_forward(causal, precision, query, key, value):
+    largest = _logits(query, key, causal, precision).max(-1, keepdims=True)
+    again, largest = jax.lax.optimization_barrier((query, largest))  # else both products are one, and are written
+    weights = jnp.exp(_logits(again, key, causal, precision) - largest)
+    total = weights.sum(-1, keepdims=True)
+    out = jnp.einsum(
+        "bhqk,bkhd->bqhd", weights.astype(value.dtype), value, preferred_element_type=jnp.float32, precision=precision
+    )
+    # what is kept is the output as it is returned, not a float32 copy of it
+    out = jax.lax.optimization_barrier((out / total.swapaxes(1, 2)).astype(value.dtype))
+    return out, (query, key, value, out, largest + jnp.log(total))
+
+
+def _anew_backward(causal, precision, saved, dout):
+    query, key, value, out, total = saved
+    query, total, dout = jax.lax.optimization_barrier((query, total, dout))
+    product = functools.partial(jnp.einsum, precision=precision)
+    weights = jnp.exp(_logits(query, key, causal, precision) - total).astype(value.dtype)
+    dweights = product("bqhd,bkhd->bhqk", dout, value, preferred_element_type=jnp.float32)
+    mean = (dout.astype(jnp.float32) * out).sum(-1).swapaxes(1, 2)[..., None]
+    dlogits = (weights * (dweights - mean)).astype(query.dtype)
+    dquery, dkey = product("bhqk,bkhd->bqhd", dlogits, key), product("bhqk,bqhd->bkhd", dlogits, query)
+    return dquery, dkey, product("bhqk,bqhd->bkhd", weights, dout)
+
+
+_computed_anew.defvjp(_anew_forward, _anew_backward)
 
 
 def softmax(logits: jax.Array) -> jax.Array:

@@ -41,6 +41,7 @@ def drawn(*shape):
 
 BOXES = np.array([[[2.0, 3.0, 60.0, 40.0], [-5.0, 10.0, 90.0, 70.0]]], np.float32)
 MASK = np.array([1, 0, 1], np.float32)
+WEIGHTS = r"stablehlo\.divide [^:]*: tensor<2x3x5x5x"
 BARRIER = r"stablehlo\.optimization_barrier"
 EXAMPLES = {
     "core/in_place.py:replaced": [
@@ -81,6 +82,12 @@ EXAMPLES = {
         Example(
             lambda x, s, b: batch_norm.normalize_some(x, MASK, s, b, 1e-5)[0], (drawn(3, 5, 4), drawn(4), drawn(4)),
             (PRODUCT, CONVOLUTION), (r"stablehlo\.reduce", PRODUCT),
+        )
+    ],
+    "nn/attention.py:plain_attention": [
+        Example(
+            lambda q, k, v: attention.plain_attention(q, k, v, True), tuple(drawn(2, 5, 3, 4) for _ in range(3)),
+            (WEIGHTS, BARRIER), (BARRIER, WEIGHTS),
         )
     ],
     "nn/attention.py:softmax": [

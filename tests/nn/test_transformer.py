@@ -136,14 +136,15 @@ class Stack(nn.Module):
         return run_blocks(self, ResidualBlock, dict(heads=2, layers=3), names, x, remat=self.remat)
 
 
-def test_what_each_remat_policy_computes_again():
-    """`dots`: the two products of attention, whose batch axes are no weight's. `full`: all but the last of a block."""
+@pytest.mark.parametrize(("platform", "pairs"), [("cpu", 2), ("tpu", 3)])
+def test_what_each_remat_policy_computes_again(platform, pairs):
+    """`dots`: the products of attention, whose batch axes are no weight's. `full`: all but the last of a block."""
     rows, tokens, width = 2, 5, 16
     x = jnp.zeros((rows, tokens, width))
     variables = Stack("none").init(jax.random.key(0), x)
     gradient = lambda remat: jax.grad(lambda v, x: Stack(remat).apply(v, x).sum(), (0, 1))  # noqa: E731
-    counted = {remat: flops.of(gradient(remat), variables, x) for remat in ("none", "dots", "full")}
-    attention = 3 * 2 * (2 * rows * tokens**2 * width)
+    counted = {r: flops.of(gradient(r), variables, x, platform=platform) for r in ("none", "dots", "full")}
+    attention = 3 * pairs * (2 * rows * tokens**2 * width)
     products = 3 * 2 * rows * tokens * width * (3 + 1 + 4) * width  # q, k, v, out, c_fc; c_proj is not needed again
     assert counted["dots"] - counted["none"] == attention
     assert counted["full"] - counted["none"] == attention + products
@@ -163,7 +164,7 @@ def test_bfloat16_in_a_loop():
     traced = jax.make_jaxpr(IMAGE.call(True, dtype="bfloat16"))(variables)
     (loop,) = loops(traced.jaxpr)
     products = [e for e in equations(loop.params["jaxpr"].jaxpr) if e.primitive.name == "dot_general"]
-    assert len(products) == 6  # three projections in one
+    assert len(products) == 4 + 2 + 3  # three projections in one; attention in both its forms
     assert {x.aval.dtype for e in products for x in e.invars} == {jnp.dtype("bfloat16")}
 
 
