@@ -129,7 +129,12 @@ def smallest(root: Path, program: Program, one: bool = False, start: str = FIRST
     while not found.get("fits") and at + 1 < len(SLICES):
         at += 1
         if at + 1 == len(SLICES) or _of_limit(found, SLICES[at]) < UNSURE:
-            found = of_program(root, program, SLICES[at])
+            larger = of_program(root, program, SLICES[at])
+            if "programs" in found and "programs" not in larger:  # too few rows for so many chips
+                at -= 1
+                found = of_program(root, program, SLICES[at])
+                break
+            found = larger
     while found.get("fits") and at and _of_limit(found, SLICES[at - 1]) < UNSURE:
         below = of_program(root, program, SLICES[at - 1])
         if not below.get("fits"):

@@ -214,6 +214,7 @@ def released(steps: int = 400_000) -> ConfigDict:
         eps=1e-8, weight_decay=0.01, no_decay="^sot_decoder/norm/",
     )  # fmt: skip
     c.precision.compute = "bfloat16"
+    c.precision.remat = "full"  # else no slice of 16 GiB a chip holds it, since 16 pairs go to 16 chips at most
     c.init.required = True
     return c
 
@@ -257,6 +258,7 @@ def with_row(c: ConfigDict, row: str) -> ConfigDict:
     """The config with the fields of one of `ROWS` replaced, and tested on the task that it trains."""
     c.model.update(ROWS[row])
     if c.model.mode == "sot":
+        c.precision.remat = "none"
         c.data.update({"mot_train": (), "mot_test": ""})
     if c.model.mode == "mot":
         c.data.update({"sot_train": (), "sot_test": ""})
