@@ -13,6 +13,14 @@ take_dry_run() {
   done
 }
 
+# Whoever starts a command again must not have it begin anew each time
+no_fresh() {
+  local word
+  for word in "$@"; do
+    [ "$word" != --fresh ] || wrong "--fresh: a run that is started again would begin anew each time; name another --workdir"
+  done
+}
+
 # The flags of `jaxvl train`, which go into `words`
 parse() {
   while [ $# -gt 0 ]; do
@@ -24,8 +32,9 @@ parse() {
         words+=("$1" "$2"); shift 2; continue ;;
       --config=*) config="${1#*=}" ;;
       --workdir=*) workdir="${1#*=}" ;;
-      --config.*=* | --resume | --fresh) ;;
-      *) wrong "$1: no such flag; known are --dry-run, --config, --workdir, --config.FIELD=VALUE, --resume, --fresh" ;;
+      --config.*=* | --resume | --folds) ;;
+      --fresh) no_fresh "$1" ;;
+      *) wrong "$1: no such flag; known are --dry-run, --config, --workdir, --config.FIELD=VALUE, --resume, --folds" ;;
     esac
     words+=("$1"); shift
   done

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Trains on all GPUs of one host, and goes on when the run is killed.
-#   launch/gpu_host.sh [--dry-run] --config FILE --workdir DIR [--config.field=value ...] [--resume | --fresh]
+#   launch/gpu_host.sh [--dry-run] --config FILE --workdir DIR [--config.field=value ...] [--resume] [--folds]
 # Relative paths are taken from the root of the repository. JAXVL_VENV (default .venv) is made on first use (launch/install.sh).
 # XLA takes XLA_PYTHON_CLIENT_MEM_FRACTION (0.92) of each GPU at the start; where something else needs the GPU, too, set
 # XLA_PYTHON_CLIENT_PREALLOCATE=false. --dry-run prints the commands and runs nothing.

@@ -26,8 +26,9 @@ if [ ! -x "$venv/bin/python" ]; then
     if ! command -v apt-get >/dev/null || ! command -v sudo >/dev/null; then
       wrong "no Python 3.11, 3.12 or 3.13 with venv is here; install one and name it by JAXVL_PYTHON"
     fi
-    do_run sudo apt-get update -q
-    do_run sudo apt-get install -y -q python3.11 python3.11-venv
+    wait=(-o DPkg::Lock::Timeout=600)  # seconds; a new machine is at its own updates
+    do_run sudo apt-get "${wait[@]}" update -q
+    do_run sudo apt-get "${wait[@]}" install -y -q python3.11 python3.11-venv
     found=python3.11
   fi
   do_run "$found" -m venv "$venv"

@@ -5,7 +5,10 @@
 # to this script, which goes on to the command. JAXVL_RESTARTS (20) failures in a row within JAXVL_STEADY (600) seconds of
 # their start end it with the last code. JAXVL_PAUSE (10): seconds between starts.
 set -euo pipefail
-[ $# -gt 0 ] || { echo "$0: name a command" >&2; exit 2; }
+# shellcheck source=launch/common.sh
+source "$(dirname "$0")/common.sh"
+[ $# -gt 0 ] || wrong "name a command"
+no_fresh "$@"
 child="" stopping=0 failures=0
 trap 'stopping=1; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null || true' TERM
 trap : INT  # Ctrl-C reaches the command by itself; this waits for it

@@ -7,7 +7,7 @@
 # train FLAGS  starts the run on every worker, detached and supervised; the same command goes on with a run that ended
 # state        of the slice; `status`: of the run on each worker
 # tail [N]     the log of worker N (0) as it grows; `stop`: the run saves and ends; `delete`: the slice goes, the workdir stays
-# FLAGS: --config FILE --workdir DIR [--config.field=value ...] [--resume | --fresh]. DIR must be one folder for all workers.
+# FLAGS: --config FILE --workdir DIR [--config.field=value ...] [--resume] [--folds]. DIR must be one folder for all workers.
 # Needs gcloud. TPU_PROJECT, TPU_VERSION (the image) may be set. --dry-run prints the commands and runs nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -49,7 +49,7 @@ on() { do_run "${vm[@]}" ssh "$TPU_NAME" "${place[@]}" --worker "$1" --command "
 # READY, PREEMPTED, ..., nothing where there is no such slice, UNKNOWN where nobody says so
 state() {
   local ask=("${vm[@]}" describe "$TPU_NAME" "${place[@]}" --format "value(state)")
-  "${ask[@]}" 2>/dev/null || "${ask[@]}" 2>&1 | grep -q NOT_FOUND || echo UNKNOWN
+  "${ask[@]}" 2>/dev/null || case "$("${ask[@]}" 2>&1)" in *NOT_FOUND*) ;; *) echo UNKNOWN ;; esac
 }
 
 create() {
@@ -74,7 +74,7 @@ delete() {
 install() {
   local archive="${TMPDIR:-/tmp}/jaxvl.tar.gz"
   do_run tar -czf "$archive" --exclude .git --exclude '.venv*' --exclude .cache --exclude ./runs --exclude ./data \
-    --exclude ./run.log --exclude ./run.pid . &&
+    --exclude ./run.log --exclude ./run.pid --exclude ./run.stop . &&
     do_run "${vm[@]}" scp "$archive" "$TPU_NAME:jaxvl.tar.gz" "${place[@]}" --worker all &&
     on all "mkdir -p jaxvl && tar -xzf jaxvl.tar.gz -C jaxvl && jaxvl/launch/install.sh tpu"
 }
@@ -83,14 +83,22 @@ train() { on all "jaxvl/launch/detached.sh start .venv/bin/jaxvl train --distrib
 
 # Asks for a slice, once. The first time it fails at once where there is none to be had; after a preemption it asks again
 make() {
-  [ -z "$asked" ] || return 0
+  local request
   if [ "${TPU_QUEUED:-0}" != 0 ]; then
-    case "$("${queue[@]}" describe "$TPU_NAME" "${place[@]}" --format "value(state.state)" 2>/dev/null || true)" in
+    request="$("${queue[@]}" describe "$TPU_NAME" "${place[@]}" --format "value(state.state)" 2>/dev/null || true)"
+    case "$request" in
       "") ;;
-      SUSPENDED | FAILED) delete; lost=1 ;;  # what it gave was taken back
+      SUSPENDED | FAILED)  # what it gave was taken back; a new request that fails does so again
+        if [ "$request" = FAILED ] && [ -n "$asked" ]; then
+          "${queue[@]}" describe "$TPU_NAME" "${place[@]}" >&2
+          exit 1
+        fi
+        delete || return 0
+        asked="" lost=1 ;;
       *) return 0 ;;
     esac
   fi
+  [ -z "$asked" ] || return 0
   [ -z "$met" ] || [ -n "$lost" ] || { echo "$TPU_NAME was deleted" >&2; exit 1; }
   if [ -z "$met" ]; then create; else create || { echo "$TPU_NAME: not to be had now; asked again"; return 0; }; fi
   asked=1
@@ -101,7 +109,12 @@ ready() {
   local now
   while now="$(state)"; [ "$now" != READY ]; do
     case "$now" in
-      PREEMPTED | TERMINATED | STOPPED) echo "$TPU_NAME is $now"; delete; asked="" lost=1; make ;;
+      PREEMPTED | TERMINATED | STOPPED)  # what cannot be deleted yet is met again
+        echo "$TPU_NAME is $now"
+        if delete; then
+          asked="" lost=1
+          make
+        fi ;;
       UNKNOWN)  # the network is away, unless it was never there
         [ -n "$met$asked" ] || { "${vm[@]}" describe "$TPU_NAME" "${place[@]}"; exit 1; } ;;
       "") make ;;
@@ -113,20 +126,25 @@ ready() {
 
 up() {
   if [ "$dry" = 1 ]; then create; install; train; return; fi
-  local said now met="" asked="" lost=""
+  local said now tries=0 met="" asked="" lost=""
   while :; do
     ready
-    if ! install; then
-      [ "$(state)" != READY ] || exit 1
+    if ! install; then  # a new machine may not take keys yet, or be at its own updates
+      tries=$((tries + 1))
+      [ "$(state)" != READY ] || [ "$tries" -lt 5 ] || exit 1
+      sleep "${TPU_POLL:-30}"
       continue
     fi
+    tries=0
     train || true  # it may run already
     while now="$(state)"; [ "$now" = READY ] || [ "$now" = UNKNOWN ]; do
-      said="$("${vm[@]}" ssh "$TPU_NAME" "${place[@]}" --worker 0 --command "jaxvl/launch/detached.sh status" || true)"
-      case "$said" in
-        done) echo "$TPU_NAME: done; launch/tpu_vm.sh delete ends the bill"; exit 0 ;;
-        ended*) echo "$TPU_NAME: $said; see launch/tpu_vm.sh tail" >&2; exit 1 ;;
-        killed | never) train || true ;;
+      said="$("${vm[@]}" ssh "$TPU_NAME" "${place[@]}" --worker all --command "jaxvl/launch/detached.sh status" || true)"
+      case $'\n'"$said" in  # a line of each worker
+        *$'\n'ended*) echo "$TPU_NAME: $(grep -m 1 '^ended' <<<"$said"); see launch/tpu_vm.sh tail" >&2; exit 1 ;;
+        *$'\n'stopped*) echo "$TPU_NAME: stopped; the same command goes on"; exit 0 ;;
+        *$'\n'killed* | *$'\n'never*) train || true ;;  # which leaves alone those that run
+        *$'\n'running*) ;;
+        *$'\n'"done"*) echo "$TPU_NAME: done; launch/tpu_vm.sh delete ends the bill"; exit 0 ;;
       esac
       sleep "${TPU_POLL:-30}"
     done

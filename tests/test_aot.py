@@ -155,11 +155,18 @@ def test_a_program_in_a_process_of_its_own_has_the_same_figures(monkeypatch):
         aot._figures(config, here, compiled, job, aot.Settings(code, 0.0, 2**40, "")) for code in (True, False)
     )
     for figures in (inside, apart):
-        del figures["seconds"]
+        del figures["seconds"], figures["compiler"]
     assert apart == json.loads(json.dumps(inside))
     monkeypatch.setattr(aot.sys, "executable", "false")
     with pytest.raises(RuntimeError, match="process that compiles objective lift ended with code 1: it said nothing"):
         aot._figures(config, here, compiled, job, aot.Settings(False, 0.0, 2**40, ""))
+
+
+def test_the_effort_is_told(run):
+    words = ("--topology", "cpu:2", "--objective", "predict", "--effort", "-0.5")
+    (predict,) = json.loads(run(*words, "--json")[1])["programs"]
+    assert predict["compiler"] == {"effort": -0.5, "code": True}
+    assert "; effort -0.5, with machine code\n" in run(*words)[1]
 
 
 def test_predict_alone_has_no_second_size(run):
@@ -187,6 +194,7 @@ def test_what_is_computed_again_shows_in_the_ratio(run):
     [
         (("--topology", "v5e:4"), "--topology v5e:4: needs the sides of a slice, as in v5e:2x4"),
         (("--topology", "cpu:2", "--also", "v5e:2x2"), "--also v5e:2x2: is of another kind than cpu:2, so"),
+        (("--topology", "v5e:2x2", "--also", "v5p:2x2x1"), "--also v5p:2x2x1: is of another kind than v5e:2x2, so"),
         (("--topology", "cpu:2", "--objective", "pairs"), "pairs: toy has none of this name; there are pair"),
         (("--topology", "cpu:8", "--also", "none", "--mesh", "data=3"), "(x): 16 is not divisible by the 3"),
         (("--topology", "cpu:2", "--mesh", "date=1"), "--config.mesh.date: no such field; did you mean mesh.data"),

@@ -122,8 +122,8 @@ def test_install_where_no_python_serves(tmp_path):
         (tmp_path / tool).symlink_to("/bin/true")
     lines = dry("install.sh", "tpu", env=env)
     assert lines[:2] == [
-        ["sudo", "apt-get", "update", "-q"],
-        ["sudo", "apt-get", "install", "-y", "-q", "python3.11", "python3.11-venv"],
+        ["sudo", "apt-get", "-o", "DPkg::Lock::Timeout=600", "update", "-q"],
+        ["sudo", "apt-get", "-o", "DPkg::Lock::Timeout=600", "install", "-y", "-q", "python3.11", "python3.11-venv"],
     ]
     assert lines[2][0] == "python3.11"
 
@@ -177,26 +177,39 @@ def test_tpu_vm_on_the_workers():
 
 
 GCLOUD = """#!/bin/bash
-# Gives the lines of `states`, `runs` and `requests` one after the other; `-` fails
+# Gives the lines of `states`, `runs` and `requests` one after the other; `-` fails, a slice of no state is not there
 cd {folder}
 echo "${{@:4:1}} ${{@: -1}}" >> log
 next() {{ line="$(head -n 1 "$1")"; sed -i 1d "$1"; [ "$line" != - ] || exit 1; echo "$line"; }}
 case "${{@:3:2}}" in
-  "tpu-vm describe") next states ;;
+  "tpu-vm delete") [ ! -e undeleted ] || {{ rm undeleted; exit 1; }} ;;
+  "tpu-vm describe")
+    line="$(next states)" || exit 1
+    [ -n "$line" ] || {{ echo "ERROR: (gcloud...describe) NOT_FOUND: it is not there" >&2; exit 1; }}
+    echo "$line" ;;
   "queued-resources describe") next requests ;;
-  "tpu-vm ssh") case "${{@: -1}}" in *status) next runs ;; esac ;;
+  "tpu-vm ssh")
+    case "${{@: -1}}" in
+      *status) said="$(next runs)" || exit 1; tr ';' '\\n' <<<"$said" ;;
+      *install.sh*) [ ! -s installs ] || next installs ;;
+    esac ;;
 esac
 """
 BEGIN = ["create", "scp", "ssh", "ssh"]  # make, copy, install, start
 
 
-def up(folder, states, runs=(), requests=(), **env):
+def up(folder, states, runs=(), requests=(), installs=(), undeleted=False, **env):
     """`tpu_vm.sh up` and what it called, with a `gcloud` that gives these answers. Of a slice: "" is none, `-` no
-    answer, which is asked for twice."""
+    answer, which is asked for twice. Of a run: what each worker says, with `;` in between."""
+    states = [line for state in states for line in ([state] * 2 if state == "" else [state])]
+    folder.mkdir(exist_ok=True)
     (folder / "gcloud").write_text(GCLOUD.format(folder=folder))
     (folder / "gcloud").chmod(0o755)
-    for name, lines in (("states", states), ("runs", runs), ("requests", requests), ("log", [])):
+    answers = {"states": states, "runs": runs, "requests": requests, "installs": installs, "log": []}
+    for name, lines in answers.items():
         (folder / name).write_text("".join(f"{line}\n" for line in lines))
+    if undeleted:  # the first time
+        (folder / "undeleted").touch()
     env = {**TPU, **env, "PATH": f"{folder}:{os.environ['PATH']}", "TPU_POLL": "0", "TMPDIR": str(folder)}
     for name in ("launch", "configs/centerclip"):
         shutil.copytree(ROOT / name, folder / "tree" / name)
@@ -226,11 +239,48 @@ def test_tpu_vm_outlives_a_network_that_is_away(tmp_path):
 
 
 def test_tpu_vm_asks_the_queue_again_after_a_preemption(tmp_path):
-    states = ["", "", "READY", "READY", "", "", "", "READY", "READY"]
-    requests = ["", "SUSPENDING", "SUSPENDED"]
+    states = ["", "", "READY", "READY", "", "", "", "", "READY", "READY"]
+    requests = ["", "WAITING_FOR_RESOURCES", "SUSPENDING", "SUSPENDED", "ACCEPTED"]
     done, calls = up(tmp_path, states, ["running", "done"], requests, TPU_QUEUED="1")
     assert done.returncode == 0, done.stderr
     assert calls == [*BEGIN, "ssh", "delete", *BEGIN, "ssh"]
+
+
+def test_tpu_vm_ends_where_its_request_fails(tmp_path):
+    """One that is found to have failed is replaced, its own is not."""
+    done, calls = up(tmp_path, [""] * 3, requests=["FAILED", "ACCEPTED", "FAILED", "- why"], TPU_QUEUED="1")
+    assert (done.returncode, done.stderr) == (1, "- why\n")
+    assert calls == ["delete", "create"]
+
+
+def test_tpu_vm_ends_when_the_run_is_told_to_stop(tmp_path):
+    done, calls = up(tmp_path, ["READY"] * 3, ["running;running", "stopped, exit code 143;running"])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "pod: stopped; the same command goes on"
+    assert calls == [*BEGIN[1:], "ssh", "ssh"]
+
+
+def test_tpu_vm_watches_every_worker(tmp_path):
+    """One whose machine started anew is started again, one that ended ends it all, and the last one is waited for."""
+    done, calls = up(tmp_path, ["READY"] * 4, ["running;killed", "done;running", "done;done"])
+    assert done.returncode == 0, done.stderr
+    assert calls == [*BEGIN[1:], "ssh", "ssh", "ssh", "ssh"]  # a look, a start, two looks
+    done, _ = up(tmp_path / "b", ["READY"] * 2, ["running;ended, exit code 2"])
+    assert (done.returncode, done.stderr) == (1, "pod: ended, exit code 2; see launch/tpu_vm.sh tail\n")
+
+
+def test_tpu_vm_installs_again_on_a_machine_that_is_not_yet_ready_for_it(tmp_path):
+    done, calls = up(tmp_path, ["READY"] * 5, ["done"], installs=["-", "", ""])
+    assert done.returncode == 0, done.stderr
+    assert calls == ["scp", "ssh", *BEGIN[1:], "ssh"]
+    done, calls = up(tmp_path / "b", ["READY"] * 10, installs=["-"] * 9)
+    assert (done.returncode, calls) == (1, ["scp", "ssh"] * 5)
+
+
+def test_tpu_vm_outlives_a_slice_that_cannot_be_deleted_yet(tmp_path):
+    done, calls = up(tmp_path, ["PREEMPTED", "PREEMPTED", "READY", "READY"], ["done"], undeleted=True)
+    assert done.returncode == 0, done.stderr
+    assert calls == ["delete", "delete", *BEGIN, "ssh"]
 
 
 def test_tpu_vm_makes_nothing_again_that_somebody_deleted(tmp_path):
@@ -269,6 +319,8 @@ def test_slurm_starts_one_task_a_node(tmp_path):
     (line,) = dry("slurm.sh", *GIVEN, env={"JAXVL_VENV": "env"})
     assert line[:5] == ["launch/supervise.sh", "srun", "--ntasks-per-node=1", "--kill-on-bad-exit=1", "env/bin/jaxvl"]
     assert check_train(line[6:]).distributed
+    (cores,) = dry("slurm.sh", *GIVEN, env={"JAXVL_VENV": "env", "SLURM_CPUS_PER_TASK": "8"})
+    assert cores == [*line[:4], "--cpus-per-task=8", *line[4:]]  # sbatch's, which srun does not look at
     copy = Path(shutil.copy(ROOT / "launch" / "slurm.sh", tmp_path))  # what Slurm runs
     done = launch(copy, "--dry-run", *GIVEN, env={"SLURM_SUBMIT_DIR": str(ROOT), "JAXVL_VENV": "env"}, cwd=tmp_path)
     assert [shlex.split(words) for words in done.stdout.splitlines()] == [line]
@@ -282,7 +334,8 @@ def test_gke_builds_pushes_and_submits():
     flags = dict(zip(made[3::2], made[4::2], strict=True))
     assert (flags["--cluster"], flags["--workload"], flags["--tpu-type"]) == ("c", "job", "v5litepod-16")
     assert flags["--restart-on-exit-codes"] == "1"  # XPK's own are 42 and from 127 on; never 2, wrong input
-    remote = shlex.split(flags["--command"])
+    env, code, *remote = shlex.split(flags["--command"])
+    assert (env, code) == ("env", "JAXVL_SIGTERM_CODE=143")  # of a node that is taken back; with 0 its pod were done
     assert remote[:3] == ["jaxvl", "train", "--distributed"]
     assert check_train(remote[2:]).distributed
 
@@ -331,6 +384,17 @@ def test_supervised(tmp_path, codes, env, starts, code, said):
     assert len((tmp_path / "starts").read_text().splitlines()) == starts
 
 
+def test_nothing_that_starts_again_begins_anew(tmp_path):
+    """`--fresh` would set aside at each start what the one before has done."""
+    tree = tmp_path / "tree"
+    shutil.copytree(ROOT / "launch", tree / "launch")
+    for words in (["supervise.sh"], ["detached.sh", "start"]):
+        done = launch(tree / "launch" / words[0], *words[1:], "jaxvl", "train", "--fresh")
+        assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+        assert "--fresh" in done.stderr
+    assert not (tree / "run.pid").exists()
+
+
 def test_a_detached_run_is_told_to_save_and_end(tmp_path):
     tree = tmp_path / "tree"
     shutil.copytree(ROOT / "launch", tree / "launch")
@@ -347,6 +411,9 @@ def test_a_detached_run_is_told_to_save_and_end(tmp_path):
     assert "runs already" in refused.stderr
     assert ask("stop").stdout == "supervise: stopped, exit code 143\n"
     assert ask("status").stdout == "stopped, exit code 143\n"
+    (tree / "run.stop").unlink()  # what a machine ends that goes down has not been stopped by anybody
+    assert ask("status").stdout == "killed\n"
+    (tree / "run.stop").touch()
     assert len((tmp_path / "starts").read_text().splitlines()) == 2
     ask("start", child(tmp_path, "", "", 137, "wait"))
     while len((tmp_path / "starts").read_text().splitlines()) < 4:
@@ -393,7 +460,7 @@ def test_ctrl_c_waits_until_the_command_has_saved(tmp_path):
 
 @pytest.mark.parametrize("script", TRAINING, ids=lambda p: p.name)
 def test_equals_signs_work_too(script):
-    joined = [f"--config={GIVEN[1]}", f"--workdir={GIVEN[3]}", "--resume", GIVEN[4]]
+    joined = [f"--config={GIVEN[1]}", f"--workdir={GIVEN[3]}", "--resume", "--folds", GIVEN[4]]
     line = dry(script.name, *FIRST.get(script.name, []), *joined, env={**TPU, **GKE})[-1]
     assert all(word in line or word in shlex.split(line[-1]) for word in joined)
 
@@ -434,6 +501,7 @@ def test_tpu_vm_takes_its_verbs(words, said):
         (["--config", "c.py", "--workdir"], "--workdir"),
         ([], "--config FILE is needed"),
         (["--config", "c.py", "--workdir", "w", "--confg.train.steps=3"], "--confg.train.steps=3"),
+        (["--config", "c.py", "--workdir", "w", "--fresh"], "would begin anew each time"),
     ],
 )
 def test_wrong_use_ends_with_2_and_one_line(script, words, said):

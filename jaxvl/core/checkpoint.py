@@ -10,6 +10,7 @@ newest first and falls back, with a line.
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import functools
 import json
@@ -91,6 +92,7 @@ class Checkpoints:
         _hush_orbax()
         _keep_time()
         _count_no_bytes()
+        _look_up_each_folder_once()
         self._manager = self._open(policies)
 
     def _open(self, policies: Sequence[Any]) -> ocp.CheckpointManager:
@@ -384,6 +386,22 @@ def _count_no_bytes() -> None:
     TensorStore (0.1.86) holds on to a part of each answer, so that a run would grow by 60 KB a save for ever."""
     if hasattr(tensorstore_utils, "get_tensorstore_raw_bytes"):  # not in every version
         tensorstore_utils.get_tensorstore_raw_bytes = lambda direction=None: 0
+
+
+def _look_up_each_folder_once() -> None:
+    """For every array Orbax has TensorStore (0.1.86) spell out the folder that all of them lie in, and 250 bytes of
+    each answer stay for ever. Here it is asked once for a folder, and the name of the array is put in."""
+    build = getattr(tensorstore_utils, "_build_ocdbt_kvstore_tspec", None)  # not in every version
+    if build is None or hasattr(build, "once"):
+        return
+    kept = functools.lru_cache(maxsize=16)(build)
+
+    def named(directory: str, name: str | None = None, **others: Any) -> dict[str, Any]:
+        spec = copy.deepcopy(kept(directory, **others))
+        return spec if name is None else {**spec, "path": name}
+
+    named.once = kept  # type: ignore[attr-defined]
+    tensorstore_utils._build_ocdbt_kvstore_tspec = named
 
 
 def _hush_orbax() -> None:

@@ -135,6 +135,8 @@ def connect(
     heartbeat = os.environ.get("JAXVL_HEARTBEAT_SECONDS", str(HEARTBEAT_SECONDS))
     if not heartbeat.isdecimal() or not int(heartbeat):
         raise InputError(f"JAXVL_HEARTBEAT_SECONDS: needs whole seconds, 1 or more, got {heartbeat!r}")
+    global _given
+    _given = coordinator is not None
     where = _whole_nodes(coordinator, processes, process)
     # the service shall not end the others for a dead one in C++, where nobody can say which it was: `_Watch` does it
     jax.config.update("jax_enable_recoverability", True)
@@ -381,10 +383,10 @@ def _take_aborts() -> None:
             _watch.aborted()
         elif _state().client is not None and (address := _state().coordinator_address) is not None:
             _print(
-                f"jaxvl: --coordinator {address}: cannot be reached from here, or not all of the "
-                f"{_state().num_processes} processes have started within {START_SECONDS} s"
+                f"jaxvl: {'--coordinator' if _given else '--distributed: process 0 at'} {address}: cannot be reached "
+                f"from here, or not all of the {_state().num_processes} processes have started within {START_SECONDS} s"
             )
-            _exit(2)
+            _exit(2 if _given else 1)  # an address that JAX found is not wrong input: the others may be there next time
 
     _handler = handler  # must outlive the process's last abort
     libc = ctypes.CDLL(None)
@@ -404,6 +406,7 @@ class _Numbers:
 
 
 _watch: _Watch | None = None
+_given = False  # the address of process 0, by the user
 _handler: Any = None
 _numbers = _Numbers()
 _names: dict[int, str] = {}

@@ -120,7 +120,7 @@ def _second(here: Topology, also: str) -> Topology | None:
     if also == "next":
         return chips.larger(here, 4) or chips.larger(here)
     other = chips.parse(also, "--also")
-    if (other.chip is None) != (here.chip is None):
+    if other.chip != here.chip:
         raise InputError(f"--also {also}: is of another kind than {here.name}, so nothing could be compared")
     return other
 
@@ -252,6 +252,7 @@ def _measured(
         "batch": {s: {k: f"{x.dtype}{list(x.shape)}" for k, x in fields.items()} for s, fields in job.batch.items()},
         "batch_bytes": costs.of_batch(job.batch, compiled.mesh),
         "seconds": {**seconds, **spent},
+        "compiler": {"effort": settings.effort, "code": settings.code},
     }
     if compiled_program is None:
         return {**figures, "error": found, "needed": memory.needed(found), "fits": False}

@@ -54,6 +54,19 @@ def test_round_trip_is_exact_and_keeps_the_last(trained, tmp_path):
     checkpoints.close()
 
 
+def test_a_folder_is_looked_up_once_for_all_its_arrays(trained, tmp_path):
+    """What TensorStore says of it would stay in memory, each time."""
+    config, _, states = trained
+    save_all(tmp_path / "a", config, states[:1])
+    looked_up = checkpoint.tensorstore_utils._build_ocdbt_kvstore_tspec
+    once, before = looked_up.once, looked_up.once.cache_info()
+    save_all(tmp_path / "b", config, states[:1])
+    after = once.cache_info()
+    assert after.misses - before.misses < after.hits - before.hits  # nine folders, and seventeen arrays more
+    for name in ("params.kernel", None):
+        assert looked_up(str(tmp_path), name) == once.__wrapped__(str(tmp_path), name)
+
+
 def test_a_save_leaves_nothing_in_memory(trained, tmp_path):
     """What TensorStore counts is asked for by nobody: each answer would stay for ever, 48 lists a save."""
 

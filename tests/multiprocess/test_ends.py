@@ -43,3 +43,13 @@ def test_a_process_that_nobody_joins_says_so(tmp_path):
     last = text.strip().splitlines()[-1]
     assert last.startswith("jaxvl: --coordinator 127.0.0.1:")
     assert "not all of the 2 processes have started within 3 s" in last
+
+
+def test_hosts_that_are_late_are_no_wrong_input(tmp_path):
+    """A supervisor starts a run again, but not after exit code 2; hosts of a pod come back minutes apart."""
+    group = Group(tmp_path, "nobody_answers_under_slurm", count=1)
+    assert group.wait() == [1]
+    (text,) = group.texts()
+    last = text.strip().splitlines()[-1]
+    assert last.startswith("jaxvl: --distributed: process 0 at localhost:")
+    assert "not all of the 2 processes have started within 3 s" in last
