@@ -79,7 +79,7 @@ LEVERS = {
         "drdr/office31.py:uda_a_w",
     ),
     "b16_blocks": Lever(
-        "softmax that keeps its weights: gradient of two blocks of ViT-B/16, 384 sequences of 197 tokens, bfloat16",
+        "attention that keeps its weights: gradient of two blocks of ViT-B/16, 384 sequences of 197 tokens, bfloat16",
         blocks=Blocks(2, 197),
         ways=(CPU, NATIVE, FLASH),
     ),
