@@ -33,6 +33,13 @@ UNSURE = 1.5
 """A slice is compiled where another one's figures say that a chip of it needs less than so many times what it has."""
 SLICES = (FIRST, "v5e:2x4", "v5e:4x4", "v5e:4x8")
 SCALED = ("centerclip/msrvtt:9k_b32_kmedoids_b6_4_49", "drdr/office31:uda_a_w", "mist/agqa:paper")
+WHY = {
+    SCALED[0]: "the contrastive loss is of all pairs of the whole batch, of which each chip has its rows",
+    SCALED[1]: "the plan of the transport is of the whole batch, and every chip solves it",
+    SCALED[2]: "there are as many answers on every slice, and they are spread over it, so a chip embeds fewer; what stays "
+    "on the chip and does not go through memory is the compiler's choice",
+}
+"""What the figures of SCALED grow or fall by."""
 SIZES = ("v5e:2x2", "v5e:4x4", "v5e:8x16")
 TIMEOUT = 4 * 3600
 
@@ -275,6 +282,7 @@ def table(root: Path, found: list[Program]) -> None:
             for p, q in zip(small["programs"], large["programs"]):
                 lines = costs.growth(p, q) if "error" not in p and "error" not in q else ["does not fit"]
                 grown.append(f"- {name}, {p['name']}, {a} to {b}: {'; '.join(lines[:6]) or 'nothing grows'}")
+            grown.append(f"  Why: {WHY[name]}.")
     both = [held for program in found if (held := _held(root, program)) is not None]
     note = [
         "GiB a device: all that a device holds while the program runs, the whole state and the next batch with it, of "
