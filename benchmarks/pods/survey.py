@@ -36,8 +36,8 @@ SCALED = ("centerclip/msrvtt:9k_b32_kmedoids_b6_4_49", "drdr/office31:uda_a_w", 
 WHY = {
     SCALED[0]: "the contrastive loss is of all pairs of the whole batch, of which each chip has its rows",
     SCALED[1]: "the plan of the transport is of the whole batch, and every chip solves it",
-    SCALED[2]: "there are as many answers on every slice, and they are spread over it, so a chip embeds fewer; what stays "
-    "on the chip and does not go through memory is the compiler's choice",
+    SCALED[2]: "there are as many answers on every slice, and they are spread over it, so a chip embeds fewer; what "
+    "stays on the chip and does not go through memory is the compiler's choice",
 }
 """What the figures of SCALED grow or fall by."""
 SIZES = ("v5e:2x2", "v5e:4x4", "v5e:8x16")
