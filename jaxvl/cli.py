@@ -72,7 +72,7 @@ def _run(words: list[str], taken: Interrupts | None = None) -> int:
         sys.stdout.flush()  # a broken pipe shows here, not when Python ends
         return code
     except (InputError, BadMedia) as error:
-        return _fail(str(error))
+        return _fail(str(error), error.code)
     except BrokenPipeError:  # whoever read the output, as in `| head`, has seen enough
         _no_more_output()
         return 0
@@ -88,11 +88,11 @@ def _run(words: list[str], taken: Interrupts | None = None) -> int:
         return 130
 
 
-def _fail(line: str) -> int:
+def _fail(line: str, code: int = 2) -> int:
     with contextlib.suppress(OSError):  # nobody can be told
         print(f"jaxvl: {printable(' '.join(line.split()))}", file=sys.stderr, flush=True)
-    _tell_the_others(line, 2)
-    return 2
+    _tell_the_others(line, code)
+    return code
 
 
 def _tell_the_others(line: str, code: int) -> None:

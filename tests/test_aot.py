@@ -118,6 +118,19 @@ def test_what_does_not_fit_names_the_change_that_does(run):
     assert json.loads(out)["line"].endswith("none of what was tried fits: nothing could be tried")
 
 
+def test_a_larger_slice_comes_with_rows_of_the_evaluation_for_all_its_chips():
+    config = config_of("centerclip/msrvtt:9k_b32_kmedoids_b6_4_49", "data.eval_batch_size=24")
+    found = {what: overrides for what, overrides, _ in aot._changes(config, chips.parse("v5e:2x2"), ())}
+    assert {what: overrides for what, overrides in found.items() if what.startswith("--topology")} == {
+        "--topology v5e:2x4": (),
+        "--topology v5e:4x4 --config.data.eval_batch_size=32": ("data.eval_batch_size=32",),
+        "--topology v5e:4x8 --config.data.eval_batch_size=32": ("data.eval_batch_size=32",),
+    }
+    config.mesh.tensor = 2  # half as many shards of the batch
+    (last,) = (what for what, *_ in aot._changes(config, chips.parse("v5e:2x2"), ()) if "4x4" in what)
+    assert last == "--topology v5e:4x4"
+
+
 OOM = "RESOURCE_EXHAUSTED: the total memory required for HLO temporaries (16.42G) exceeds available HBM (15.75G)."
 
 

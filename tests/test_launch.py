@@ -326,6 +326,76 @@ def test_slurm_starts_one_task_a_node(tmp_path):
     assert [shlex.split(words) for words in done.stdout.splitlines()] == [line]
 
 
+TASKS = """\
+#!/usr/bin/env bash
+echo "$JAXVL_SIGTERM_CODE" >"$HERE/started"
+trap 'exit "$TOLD"' TERM
+[ -z "$ENDS" ] || exit "$ENDS"
+while :; do sleep 0.05; done
+"""
+"""In place of srun and all that it starts: ends with $ENDS at once, or with $TOLD when it is told to."""
+
+
+@pytest.fixture
+def slurm_job(tmp_path):
+    """`slurm_job(env) -> process` of the script as a job, with stand-ins for srun and scontrol; once it trains."""
+    for name, text in (("srun", TASKS), ("scontrol", '#!/usr/bin/env bash\necho "$*" >>"$HERE/asked"\n')):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    begun = []
+
+    def start(**env):
+        path = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HERE": str(tmp_path), "ENDS": "", "TOLD": "143"}
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("JAXVL_", "SLURM_"))}
+        words = ["bash", str(ROOT / "launch" / "slurm.sh"), *GIVEN]
+        env = {**clean, **path, "SLURM_JOB_ID": "7", **env}
+        begun.append(subprocess.Popen(words, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True))
+        while not (tmp_path / "started").exists():
+            time.sleep(0.01)
+        return begun[-1]
+
+    yield start
+    for process in begun:
+        if process.poll() is None:
+            process.kill()
+
+
+@pytest.mark.parametrize(
+    ("env", "asked"),
+    [
+        ({}, "requeue 7\n"),
+        ({"SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "2"}, "requeue 5_2\n"),
+        ({"TOLD": "0"}, None),  # it came to its end just then
+        ({"TOLD": "2"}, None),
+    ],
+    ids=["saved", "of an array", "done", "wrong input"],
+)
+def test_slurm_queues_itself_again_before_the_time_limit(tmp_path, slurm_job, env, asked):
+    job = slurm_job(**env)
+    job.send_signal(signal.SIGUSR1)
+    job.communicate()
+    assert job.returncode == (0 if asked else int(env["TOLD"]))
+    found = tmp_path / "asked"
+    assert (found.read_text() if found.exists() else None) == asked
+    assert (tmp_path / "started").read_text() == "143\n"  # what a preemption ends, the supervisor starts again
+
+
+@pytest.mark.parametrize("env", [{"ENDS": "0"}, {"ENDS": "2"}], ids=["done", "wrong input"])
+def test_slurm_queues_nothing_again_that_is_over(tmp_path, slurm_job, env):
+    job = slurm_job(**env)
+    job.communicate()
+    assert job.returncode == int(env["ENDS"])
+    assert not (tmp_path / "asked").exists()
+
+
+def test_slurm_queues_nothing_again_that_is_told_to_stop(tmp_path, slurm_job):
+    job = slurm_job()
+    job.terminate()
+    job.communicate()
+    assert job.returncode == 143
+    assert not (tmp_path / "asked").exists()
+
+
 def test_gke_builds_pushes_and_submits():
     built, pushed, made = dry("gke.sh", "job", *GIVEN, env={**TPU, **GKE})
     assert built == ["docker", "build", "-f", "launch/Dockerfile", "--target", "tpu", "-t", "i:1", "."]

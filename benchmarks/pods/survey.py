@@ -4,14 +4,15 @@
 
 A program takes half a minute to four, so each is kept as a JSON in DIR and never made again: the command goes on where
 it ended. What docs/results/pods.json holds is not made again, either, unless --anew. Configs that differ in their data
-alone are one program, and one row. --table only writes docs/results/pods.{json,md} of what is there. Needs the extra
-`aot`.
+alone are one program, and one row. --table only writes docs/results/pods.{json,md} of what is there, and says which
+programs were compiled from other code than today's. Needs the extra `aot`.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import functools
 import hashlib
 import json
 import subprocess
@@ -42,6 +43,7 @@ WHY = {
 """What the figures of SCALED grow or fall by."""
 SIZES = ("v5e:2x2", "v5e:4x4", "v5e:8x16")
 TIMEOUT = 4 * 3600
+CODE = Path(session.__file__).parents[1]
 
 
 class Program(NamedTuple):
@@ -92,6 +94,16 @@ def _what_is_compiled(name: str) -> tuple[str, tuple[str, ...], int]:
     return f"{config.method}-{key}", tuple(method.objectives), size
 
 
+@functools.cache
+def code_of(method: str) -> str:
+    """A hash of the files that a method's programs come from: its own, layers, operators and the update of a state."""
+    files = [CODE / "core" / "step.py"]
+    for folder in ("nn", "ops", f"methods/{method}"):
+        files += sorted((CODE / folder).rglob("*.py"))
+    parts = [(path.relative_to(CODE).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest()) for path in files]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+
 def compiled(root: Path, key: str, name: str, topology: str, words: tuple[str, ...] = ()) -> dict[str, Any]:
     """What `jaxvl aot` says, from DIR where it is there. `refused`: the line, where it says nothing else."""
     path = _file(root, key, topology)
@@ -108,6 +120,7 @@ def compiled(root: Path, key: str, name: str, topology: str, words: tuple[str, .
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-2000:]}")
     else:
         found = json.loads(done.stdout)
+    found["code"] = code_of(_method(name))
     root.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     part.write_text(json.dumps(found))
@@ -185,7 +198,7 @@ def _scaled(name: str) -> str:
     return f"scaled-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
 
-READ = ("topology", "limit", "state", "fits", "line")
+READ = ("topology", "limit", "state", "fits", "line", "code")
 READ_OF_PROGRAM = ("name", "needed", "fits", "memory", "flops", "bytes", "roofline", "seconds")
 """What `row` and the slices read of a report and of its programs."""
 COLUMNS = (
@@ -297,8 +310,8 @@ def table(root: Path, found: list[Program]) -> None:
     if grown:
         note += ["", "What a device does more of as the slice grows, with as many rows a chip:", "", *grown]
     if left:
-        files = collections.Counter(name.split(":")[0] for name in left)
-        note += ["", f"Not compiled yet: {', '.join(f'{n} of {file}' for file, n in files.items())}."]
+        note += ["", f"Not compiled yet: {_counted(left)}."]
+    note += _of_other_code(root, found)
     whole = {key for name in SCALED for key in (_scaled(name), _what_is_compiled(name)[0])}
     keys = {path: path.name.split(".")[0] for path in sorted(root.glob("*.json"))}
     wanted = {path: key in whole for path, key in keys.items() if key in whole.union(p.key for p in found)}
@@ -306,12 +319,41 @@ def table(root: Path, found: list[Program]) -> None:
     results.save(NAME, "Published configs on TPU v5e", COLUMNS, rows, "\n".join(note), raw)
 
 
+def _of_other_code(root: Path, found: Sequence[Program]) -> list[str]:
+    """Paragraphs of the note: whose figures are of other code than today's, and of how many nobody knows."""
+    changed, unknown = [], []
+    for program in found:
+        report = known(root, program)
+        if report is None:
+            continue
+        if "code" not in report:
+            unknown.append(program.name)
+        elif report["code"] != code_of(_method(program.name)):
+            changed.append(program.name)
+    rows = (("Compiled from other code than today's", changed), ("Compiled from code that is unknown", unknown))
+    return [line for what, names in rows if names for line in ("", f"{what}: {_counted(names)}.")]
+
+
+def _counted(names: Sequence[str]) -> str:
+    """How many of each config file."""
+    files = collections.Counter(name.split(":")[0] for name in names)
+    return ", ".join(f"{n} of {file}" for file, n in sorted(files.items()))
+
+
+def _method(name: str) -> str:
+    """Of a published config: its folder's name."""
+    return name.split("/")[0]
+
+
 def _report(path: Path, whole: bool) -> dict[str, Any]:
     """A report, if not whole with what the table reads of it: all of all are tens of megabytes."""
     report = json.loads(path.read_text())
     if whole or "programs" not in report:
         return report
-    return {**{name: report[name] for name in READ}, "programs": [_read_of(p) for p in report["programs"]]}
+    return {
+        **{name: report[name] for name in READ if name in report},
+        "programs": [_read_of(p) for p in report["programs"]],
+    }
 
 
 def _read_of(p: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from orbax.checkpoint._src.futures import future, signaling_client
 from orbax.checkpoint._src.serialization import tensorstore_utils
 
 from jaxvl.core import processes, storage
-from jaxvl.core.errors import InputError
+from jaxvl.core.errors import InputError, Unavailable
 from jaxvl.core.files import MENDS, cannot_write, json_of, mend, printable
 from jaxvl.core.state import TrainState
 
@@ -108,7 +108,8 @@ class Checkpoints:
             ),
         )
         try:
-            return make()
+            with storage.reached(self.root):
+                return make()
         except OSError as error:
             raise cannot_write(self.root, error) from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -131,7 +132,8 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Complete steps on disk, ascending. As process 0 sees them; the others hear it, here and below."""
-        return processes.decide(lambda: sorted(self._manager.all_steps(read=True)))
+        with storage.reached(self.root):
+            return processes.decide(lambda: sorted(self._manager.all_steps(read=True)))
 
     def best_step(self) -> int | None:
         """The step with the best `best_metric`, if any was saved with it."""
@@ -150,7 +152,8 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return False
         self.wait()  # at most one write in flight, so that the checksum list of each is written
-        self.place.publish()  # the rows of metrics and results up to here, before the step itself
+        # the rows of metrics and results up to here, before the step itself
+        storage.patiently(self.place.publish, self.say)
         trees = {"params": state.params, "ema": state.ema, "mutables": state.mutables}
         trees = {k: v for k, v in trees.items() if jax.tree.leaves(v)}
         items = {k: A.StandardSave(v) for k, v in trees.items()}
@@ -179,29 +182,34 @@ class Checkpoints:
             self.wait()
 
     def wait(self) -> None:
-        """Blocks until the save in flight is complete and listed. Raises InputError where it could not be written."""
+        """Blocks until the save in flight is complete and listed. Raises InputError where it could not be written,
+        Unavailable where a bucket does not answer."""
         with self._writing(self._pending):
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
-            if self._pending is not None:
-                self._finish()
+            step, self._pending = self._pending, None
+            if step is not None:
+                storage.patiently(lambda: self._finish(step), self.say)
 
     @contextlib.contextmanager
     def _writing(self, step: int | None) -> Iterator[None]:
-        """A disk that is full, gone or too slow, as one line; whatever was saved before is as it was."""
+        """A disk that is full, gone or too slow, or a bucket that does not answer, as one line; whatever was saved
+        before is as it was."""
         try:
             with storage.as_os_errors():
                 yield
         except (OSError, ValueError, RuntimeError) as error:
-            if not _of_the_disk(error):
+            away = storage.is_away(error)
+            if not away and not _of_the_disk(error):
                 raise
             self._pending = None
             with contextlib.suppress(OSError, InputError):
                 if jax.process_count() == 1:  # its space is needed by the logs
                     self.place.remove(f"{FOLDER}/{step}.orbax-checkpoint-tmp")
             kept = self._others(step)
-            raise InputError(
-                f"checkpoint {step}: cannot be written to {self.root} ({_short(error)}); {mend(error) or 'mend that'} "
+            otherwise = "look whether its service answers" if away else "mend that"
+            raise (Unavailable if away else InputError)(
+                f"checkpoint {step}: cannot be written to {self.root} ({_short(error)}); {mend(error) or otherwise} "
                 f"and give the same command again, which goes on from {f'step {kept[-1]}' if kept else 'the start'}"
             ) from None
 
@@ -212,8 +220,7 @@ class Checkpoints:
         finally:
             self._manager.close()
 
-    def _finish(self) -> None:
-        step, self._pending = self._pending, None
+    def _finish(self, step: int) -> None:
         if jax.process_index() == 0:
             rows = list_files(self.place, f"{FOLDER}/{step}")
             for name in (self._copy(step), self._list(step)):
@@ -261,7 +268,8 @@ class Checkpoints:
             train = got.pop("train")
             return target.replace(**got, **train), meta
 
-        return self._newest(read, step)
+        with storage.reached(self.root):
+            return self._newest(read, step)
 
     def restore_variables(
         self, target: Mapping[str, Any], step: int | None = None
@@ -272,7 +280,8 @@ class Checkpoints:
             meta = self._manager.restore(s, args=A.Composite(meta=A.JsonRestore())).meta
             return self._restore_items(s, target), {**meta, "step": s}
 
-        return self._newest(read, step)
+        with storage.reached(self.root):
+            return self._newest(read, step)
 
     def _restore_items(self, step: int, trees: Mapping[str, Any]) -> dict[str, Any]:
         got = self._manager.restore(step, args=A.Composite(**{k: A.StandardRestore(v) for k, v in trees.items()}))
@@ -308,6 +317,8 @@ class Checkpoints:
         try:
             return read(step)
         except (ValueError, KeyError, TypeError) as error:
+            if storage.is_away(error):
+                raise
             raise InputError(
                 f"checkpoint {step}: does not fit the model of this config ({_short(error)}); set the fields of "
                 "config.model and config.optim as they were, or start over with --fresh"
@@ -338,6 +349,8 @@ def check_list(place: storage.Disk, folder: str, file: str) -> str | None:
         return None
     try:
         rows = json_of(place.read(file), dict, file, "")
+    except Unavailable:
+        raise
     except (InputError, OSError):
         return "its checksum list is not readable"
     if not all(isinstance(row, list) and len(row) == 2 and all(type(n) is int for n in row) for row in rows.values()):
@@ -367,7 +380,8 @@ def _try_to_read(read: Callable[[int], Any], step: int) -> tuple[Any, str | None
         return read(step), None
     except Exception as error:
         # Orbax raises the bare class for a cut array file; anything that is no read error goes on
-        if type(error) is not Exception and not isinstance(error, ValueError | KeyError | TypeError | OSError):
+        damage = type(error) is Exception or isinstance(error, ValueError | KeyError | TypeError | OSError)
+        if not damage or storage.is_away(error):
             raise
         return None, f"cannot be read: {_short(error)}"
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxvl.core import storage
-from jaxvl.core.errors import InputError
+from jaxvl.core.errors import InputError, Unavailable
 from jaxvl.core.files import cannot_write, printable
 
 LOCK_FILE = "run.lock"
@@ -112,7 +112,7 @@ class Lease:
         while not self.place.create(LOCK_FILE, self._text()):
             other = self._read()
             if other is None:
-                raise InputError(f"{self.place}/{LOCK_FILE}: cannot be read; look at the network and give this again")
+                raise Unavailable(f"{self.place}/{LOCK_FILE}: cannot be read; look at the network and give this again")
             self._await_the_other(False)
             if self._read() == other:
                 self.place.remove(LOCK_FILE)
@@ -185,7 +185,7 @@ class Lease:
             found = json.loads(self.place.read(LOCK_FILE).decode())
         except (FileNotFoundError, ValueError, RecursionError):
             return {}
-        except OSError:
+        except (OSError, Unavailable):
             return None
         return found if isinstance(found, dict) else {}
 

@@ -31,7 +31,7 @@ from typing import Any, NoReturn, TypeVar
 
 import jax
 
-from jaxvl.core.errors import BadMedia, InputError
+from jaxvl.core.errors import BadMedia, InputError, Unavailable
 
 T = TypeVar("T")
 
@@ -65,16 +65,16 @@ def decide(function: Callable[[], T]) -> T:
         return function()
     key = f"jaxvl/decided/{_numbers.next('decide')}"
     if index() > 0:
-        value, line = pickle.loads(_get(key))
+        value, line, away = pickle.loads(_get(key))
         if line is not None:
-            raise InputError(line)
+            raise Unavailable(line) if away else InputError(line)
         return value
     try:
         value = function()
     except InputError as error:
-        _state().client.key_value_set_bytes(key, pickle.dumps((None, str(error))))
+        _state().client.key_value_set_bytes(key, pickle.dumps((None, str(error), isinstance(error, Unavailable))))
         raise
-    _state().client.key_value_set_bytes(key, pickle.dumps((value, None)))
+    _state().client.key_value_set_bytes(key, pickle.dumps((value, None, False)))
     return value
 
 
@@ -267,7 +267,7 @@ class _Watch:
             time.sleep(self.heartbeat + LINGER_SECONDS)
         first = (str(error).strip().splitlines() or [""])[0]
         if isinstance(error, InputError | BadMedia):
-            self.tell(str(error), 2)
+            self.tell(str(error), error.code)
         elif isinstance(error, KeyboardInterrupt):
             self.tell("interrupted", 130)
         else:
@@ -356,7 +356,7 @@ class _Watch:
     def _uncaught(self, kind: type[BaseException], error: BaseException, trace: Any) -> None:
         self.tell_error(error)
         self.hook(kind, error, trace)
-        self.fail("", 2 if isinstance(error, InputError | BadMedia) else 1)  # the line has been told
+        self.fail("", error.code if isinstance(error, InputError | BadMedia) else 1)  # the line has been told
 
     def aborted(self) -> None:
         """Says why C++ aborts this process, if it is known, and ends it before that."""

@@ -378,8 +378,10 @@ def _changes(
     config: ConfigDict, here: Topology, failing: Sequence[Job]
 ) -> Iterator[tuple[str, tuple[str, ...], Topology]]:
     """`(what to say, overrides, topology)`, the smallest change first: what computes again, the batch in pieces,
-    parameters spread, a larger slice. For `predict`, fewer rows a call."""
+    parameters spread, a larger slice, with rows of an evaluation's batch for all of it. For `predict`, fewer rows a
+    call."""
     devices = here.count
+    rows = {k: v for k, v in config.data.items() if k.startswith("eval") and k.endswith("batch_size")}
     if any(job.updates for job in failing):
         policies = ("none", "dots", "full")
         for remat in policies[policies.index(config.precision.remat) + 1 :]:
@@ -388,7 +390,6 @@ def _changes(
             again = config.train.accumulate * parts
             yield f"--config.train.accumulate={again}", (f"train.accumulate={again}",), here
     else:
-        rows = {k: v for k, v in config.data.items() if k.startswith("eval") and k.endswith("batch_size")}
         for name, size in rows.items():
             for part in (2, 4):
                 if size % (part * devices) == 0:
@@ -402,7 +403,10 @@ def _changes(
                 yield f"--config.{own} --config.precision.remat=full", both, here
     slices = [chips.larger(here, times) for times in (2, 4, 8)] if here.chip is not None else []
     for name in dict.fromkeys(found.name for found in slices if found is not None):
-        yield f"--topology {name}", (), chips.parse(name)
+        larger = chips.parse(name)
+        shards = larger.count // max(1, config.mesh.tensor)
+        spread = [f"data.{k}={-(-size // shards) * shards}" for k, size in rows.items() if size % shards]
+        yield " ".join((f"--topology {name}", *(f"--config.{own}" for own in spread))), tuple(spread), larger
 
 
 def _last_line(report: Mapping[str, Any]) -> str:

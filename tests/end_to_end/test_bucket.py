@@ -16,9 +16,10 @@ import pytest
 import jaxvl
 from jaxvl import cli
 from jaxvl.core import lease, storage
-from jaxvl.core.errors import InputError
+from jaxvl.core.errors import InputError, Unavailable
 from jaxvl.core.files import cannot_write
 from jaxvl.core.storage import bucket as buckets
+from jaxvl.core.storage import errors as storage_errors
 from jaxvl.verbs import folds, train
 from tests import bucket, tiny, toys
 from tests.data import media_files as mf
@@ -133,19 +134,93 @@ def test_one_training_a_workdir(objects, monkeypatch):
     place.close()
 
 
-def test_a_bucket_that_takes_nothing_ends_the_run_in_one_line_and_loses_nothing(objects, whole, monkeypatch):
+def test_a_bucket_that_takes_nothing_ends_the_run_in_one_line_and_loses_nothing(objects, whole, monkeypatch, capsys):
     place, said = f"{AT}/full", []
     run_toy(place, steps=2)
     monkeypatch.setattr("gcsfs.retry.is_retriable", lambda error: False)
+    monkeypatch.setattr(storage_errors, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(cli, "_train", lambda args: run_toy(place, said.append, resume=True))
     objects.refuse = lambda name: name.startswith("full/metrics.jsonl")
+    capsys.readouterr()
     try:
-        with pytest.raises(InputError, match=rf"^{place}: cannot be written \(refused.*\)"):
-            run_toy(place, said.append, resume=True)
+        assert cli.main(["train", "--config", "toy"]) == 1  # so that a supervisor starts it again
     finally:
         objects.refuse = lambda name: False
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    line = error.splitlines()[-1]
+    assert line.startswith(f"jaxvl: {place}: cannot be written (refused")
+    assert line.endswith("the service does not answer, and the same command goes on when it does")
     assert {name.split("/")[2] for name in objects.names("full/checkpoints/")} == {"2"}  # no step without its rows
     run_toy(place, resume=True)
     assert losses(content(objects, "full/metrics.jsonl").decode()) == losses((whole / "metrics.jsonl").read_text())
+
+
+def test_a_bucket_that_is_away_at_a_checkpoint_costs_a_line(objects, whole, monkeypatch):
+    """Refused at the rows of the first checkpoint and at its list, each for some tries."""
+    place, said, refused = f"{AT}/away", [], []
+    monkeypatch.setattr("gcsfs.retry.is_retriable", lambda error: False)
+    monkeypatch.setattr(storage_errors, "PAUSE_S", 0.01)
+
+    def refuse(name):
+        away = name in ("away/metrics.jsonl", "away/integrity/2.crc32c.json") and refused.count(name) < 3
+        refused.extend([name] if away else [])
+        return away
+
+    monkeypatch.setattr(objects, "refuse", refuse)
+    assert run_toy(place, said.append).step == 6
+    assert sorted(refused) == 3 * ["away/integrity/2.crc32c.json"] + 3 * ["away/metrics.jsonl"]
+    told = [line for line in said if "tried again for 300 s" in line]
+    assert len(told) == 2, said
+    assert losses(content(objects, "away/metrics.jsonl").decode()) == losses((whole / "metrics.jsonl").read_text())
+    assert "away/integrity/6.crc32c.json" in objects.names()
+
+
+def test_a_bucket_that_is_away_at_a_start_is_no_damage(objects, monkeypatch):
+    """What cannot be read for now stays where it is, and is not replaced by the checkpoint before."""
+    place, said = f"{AT}/start", []
+    run_toy(place, steps=4)
+    kept = objects.names("start/checkpoints/")
+    read = buckets.Bucket.read
+
+    def away(self, name):
+        with storage.reached(name):
+            if name.startswith("integrity/4"):
+                raise TimeoutError("no answer")
+            return read(self, name)
+
+    monkeypatch.setattr(buckets.Bucket, "read", away)
+    with pytest.raises(Unavailable, match="no answer"):
+        run_toy(place, said.append, steps=4)
+    assert not [line for line in said if "damaged" in line]
+    assert objects.names("start/checkpoints/") == kept
+
+
+def test_what_is_away_and_what_is_wrong():
+    """As gcsfs and TensorStore say it."""
+    retry = importlib.import_module("gcsfs.retry")
+    aiohttp, requests = importlib.import_module("aiohttp"), importlib.import_module("requests")
+    google = importlib.import_module("google.auth.exceptions")
+    tokens = google.RefreshError("Failed to retrieve the token")
+    tokens.__cause__ = google.TransportError("no answer")
+    away = [
+        *(retry.HttpError({"code": code, "message": "x"}) for code in (408, 429, 500, 503)),
+        *(aiohttp.ServerDisconnectedError(), aiohttp.ClientOSError(111, "refused"), requests.ConnectionError("x")),
+        *(requests.exceptions.ProxyError(), tokens, TimeoutError(), ConnectionResetError()),
+        ValueError("ABORTED: All 32 retry attempts failed: CURL error Could not connect to server"),
+    ]
+    wrong = [
+        *(retry.HttpError({"code": code, "message": "x"}) for code in (400, 401)),
+        *(FileNotFoundError("b/o"), OSError("Forbidden: b/o"), google.RefreshError("invalid_grant: revoked")),
+        ValueError("NOT_FOUND: The specified bucket does not exist. [http_response_code='404']"),
+    ]
+    for error in away:
+        with pytest.raises(Unavailable, match=r"^gs://b/r: cannot be read"), storage.reached("gs://b/r"):
+            raise error
+    for error in wrong:
+        with pytest.raises((OSError, ValueError)), storage.reached("gs://b/r"):
+            raise error
+    assert (InputError("x").code, Unavailable("x").code) == (2, 1)
 
 
 def test_a_run_that_lost_its_workdir_publishes_nothing_more(objects):
@@ -265,8 +340,9 @@ def test_rows_of_a_run_that_lost_its_config_are_not_written_over(objects):
 
 def test_a_bucket_that_is_not_there_and_a_disk_that_is_full_are_named(objects, caplog):
     place = storage.Bucket("gs://nowhere/run")
-    with pytest.raises(InputError, match=r"^gs://nowhere/run/a: cannot be written \(there is no such bucket\)"):
+    with pytest.raises(InputError, match=r"^gs://nowhere/run/a: cannot be written \(there is no such bucket\)") as no:
         place.write("a", b"")
+    assert no.value.code == 2
     full = cannot_write(place.folder / "a", OSError(errno.ENOSPC, "No space left on device"))
     with pytest.raises(InputError, match=rf"^{place.folder}/a: cannot be written"), storage.named(place):
         raise full  # the bucket has space

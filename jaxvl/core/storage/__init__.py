@@ -19,9 +19,22 @@ from pathlib import Path
 from jaxvl.core.errors import BadMedia, InputError
 from jaxvl.core.storage.bucket import Bucket
 from jaxvl.core.storage.disk import Disk
-from jaxvl.core.storage.errors import as_os_errors
+from jaxvl.core.storage.errors import as_os_errors, is_away, patiently, reached
 
-__all__ = ["Bucket", "Disk", "address", "as_os_errors", "at", "check_folder", "named", "opened", "under"]
+__all__ = [
+    "Bucket",
+    "Disk",
+    "address",
+    "as_os_errors",
+    "at",
+    "check_folder",
+    "is_away",
+    "named",
+    "opened",
+    "patiently",
+    "reached",
+    "under",
+]
 Say = Callable[[str], None]
 
 SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://(.*)", re.DOTALL | re.IGNORECASE)

@@ -20,7 +20,7 @@ from jaxvl.core import processes
 from jaxvl.core.errors import InputError
 from jaxvl.core.files import write_bytes
 from jaxvl.core.storage.disk import Disk, Say, Stored, crc
-from jaxvl.core.storage.errors import as_os_errors, reason
+from jaxvl.core.storage.errors import as_os_errors, patiently, reached, reason
 from jaxvl.core.storage.spool import HERE_ONLY, Spool
 
 THERE_ONLY = ("checkpoints", "integrity", "damaged", "previous", "run.lock")
@@ -122,7 +122,7 @@ class Bucket(Disk):
             raise
         ended.set()
         thread.join()
-        self.publish()
+        patiently(self.publish, say)
 
     def shown(self, text: str) -> str:
         """`text` with the bucket in the place of the spool, but where this machine's disk is at fault."""
@@ -220,8 +220,8 @@ class Bucket(Disk):
             return self._fs.exists(f"{self.url}/{name}")
 
     def read(self, name: str) -> bytes:
-        """An object's content."""
-        with as_os_errors():
+        """An object's content. Raises OSError, or Unavailable."""
+        with reached(f"{self.url}/{name}"):
             return self._fs.cat_file(f"{self.url}/{name}")
 
     def write(self, name: str, content: bytes) -> None:
@@ -268,7 +268,7 @@ class Bucket(Disk):
     def _listed(self, name: str) -> dict[str, dict[str, Any]]:
         """The objects of this name, or in such a folder, by their path from the workdir."""
         root = self.url.removeprefix("gs://")
-        with as_os_errors():
+        with reached(f"{self.url}/{name}"):
             found = self._fs.find(f"{root}/{name}".rstrip("/"), detail=True)
         return {n.removeprefix(f"{root}/"): row for n, row in found.items() if not n.endswith("/")}
 
@@ -287,7 +287,7 @@ class Bucket(Disk):
 def _told(where: str, done: str) -> Iterator[None]:
     """A bucket that does not answer as it should, as one line."""
     try:
-        with as_os_errors():
+        with reached(where, done):
             yield
     except OSError as error:
         gone = done == "written" and isinstance(error, FileNotFoundError) and error.filename is None  # needs no folder
