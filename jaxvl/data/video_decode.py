@@ -116,22 +116,32 @@ def plain_decode(container, stream, left_out: list[int] | None = None) -> Iterat
     """
     wait = stream.codec_context.name in MAKE_UP
     key_seen, shown, first = False, False, True
-    for packet in container.demux(stream):
-        key_seen = key_seen or packet.is_keyframe
-        shown, first = shown or (first and key_seen), False
-        packet.is_corrupt = False  # of MPEG-TS: a gap in the packets' count, as where two streams were joined
-        try:
-            frames = packet.decode()
-        except av.error.InvalidDataError:
-            if key_seen:
-                raise
-            frames = []
-        for frame in frames:
-            shown = shown or not wait or frame.key_frame
-            if shown:
-                yield frame
-        if not key_seen and packet.size and left_out is not None:
-            left_out[0] += 1
+    with _demuxed(container, stream) as packets:
+        for packet in packets:
+            key_seen = key_seen or packet.is_keyframe
+            shown, first = shown or (first and key_seen), False
+            packet.is_corrupt = False  # of MPEG-TS: a gap in the packets' count, as where two streams were joined
+            try:
+                frames = packet.decode()
+            except av.error.InvalidDataError:
+                if key_seen:
+                    raise
+                frames = []
+            for frame in frames:
+                shown = shown or not wait or frame.key_frame
+                if shown:
+                    yield frame
+            if not key_seen and packet.size and left_out is not None:
+                left_out[0] += 1
+
+
+def _demuxed(container, stream) -> contextlib.closing:
+    """The packets of the stream, for a `with` around whoever may stop before the last one.
+
+    Closed, not dropped: PyAV's wheels are built for Python's limited API, where a Cython generator that is dropped
+    never runs its `finally` (github.com/cython/cython/issues/6405); `demux` would keep its packet for good.
+    """
+    return contextlib.closing(container.demux(stream))
 
 
 def visit(
@@ -204,19 +214,20 @@ def _stamped(container, stream, keys: frozenset[int] | None, targets: frozenset[
     """`(stamp, frame)`. keys: after a seek, where it may have landed. targets: the stamps that are needed, where
     other unreferenced frames may be left out. Raises _Astray."""
     codec, first_packet, first_frame = stream.codec_context, keys is not None, keys is not None
-    for packet in container.demux(stream):
-        if packet.size:
-            if first_packet and not (packet.is_keyframe and packet.pts in keys):
-                raise _Astray
-            first_packet = False
-            if targets is not None:
-                codec.skip_frame = "DEFAULT" if packet.pts in targets else "NONREF"
-        for frame in packet.decode():
-            if first_frame and not frame.key_frame:
-                raise _Astray
-            first_frame = False
-            if frame.pts is not None:
-                yield frame.pts, frame
+    with _demuxed(container, stream) as packets:
+        for packet in packets:
+            if packet.size:
+                if first_packet and not (packet.is_keyframe and packet.pts in keys):
+                    raise _Astray
+                first_packet = False
+                if targets is not None:
+                    codec.skip_frame = "DEFAULT" if packet.pts in targets else "NONREF"
+            for frame in packet.decode():
+                if first_frame and not frame.key_frame:
+                    raise _Astray
+                first_frame = False
+                if frame.pts is not None:
+                    yield frame.pts, frame
 
 
 def picture(frame, reformatter: VideoReformatter, short_side: int | None, crop: int | None) -> np.ndarray:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 from jaxvl.core.errors import BadMedia, InputError
+from jaxvl.data import video_decode
 from jaxvl.data.images import crop_offsets, short_side_size
 from jaxvl.data.sampling import multi_segment, uniform
 from jaxvl.data.video import index_video, load_clip, pts_at, read_frames
@@ -35,6 +37,57 @@ def test_any_pick_equals_sequential_decode(media, name, seed):
     got = read_frames(path, index.pts[picks], index)
     np.testing.assert_array_equal(got, every[picks])
     assert mf.counters(got) == picks.tolist()
+
+
+class Demuxer:
+    """Packets that say whether they were closed; being dropped does nothing, as with PyAV's own in its wheels."""
+
+    def __init__(self, packets):
+        self.packets, self.ended = packets, False
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        try:
+            return next(self.packets)
+        except StopIteration:
+            self.ended = True
+            raise
+
+    def close(self):
+        self.packets.close()
+        self.ended = True
+
+
+class Watched:
+    """A container that remembers its demuxers."""
+
+    def __init__(self, container, demuxers):
+        self.container, self.demuxers = container, demuxers
+
+    def __getattr__(self, name):
+        return getattr(self.container, name)
+
+    def demux(self, *streams):
+        self.demuxers.append(Demuxer(self.container.demux(*streams)))
+        return self.demuxers[-1]
+
+
+@pytest.mark.parametrize(("name", "picks", "demuxers"), [("good", [1, 12, 22], 3), ("vfr", [0], 1), ("avi", [0, 3], 1)])
+def test_no_demuxer_is_left_open(media, name, picks, demuxers, monkeypatch):
+    """A generator of PyAV's wheels that is dropped keeps its packet for good: a long run would grow."""
+    path = getattr(media, name)
+    index, found, opened = index_video(path), [], video_decode.opened
+
+    @contextlib.contextmanager
+    def watched(media):
+        with opened(media) as (container, stream):
+            yield Watched(container, found), stream
+
+    monkeypatch.setattr(video_decode, "opened", watched)
+    assert mf.counters(read_frames(path, index.pts[picks], index)) == picks
+    assert [demuxer.ended for demuxer in found] == [True] * demuxers
 
 
 def test_index_of_constant_rate(media):
