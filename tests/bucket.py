@@ -183,6 +183,8 @@ class Handler(BaseHTTPRequestHandler):
         kind = asked.get("uploadType")
         if kind == "resumable":
             name, number = asked.get("name") or json.loads(body)["name"], str(len(store.sessions))
+            if store.refuse(name):
+                return self._fail(503, "refused")
             store.sessions[number] = (name, bytearray())
             where = (
                 f"http://{self.headers['Host']}/upload/storage/v1/b/{NAME}/o?uploadType=resumable&upload_id={number}"

@@ -176,6 +176,16 @@ def test_a_bucket_that_is_away_at_a_checkpoint_costs_a_line(objects, whole, monk
     assert "away/integrity/6.crc32c.json" in objects.names()
 
 
+def test_a_bucket_that_is_away_while_orbax_writes_ends_the_run_for_a_supervisor(objects, monkeypatch):
+    place = f"{AT}/orbax"
+    monkeypatch.setattr("gcsfs.retry.is_retriable", lambda error: False)
+    monkeypatch.setattr(objects, "refuse", lambda name: name.startswith("orbax/") and name.endswith("success.txt"))
+    with pytest.raises(Unavailable, match=rf"^checkpoint 2: cannot be written to {place}/checkpoints .*refused"):
+        run_toy(place)
+    monkeypatch.setattr(objects, "refuse", lambda name: False)
+    assert run_toy(place).step == 6
+
+
 def test_a_bucket_that_is_away_at_a_start_is_no_damage(objects, monkeypatch):
     """What cannot be read for now stays where it is, and is not replaced by the checkpoint before."""
     place, said = f"{AT}/start", []
