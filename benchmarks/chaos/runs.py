@@ -101,15 +101,15 @@ class Run:
                     subprocess.Popen(call, cwd=ROOT, env=env, stdout=log, stderr=log, start_new_session=True)
                 )
 
-    def wait_for(self, step: int) -> bool:
-        """Until that step is logged; False where the run ended first."""
+    def wait_for(self, step: int, pause: float = 0.03) -> bool:
+        """Until that step is logged, looked for every `pause` seconds; False where the run ended first."""
         end = time.monotonic() + HANG
         while time.monotonic() < end:
             if self.last_step() >= step:
                 return True
             if any(child.poll() is not None for child in self.children):
                 return False
-            time.sleep(0.03)
+            time.sleep(pause)
         raise TimeoutError(f"{self.workdir}: no step {step} within {HANG} s")
 
     def send(self, number: signal.Signals, which: int = 0) -> None:
