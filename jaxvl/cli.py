@@ -20,7 +20,7 @@ import io
 import threading
 from collections.abc import Sequence
 
-from jaxvl.arguments import Parser, pattern, place, positive, real, whole, word, workdir
+from jaxvl.arguments import Parser, pattern, place, positive, whole, word, workdir
 from jaxvl.core.errors import BadMedia, InputError
 from jaxvl.core.files import mend, printable
 from jaxvl.interrupts import Interrupts, leave
@@ -241,8 +241,8 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     p.add_argument("--code", action="store_true", help="generate machine code, too: its size, in minutes")
     p.add_argument(
-        "--effort", type=real(-1, 1), default=0.0, metavar="X",
-        help="of the TPU compiler, -1 to 1: -1 takes half of the time and says more memory; default: 0, as a run",
+        "--effort", choices=("O0", "O1", "O2", "O3"), metavar="LEVEL",
+        help="of the compiler, O0 to O3: O1 takes less time than O2 and says far more memory; default: as a run",
     )  # fmt: skip
     p.add_argument("--hbm", type=positive, metavar="GIB", help="memory of a device, in place of the chip's")
     p.add_argument(

@@ -11,6 +11,7 @@ import pytest
 from jaxvl import cli
 from jaxvl.core import chips, costs, hlo, session
 from jaxvl.core import config as configs
+from jaxvl.core.errors import InputError
 from jaxvl.verbs import aot
 from tests import toys
 
@@ -153,9 +154,9 @@ def test_only_want_of_memory_is_an_answer():
         def compile(self, options):
             raise jax.errors.JaxRuntimeError(self.text)
 
-    assert aot._compile(Lowered(OOM), 0.0)[:2] == (None, OOM)
+    assert aot._compile(Lowered(OOM), aot.DEFAULT)[:2] == (None, OOM)
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
-        aot._compile(Lowered("INTERNAL: a bug"), 0.0)
+        aot._compile(Lowered("INTERNAL: a bug"), aot.DEFAULT)
 
 
 def test_a_program_in_a_process_of_its_own_has_the_same_figures(monkeypatch):
@@ -165,21 +166,42 @@ def test_a_program_in_a_process_of_its_own_has_the_same_figures(monkeypatch):
     compiled = session.compile_method(config, devices=here.devices())
     (job,) = aot._jobs(compiled, ["lift"])
     inside, apart = (
-        aot._figures(config, here, compiled, job, aot.Settings(code, 0.0, 2**40, "")) for code in (True, False)
+        aot._figures(config, here, compiled, job, aot.Settings(code, aot.DEFAULT, 2**40, "")) for code in (True, False)
     )
     for figures in (inside, apart):
         del figures["seconds"], figures["compiler"]
     assert apart == json.loads(json.dumps(inside))
     monkeypatch.setattr(aot.sys, "executable", "false")
     with pytest.raises(RuntimeError, match="process that compiles objective lift ended with code 1: it said nothing"):
-        aot._figures(config, here, compiled, job, aot.Settings(False, 0.0, 2**40, ""))
+        aot._figures(config, here, compiled, job, aot.Settings(False, aot.DEFAULT, 2**40, ""))
 
 
-def test_the_effort_is_told(run):
-    words = ("--topology", "cpu:2", "--objective", "predict", "--effort", "-0.5")
+@pytest.fixture
+def level_of_runs():
+    yield lambda level: jax.config.update("jax_optimization_level", level)
+    jax.config.update("jax_optimization_level", "UNKNOWN")
+
+
+@pytest.mark.parametrize(
+    ("given", "level", "told"), [([], "UNKNOWN", "default"), ([], "O1", "O1"), (["O3"], "O1", "O3")]
+)
+def test_the_effort_is_told(run, level_of_runs, given, level, told):
+    level_of_runs(level)
+    words = ("--topology", "cpu:2", "--objective", "predict", *(f"--effort={word}" for word in given))
     (predict,) = json.loads(run(*words, "--json")[1])["programs"]
-    assert predict["compiler"] == {"effort": -0.5, "code": True}
-    assert "; effort -0.5, with machine code\n" in run(*words)[1]
+    assert predict["compiler"] == {"effort": told, "code": True}
+    assert f"; effort {told}, with machine code\n" in run(*words)[1]
+
+
+def test_the_compiler_is_asked_for_the_effort():
+    class Lowered:
+        def compile(self, options):
+            return options
+
+    assert aot._compile(Lowered(), aot.DEFAULT)[0] == {}
+    assert aot._compile(Lowered(), "O1")[0] == {"optimization_level": 19}
+    with pytest.raises(InputError, match=r"^effort 'high': there are O0, O1, O2, O3$"):
+        aot.aot(config_of("posegu/mocap:seeds"), "cpu:1", effort="high")
 
 
 def test_predict_alone_has_no_second_size(run):
@@ -213,7 +235,7 @@ def test_what_is_computed_again_shows_in_the_ratio(run):
         (("--topology", "cpu:2", "--mesh", "date=1"), "--config.mesh.date: no such field; did you mean mesh.data"),
         (("--topology", "cpu:2", "--also", "v5x"), "--also v5x: 'v5x' is no chip; did you mean v5"),
         (("--topology", "cpu:2", "--mesh", "data"), "--mesh data: needs sizes of axes, as in data=-1,fsdp=4"),
-        (("--topology", "cpu:2", "--effort", "2"), "argument --effort: needs a number from -1 to 1, got '2'"),
+        (("--topology", "cpu:2", "--effort", "2"), "argument --effort: '2' is unknown, did you mean O2?"),
     ],
 )  # fmt: skip
 def test_wrong_words_are_one_line(run, words, line):

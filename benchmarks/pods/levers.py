@@ -188,7 +188,9 @@ def compiled_here(lever: Lever, way: str, folder: Path) -> dict[str, Any]:
         config = configs.load(ROOT / "configs" / lever.config, chosen)
         config = configs.with_length(config, configs.NOMINAL_EPOCH)
         name = next(iter(session.build_method(config).objectives))
-        settings = aot.Settings(code=False, effort=0.0, limit=chips.parse(TOPOLOGY).chip.usable * 2**30, whose="")
+        settings = aot.Settings(
+            code=False, effort=aot.DEFAULT, limit=chips.parse(TOPOLOGY).chip.usable * 2**30, whose=""
+        )
         return aot.alone(config, TOPOLOGY, f"objective {name}", settings, folder)
 
 

@@ -30,6 +30,9 @@ CODE = 0.75 * 2**30
 """Bytes kept for machine code where none is generated."""
 TRIALS = 8
 PREDICT = "predict"
+DEFAULT = "default"
+EFFORTS = {"O0": 9, "O1": 19, "O2": 29, "O3": 39}
+"""XLA's effort levels, and their numbers in its options (openxla.org/xla/effort_levels)."""
 Say = Callable[[str], None]
 
 
@@ -51,11 +54,11 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """code: whether machine code is generated. effort: of the TPU compiler, 0 as in a run. limit: bytes that a device
-    has for a program, and `whose` they are."""
+    """code: whether machine code is generated. effort: of the compiler, a key of `EFFORTS`, or "default". limit: bytes
+    that a device has for a program, and `whose` they are."""
 
     code: bool
-    effort: float
+    effort: str
     limit: float
     whose: str
 
@@ -67,7 +70,7 @@ def aot(
     objectives: Sequence[str] = (),
     also: str = "next",
     code: bool = False,
-    effort: float = 0.0,
+    effort: str | None = None,
     hbm: float | None = None,
     trials: int = TRIALS,
     say: Say = lambda line: None,
@@ -76,9 +79,9 @@ def aot(
 
     objectives: names, and `predict`; empty: all. also: a second topology, where the same objectives are compiled with
     as many rows a device; `next`: with at least four times the chips; `none`. code: have the TPU compiler generate
-    code, too: minutes, for its size and for XLA's own analysis of bytes. effort: of the TPU compiler, -1 to 1; a run
-    compiles with 0. hbm: GiB of a device, in place of the chip's. trials: how many changes are compiled at most where
-    something does not fit. Raises InputError.
+    code, too: minutes, for its size and for XLA's own analysis of bytes. effort: of the compiler, a key of `EFFORTS`;
+    None: as a run, by `JAX_OPTIMIZATION_LEVEL` where that is set. hbm: GiB of a device, in place of the chip's.
+    trials: how many changes are compiled at most where something does not fit. Raises InputError.
     """
     here = chips.parse(topology)
     other = _second(here, also)
@@ -86,7 +89,7 @@ def aot(
         other.devices()  # first, as a process makes its simulated devices once
     devices = here.devices()
     config = configs.with_length(config, configs.NOMINAL_EPOCH)
-    settings = _settings(here, code, effort, hbm)
+    settings = _settings(here, code, _effort(effort), hbm)
     compiled = session.compile_method(config, devices=devices)
     jobs = list(_jobs(compiled, objectives))
     state = costs.of_state(compiled.target)
@@ -125,7 +128,14 @@ def _second(here: Topology, also: str) -> Topology | None:
     return other
 
 
-def _settings(here: Topology, code: bool, effort: float, hbm: float | None) -> Settings:
+def _effort(asked: str | None) -> str:
+    if asked is not None and asked not in EFFORTS:
+        raise InputError(f"effort {asked!r}: there are {', '.join(EFFORTS)}")
+    level = asked or jax.config.jax_optimization_level
+    return level if level in EFFORTS else DEFAULT
+
+
+def _settings(here: Topology, code: bool, effort: str, hbm: float | None) -> Settings:
     code = code or here.chip is None
     if hbm is not None:
         return Settings(code, effort, hbm * 2**30, "given by --hbm")
@@ -278,9 +288,9 @@ def _resident(held: Mapping[str, int], batch: int, state: int) -> int:
     return max(0, state - max(0, held["arguments"] - batch))
 
 
-def _compile(lowered: Any, effort: float, folder: Path | None = None) -> tuple[Any, str, dict[str, float]]:
+def _compile(lowered: Any, effort: str, folder: Path | None = None) -> tuple[Any, str, dict[str, float]]:
     """`(executable or None, what the compiler said, seconds)`. Only want of memory is an answer; other errors pass."""
-    options = {"exec_time_optimization_effort": effort} if effort else {}
+    options = {} if effort == DEFAULT else {"optimization_level": EFFORTS[effort]}
     begin, cpu = time.monotonic(), time.process_time()
     found, said = None, ""
     try:

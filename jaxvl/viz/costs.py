@@ -56,7 +56,7 @@ def _program(p: Mapping[str, Any]) -> Iterator[str]:
     seconds = p["seconds"]
     spent = (
         f"  compiled   in {seconds['compile']:.0f} s ({seconds['compile_cpu']:.0f} s of CPU); traced in "
-        f"{seconds['trace']:.0f} s, lowered in {seconds['lower']:.0f} s; effort {p['compiler']['effort']:g}, "
+        f"{seconds['trace']:.0f} s, lowered in {seconds['lower']:.0f} s; effort {p['compiler']['effort']}, "
         f"{'with' if p['compiler']['code'] else 'without'} machine code"
     )
     if "error" in p:

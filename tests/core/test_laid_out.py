@@ -55,9 +55,9 @@ def compiler():
 
 
 def test_code_is_not_waited_for(compiler, tmp_path):
-    found = lay_out(compiler, {"exec_time_optimization_effort": -1.0}, tmp_path)
+    found = lay_out(compiler, {"optimization_level": 19}, tmp_path)
     assert found == LaidOut("HloModule f", WANTED)
-    assert compiler.asked["exec_time_optimization_effort"] == -1.0
+    assert compiler.asked["optimization_level"] == 19
     held = 12288 + 5632 - 4096 + 65536
     assert costs.of_memory(found) == {
         "arguments": 12288, "outputs": 5632, "aliased": 4096, "temporaries": 65536,
