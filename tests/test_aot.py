@@ -171,6 +171,9 @@ def test_a_program_in_a_process_of_its_own_has_the_same_figures(monkeypatch):
     for figures in (inside, apart):
         del figures["seconds"], figures["compiler"]
     assert apart == json.loads(json.dumps(inside))
+    assert aot.lowered(config, "cpu:1", ["lift"]) == {"objective lift": apart["lowered"]}
+    other = config_of("posegu/mocap:seeds", "model.dropout=0.1")
+    assert aot.lowered(other, "cpu:1", ["lift"]) != aot.lowered(config, "cpu:1", ["lift"])
     monkeypatch.setattr(aot.sys, "executable", "false")
     with pytest.raises(RuntimeError, match="process that compiles objective lift ended with code 1: it said nothing"):
         aot._figures(config, here, compiled, job, aot.Settings(False, aot.DEFAULT, 2**40, ""))

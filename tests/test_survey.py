@@ -169,3 +169,35 @@ def test_the_code_is_that_of_the_method_and_of_what_all_share(tmp_path, monkeypa
             changes.append(name)
         (tmp_path / name).write_text("old")
     assert changes == ["core/step.py", "nn/clip.py", "ops/masking.py", "methods/a/model.py"]
+
+
+def test_what_other_code_leaves_as_it_was_is_not_compiled_anew(tmp_path, monkeypatch):
+    now, program = survey.code_of("drdr"), PROGRAM._replace(name="drdr/toy:row")
+    monkeypatch.setattr(survey.configs, "load", lambda name, overrides: name)
+    asked = []
+
+    def lowered(config, topology, objectives):
+        asked.append((config, topology, objectives))
+        return {"objective adapt": "same", "predict of test": "same"}
+
+    monkeypatch.setattr(survey.aot, "lowered", lowered)
+    kept = {
+        ("v5e:1x1", ""): {"code": now, "programs": [("objective adapt", None), ("predict of test", None)]},
+        ("v5e:2x2", ""): {"code": "old", "programs": [("objective adapt", "same"), ("predict of test", "same")]},
+        ("v5e:2x4", ""): {"code": "old", "programs": [("objective adapt", "same"), ("predict of test", "other")]},
+        ("v5e:4x4", ""): {"code": "old", "refused": "a line"},
+        ("v5e:4x8", ""): {"programs": [("objective adapt", None)]},  # before there was the hash
+        ("v5e:2x4", ".updates"): {"code": "old", "programs": [("objective adapt", "same")]},
+    }
+    for (topology, kind), found in kept.items():
+        if "programs" in found:
+            found["programs"] = [{"name": name, **({"lowered": x} if x else {})} for name, x in found["programs"]]
+        keep(tmp_path, topology, found, program.key + kind)
+    survey.renew(tmp_path, [program])
+    left = {path.name.split(".")[1]: json.loads(path.read_text()) for path in tmp_path.iterdir()}
+    assert {name: report["code"] for name, report in left.items()} == {"v5e_1x1": now, "v5e_2x2": now}
+    assert {p["lowered"] for report in left.values() for p in report["programs"]} == {"same"}
+    slices = ("v5e:1x1", "v5e:2x2", "v5e:2x4")
+    assert asked == [*((program.name, t, ()) for t in slices), (program.name, "v5e:2x4", ("adapt",))]
+    survey.renew(tmp_path, [program])
+    assert len(asked) == 4  # all are of today's code, and known

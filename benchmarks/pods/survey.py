@@ -1,11 +1,12 @@
 """Every published config on the smallest v5e slice that holds it, and three configs from 4 to 128 chips.
 
-    python -m benchmarks.pods.survey --root DIR [--only METHOD] [--rows N] [--jobs N] [--table]
+    python -m benchmarks.pods.survey --root DIR [--only METHOD] [--rows N] [--jobs N] [--table] [--renew]
 
 A program takes half a minute to four, so each is kept as a JSON in DIR and never made again: the command goes on where
 it ended. What docs/results/pods.json holds is not made again, either, unless --anew. Configs that differ in their data
 alone are one program, and one row. --table only writes docs/results/pods.{json,md} of what is there, and says which
-programs were compiled from other code than today's. Needs the extra `aot`.
+programs were compiled from other code than today's; --renew traces those again, and compiles anew what is another
+program now. Needs the extra `aot`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from benchmarks import results
 from jaxvl.core import chips, config_files, costs, session
 from jaxvl.core import config as configs
 from jaxvl.core.memory import gib
+from jaxvl.verbs import aot
 
 NAME = "pods"
 ONE = "v5e:1x1"
@@ -181,17 +183,60 @@ def _of_limit(report: Mapping[str, Any], topology: str) -> float:
 
 def of_sizes(root: Path, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """The updates of a config on each of SIZES, with as many rows a chip as the published batch has on four."""
-    config = configs.load(name)
     key, objectives, _ = _what_is_compiled(name)
     for topology in SIZES:
-        times = chips.parse(topology).chips // chips.parse(SIZES[0]).chips
-        if times == 1:
+        if topology == SIZES[0]:
             yield topology, compiled(root, key, name, topology)
             continue
         words = [w for objective in objectives for w in ("--objective", objective)]
-        sizes = {k: v for k, v in config.data.items() if k.endswith("batch_size") and isinstance(v, int)}
-        words += [f"--config.data.{k}={v * times}" for k, v in sizes.items()]
+        words += [f"--config.{override}" for override in _rows(name, topology)]
         yield topology, compiled(root, _scaled(name), name, topology, tuple(words))
+
+
+def _rows(name: str, topology: str) -> list[str]:
+    """Overrides of a config: as many rows a chip as the published batch has on the first of SIZES."""
+    times = chips.parse(topology).chips // chips.parse(SIZES[0]).chips
+    sizes = {k: v for k, v in configs.load(name).data.items() if k.endswith("batch_size") and isinstance(v, int)}
+    return [f"data.{k}={v * times}" for k, v in sizes.items()]
+
+
+def renew(root: Path, found: Sequence[Program]) -> None:
+    """Takes away what was compiled of other code than today's, if that is another program or nobody knows."""
+    asked = [
+        (_file(root, key, topology), program.name, topology, objectives, ())
+        for program in found
+        for key, objectives in ((program.key, ()), (f"{program.key}.updates", program.objectives))
+        for topology in (ONE, *SLICES)
+    ]
+    for program in found:
+        if program.name in SCALED:
+            file = functools.partial(_file, root, _scaled(program.name))
+            asked += [(file(t), program.name, t, program.objectives, _rows(program.name, t)) for t in SIZES[1:]]
+    for path, name, topology, objectives, overrides in asked:
+        if path.is_file():
+            _renew(path, name, topology, objectives, overrides)
+
+
+def _renew(path: Path, name: str, topology: str, objectives: Sequence[str], overrides: Sequence[str]) -> None:
+    """A report of today's code is given the hashes of its programs, where it was made before there were any."""
+    report, today = json.loads(path.read_text()), code_of(_method(name))
+    was = {p["name"]: p.get("lowered") for p in report.get("programs", ())}
+    hashed = bool(was) and all(was.values())
+    if report.get("code") == today and (hashed or not was):
+        return
+    if report.get("code") != today and not hashed:
+        print(f"{name} on {topology}: of unknown programs, to be compiled anew", flush=True)
+        path.unlink()
+        return
+    now = aot.lowered(configs.load(name, overrides), topology, objectives)
+    if hashed and was != now:
+        print(f"{name} on {topology}: another program, to be compiled anew", flush=True)
+        path.unlink()
+        return
+    print(f"{name} on {topology}: {'the same program' if hashed else 'its hash is kept'}", flush=True)
+    for p in report["programs"]:
+        p["lowered"] = now[p["name"]]
+    path.write_text(json.dumps({**report, "code": today}))
 
 
 def _scaled(name: str) -> str:
@@ -199,7 +244,7 @@ def _scaled(name: str) -> str:
 
 
 READ = ("topology", "limit", "state", "fits", "line", "code")
-READ_OF_PROGRAM = ("name", "needed", "fits", "memory", "flops", "bytes", "roofline", "seconds")
+READ_OF_PROGRAM = ("name", "lowered", "needed", "fits", "memory", "flops", "bytes", "roofline", "seconds")
 """What `row` and the slices read of a report and of its programs."""
 COLUMNS = (
     *("config", "as many more", "smallest slice", "compiled for", "program", "GiB a device", "of it temporaries"),
@@ -393,11 +438,14 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10**6, help="so many programs at most")
     parser.add_argument("--jobs", type=int, default=1, help="so many at a time")
     parser.add_argument("--anew", action="store_true", help="compile what the results file holds, too")
+    parser.add_argument("--renew", action="store_true", help="compile what other code made another program of, too")
     parser.add_argument("--table", action="store_true", help="compile nothing")
     args = parser.parse_args()
     found = programs(args.only)
     if not args.anew:
         restore(args.root)
+    if args.renew:
+        renew(args.root, found)
     if not args.table:
         leads = {_file_of(p): p for p in found if p.leads}
         _compile(args.root, list(leads.values())[: args.rows], args.jobs, leads)

@@ -7,6 +7,7 @@ each program is compiled in a process of its own, which ends before machine code
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import subprocess
@@ -115,6 +116,21 @@ def aot(
     report["trials"] = list(_trials(config, here, failing, settings, trials, say)) if failing else []
     report["line"] = _last_line(report)
     return report
+
+
+def lowered(config: ConfigDict, topology: str, objectives: Sequence[str] = ()) -> dict[str, str]:
+    """Name -> the `lowered` that `aot` gives with its figures: a hash of what the compiler is given.
+
+    Where it is the same for other code, so are the figures, and nothing has to be compiled. objectives: as for `aot`.
+    Raises InputError.
+    """
+    config = configs.with_length(config, configs.NOMINAL_EPOCH)
+    jobs = _jobs(session.compile_method(config, devices=chips.parse(topology).devices()), objectives)
+    return {job.name: _digest(job.program.trace(job.first, job.batch).lower().as_text()) for job in jobs}
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _second(here: Topology, also: str) -> Topology | None:
@@ -261,6 +277,7 @@ def _measured(
         "name": job.name,
         "batch": {s: {k: f"{x.dtype}{list(x.shape)}" for k, x in fields.items()} for s, fields in job.batch.items()},
         "batch_bytes": costs.of_batch(job.batch, compiled.mesh),
+        "lowered": _digest(lowered.as_text()),
         "seconds": {**seconds, **spent},
         "compiler": {"effort": settings.effort, "code": settings.code},
     }
