@@ -32,6 +32,7 @@ from jaxvl.methods.mist import recipe
 
 def get_config():
     c = recipe.base()
+    c.mesh.data = 1
     c.train.update({"steps": 2, "log_every": 1, "checkpoint_every": 2})
     c.optim.main = configs.optimizer(name="adam", lr=1e-3)
     c.model.update({"feature_dim": 64, "query_dim": 64, "d_model": 16, "heads": 2, "ff_dim": 16, "blocks": 1})

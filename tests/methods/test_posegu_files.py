@@ -23,8 +23,8 @@ from tests.data.readers import pose_files
 from tests.methods.verbs import predicted
 
 SMALL = (
-    "model.width=8", "model.gen.pool_size=128", "train.steps=2", "train.checkpoint_every=2", "train.log_every=1",
-    "data.batch_size=32", "data.eval_batch_size=64", "mesh.data=1",
+    "model.width=8", "model.stages=1", "model.gen.pool_size=128", "train.steps=2",
+    "train.checkpoint_every=2", "train.log_every=1", "data.batch_size=32", "data.eval_batch_size=64", "mesh.data=1",
 )  # fmt: skip
 SEEN = np.stack([see(pose, np.random.default_rng(i))[0] for i, pose in enumerate(pose_files.motion("walk", 3))])
 
