@@ -36,6 +36,7 @@ def compiles(monkeypatch):
         asked = []
 
         def compiled(root, key, name, topology, words=()):
+            survey._file(root, key, topology).touch()
             if (topology, *words) not in asked:  # else it is read from its file
                 asked.append((topology, *words))
             if topology in refused and not words:
@@ -75,6 +76,15 @@ def test_an_evaluation_that_cannot_be_spread_leaves_the_updates(tmp_path, compil
     asked = compiles(1, 80, refused=("v5e:2x4",))
     assert survey.smallest(tmp_path, PROGRAM)["fits"]
     assert asked[1:3] == [("v5e:2x4",), ("v5e:2x4", "--objective", "adapt")]
+
+
+def test_what_needs_most_is_tried_first_on_a_smaller_slice(tmp_path, compiles):
+    asked = compiles(1, 120)  # 16 of 15 GiB on eight chips
+    assert survey.smallest(tmp_path, PROGRAM, start="v5e:4x4")["topology"]["name"] == "v5e:4x4"
+    assert asked == [("v5e:4x4",), ("v5e:2x4", "--objective", "adapt")]
+    asked = compiles(1, 100)  # 13.5 of them: all is compiled at once
+    assert survey.smallest(tmp_path, PROGRAM._replace(key="drdr-1"), start="v5e:4x4")["topology"]["name"] == "v5e:2x4"
+    assert asked == [("v5e:4x4",), ("v5e:2x4",)]
 
 
 def test_what_another_slice_would_hold():

@@ -158,6 +158,8 @@ def smallest(root: Path, program: Program, one: bool = False, start: str = FIRST
                 break
             found = larger
     while found.get("fits") and at and _of_limit(found, SLICES[at - 1]) < UNSURE:
+        if not _holds_worst(root, program, found, SLICES[at - 1]):
+            break
         below = of_program(root, program, SLICES[at - 1])
         if not below.get("fits"):
             break
@@ -168,6 +170,17 @@ def smallest(root: Path, program: Program, one: bool = False, start: str = FIRST
             single = of_program(root, program, ONE)
             return single if single.get("fits") else found
     return found
+
+
+def _holds_worst(root: Path, program: Program, report: Mapping[str, Any], topology: str) -> bool:
+    """False where a smaller slice does not hold that one of its programs which needs most. It is compiled alone where
+    the report leaves little hope, and an update needs most."""
+    worst = max(report["programs"], key=lambda p: p["needed"])["name"]
+    hopeful = _of_limit(report, topology) < 1 or not worst.startswith("objective ")
+    if hopeful or _file(root, program.key, topology).is_file():
+        return True
+    words = ("--objective", worst.removeprefix("objective "))
+    return bool(compiled(root, f"{program.key}.worst", program.name, topology, words).get("fits"))
 
 
 def _of_limit(report: Mapping[str, Any], topology: str) -> float:
