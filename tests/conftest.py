@@ -69,11 +69,6 @@ def pytest_configure(config):
         config.option.loadscopereorder = False  # xdist hands files out in the order that follows
 
 
-def pytest_xdist_auto_num_workers(config):
-    """What `-n auto` is: one more than there are cores, as tests that start processes and end them often wait."""
-    return (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1) + 1
-
-
 def in_order(items):
     """The tests with the files of `LONGEST` first, then those of many tests; in a file as they are."""
     files = [item.location[0].removeprefix("tests/").removesuffix(".py") for item in items]

@@ -109,7 +109,7 @@ class Checkpoints:
         )
         try:
             with storage.reached(self.root):
-                return make()
+                return _listed(make)
         except OSError as error:
             raise cannot_write(self.root, error) from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -133,7 +133,7 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """Complete steps on disk, ascending. As process 0 sees them; the others hear it, here and below."""
         with storage.reached(self.root):
-            return processes.decide(lambda: sorted(self._manager.all_steps(read=True)))
+            return processes.decide(lambda: sorted(_listed(lambda: self._manager.all_steps(read=True))))
 
     def best_step(self) -> int | None:
         """The step with the best `best_metric`, if any was saved with it."""
@@ -416,6 +416,15 @@ def _look_up_each_folder_once() -> None:
 
     named.once = kept  # type: ignore[attr-defined]
     tensorstore_utils._build_ocdbt_kvstore_tspec = named
+
+
+def _listed(look: Callable[[], Any]) -> Any:
+    """`look()`, which lists a folder. Remains of a killed save are cleared away in the background, and in a bucket the
+    folder is gone with the last of them: where that happens in the middle of it, a second look says so."""
+    try:
+        return look()
+    except FileNotFoundError:
+        return look()
 
 
 def _hush_orbax() -> None:

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from orbax.checkpoint._src.path import step as step_lib
 
 import jaxvl
 from jaxvl import cli
 from jaxvl.core import lease, storage
+from jaxvl.core.checkpoint import Checkpoints
 from jaxvl.core.errors import InputError, Unavailable
 from jaxvl.core.files import cannot_write
 from jaxvl.core.storage import bucket as buckets
@@ -184,6 +186,27 @@ def test_a_bucket_that_is_away_while_orbax_writes_ends_the_run_for_a_supervisor(
         run_toy(place)
     monkeypatch.setattr(objects, "refuse", lambda name: False)
     assert run_toy(place).step == 6
+
+
+def test_remains_that_vanish_while_they_are_listed_are_no_checkpoint(objects, monkeypatch):
+    """Orbax clears them away in the background, and the folder with the last of them."""
+    folder, listed = "vanishing/checkpoints/", step_lib._StandardNameFormat._glob_step_paths
+    looks = []
+
+    def late(self, base_path):
+        looks.append(objects.names(folder))
+        for name in looks[-1]:
+            del objects.objects[name]
+        return listed(self, base_path)
+
+    monkeypatch.setattr(step_lib._StandardNameFormat, "_glob_step_paths", late)
+    remains = f"{folder}remains/params/d/0"
+    objects.put(remains, b"half")
+    checkpoints = Checkpoints(f"{AT}/vanishing")
+    objects.put(remains, b"half")
+    assert checkpoints.steps() == []
+    checkpoints.close()
+    assert looks == [[remains], [remains]]
 
 
 def test_a_bucket_that_is_away_at_a_start_is_no_damage(objects, monkeypatch):
