@@ -198,6 +198,7 @@ def test_what_other_code_leaves_as_it_was_is_not_compiled_anew(tmp_path, monkeyp
         ("v5e:4x4", ""): {"code": "old", "refused": "a line"},
         ("v5e:4x8", ""): {"programs": [("objective adapt", None)]},  # before there was the hash
         ("v5e:2x4", ".updates"): {"code": "old", "programs": [("objective adapt", "same")]},
+        ("v5e:4x4", ".worst"): {"code": "old", "programs": [("objective adapt", "same")]},
     }
     for (topology, kind), found in kept.items():
         if "programs" in found:

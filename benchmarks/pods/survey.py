@@ -225,6 +225,9 @@ def renew(root: Path, found: Sequence[Program]) -> None:
         if program.name in SCALED:
             file = functools.partial(_file, root, _scaled(program.name))
             asked += [(file(t), program.name, t, program.objectives, _rows(program.name, t)) for t in SIZES[1:]]
+        for path in root.glob(f"{program.key}.worst.*.json"):  # a trial, which nothing else is read from
+            if json.loads(path.read_text()).get("code") != code_of(_method(program.name)):
+                path.unlink()
     for path, name, topology, objectives, overrides in asked:
         if path.is_file():
             _renew(path, name, topology, objectives, overrides)
