@@ -17,6 +17,8 @@ flags += ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_pa
 if version("jaxlib").startswith("0.10."):  # XLA ends the program on a flag that it does not know
     # one LLVM module a program, not 32, each set up for itself: a fifth less, where every core has a test process
     flags += ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"]
+else:  # one kernel for what is computed from the same arrays: fewer of them, each of which is compiled for itself
+    flags += ["--xla_backend_extra_options=xla_cpu_use_multi_output_fusion"]
 os.environ["XLA_FLAGS"] = " ".join(flags)
 # XLA's CPU client has one thread a device by default; two collectives at once then wait for each other for ever
 os.environ.setdefault("NPROC", "64")
