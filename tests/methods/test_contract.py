@@ -50,9 +50,15 @@ class Bench:
     def initial(self):
         return self.compiled.fresh_state()
 
+    @functools.cached_property
+    def on_host(self):
+        """The initial state as numpy arrays, of which a copy needs no program."""
+        return jax.tree.map(lambda x: x if is_key(x) else np.asarray(x), self.initial)
+
     def fresh(self, shardings=None):
         """A copy that may be donated."""
-        return jax.device_put(jax.tree.map(jnp.copy, self.initial), shardings or self.compiled.shardings)
+        copy = jax.tree.map(lambda x: jnp.copy(x) if is_key(x) else x, self.on_host)
+        return jax.device_put(copy, shardings or self.compiled.shardings)
 
     def put(self, seed, mesh=None, streams=None):
         batch = self.tiny.batch(seed)
@@ -128,13 +134,17 @@ def small_leaves_are_sharded(monkeypatch):
     monkeypatch.setattr(sharding, "FSDP_MIN_SIZE", 64)
 
 
+def is_key(x):
+    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
 def flat(tree):
     return {k: np.asarray(v) for k, v in states.flatten(tree).items()}
 
 
 def assert_same_bits(one, other):
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
-        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+        if is_key(a):
             a, b = jax.random.key_data(a), jax.random.key_data(b)
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
