@@ -38,6 +38,14 @@ def launch(script, *words, env=None, cwd=ROOT):
     )
 
 
+def hasty(folder):
+    """A PATH on which `sleep` waits a moment, whatever it is told: the supervisor's second of grace, after each end."""
+    stub = folder / "sleep"
+    stub.write_text(f"#!/bin/sh\nexec {shutil.which('sleep')} 0.02\n")
+    stub.chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
 def dry(script, *words, env=None):
     done = launch(ROOT / "launch" / script, "--dry-run", *words, env=env)
     assert done.returncode == 0, done.stderr
@@ -345,7 +353,7 @@ def slurm_job(tmp_path):
     begun = []
 
     def start(**env):
-        path = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HERE": str(tmp_path), "ENDS": "", "TOLD": "143"}
+        path = {"PATH": hasty(tmp_path), "HERE": str(tmp_path), "ENDS": "", "TOLD": "143"}
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("JAXVL_", "SLURM_"))}
         words = ["bash", str(ROOT / "launch" / "slurm.sh"), *GIVEN]
         env = {**clean, **path, "SLURM_JOB_ID": "7", **env}
@@ -448,7 +456,7 @@ def child(folder, *codes):
     ],
 )
 def test_supervised(tmp_path, codes, env, starts, code, said):
-    env = {"JAXVL_PAUSE": "0", **env}
+    env = {"JAXVL_PAUSE": "0", "PATH": hasty(tmp_path), **env}
     done = launch(ROOT / "launch" / "supervise.sh", child(tmp_path, *codes), env=env)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (code, f"supervise: {said}")
     assert len((tmp_path / "starts").read_text().splitlines()) == starts

@@ -179,7 +179,7 @@ def fails(workdir: str, kind: str) -> None:
 
 def nobody_answers() -> None:
     """Process 0 of two, of which the other never comes."""
-    processes.START_SECONDS = 3
+    processes.START_SECONDS = 1
     processes.connect(f"127.0.0.1:{free_port()}", 2, 0)
 
 
@@ -188,5 +188,5 @@ def nobody_answers_under_slurm() -> None:
     nodes = {"SLURM_STEP_NODELIST": "localhost", "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_TASKS_PER_NODE": "1(x2)"}
     os.environ.update(nodes, SLURM_JOB_ID="1", SLURM_NTASKS="2", SLURM_PROCID="0", SLURM_LOCALID="0")
     os.environ["JAX_COORDINATOR_PORT"] = str(free_port())
-    processes.START_SECONDS = 3
+    processes.START_SECONDS = 1
     processes.connect(find=True)

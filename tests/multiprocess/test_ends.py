@@ -9,6 +9,13 @@ import pytest
 from tests.multiprocess.launch import Group
 
 
+@pytest.fixture(scope="module", autouse=True)
+def unanswered(tmp_path_factory):
+    """Two runs that nobody joins. They do nothing but wait, so they do it beside the other tests."""
+    runs = ("nobody_answers", "nobody_answers_under_slurm")
+    return {what: Group(tmp_path_factory.mktemp(what), what, count=1) for what in runs}
+
+
 @pytest.mark.parametrize(("kind", "code"), [("input", 2), ("bug", 1)])
 def test_what_fails_in_one_process_is_the_line_of_all(tmp_path, kind, code):
     group = Group(tmp_path, "fails", workdir=str(tmp_path / "run"), kind=kind)
@@ -36,20 +43,20 @@ def test_a_killed_process_is_named_by_the_other(tmp_path, victim):
     assert "ended without a word" in last
 
 
-def test_a_process_that_nobody_joins_says_so(tmp_path):
-    group = Group(tmp_path, "nobody_answers", count=1)
+def test_a_process_that_nobody_joins_says_so(unanswered):
+    group = unanswered["nobody_answers"]
     assert group.wait() == [2]
     (text,) = group.texts()
     last = text.strip().splitlines()[-1]
     assert last.startswith("jaxvl: --coordinator 127.0.0.1:")
-    assert "not all of the 2 processes have started within 3 s" in last
+    assert "not all of the 2 processes have started within 1 s" in last
 
 
-def test_hosts_that_are_late_are_no_wrong_input(tmp_path):
+def test_hosts_that_are_late_are_no_wrong_input(unanswered):
     """A supervisor starts a run again, but not after exit code 2; hosts of a pod come back minutes apart."""
-    group = Group(tmp_path, "nobody_answers_under_slurm", count=1)
+    group = unanswered["nobody_answers_under_slurm"]
     assert group.wait() == [1]
     (text,) = group.texts()
     last = text.strip().splitlines()[-1]
     assert last.startswith("jaxvl: --distributed: process 0 at localhost:")
-    assert "not all of the 2 processes have started within 3 s" in last
+    assert "not all of the 2 processes have started within 1 s" in last
