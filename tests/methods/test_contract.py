@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from jaxvl.core import config as configs
-from jaxvl.core import hlo, hlo_counts, registry, session, sharding, step
+from jaxvl.core import hlo, hlo_counts, registry, session, sharding
 from jaxvl.core import state as states
+from jaxvl.core import step as step_module
 from jaxvl.core.checkpoint import Checkpoints
 from jaxvl.core.errors import InputError
 from jaxvl.core.loop import CompileCounter
@@ -41,7 +42,7 @@ class Bench:
         once more."""
         compiled = session.compile_method(self.config())
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(step, "_gradient", beside_the_loss(step._gradient))
+            patch.setattr(step_module, "_gradient", beside_the_loss(step_module._gradient))
             for name, program in compiled.updates.items():
                 program.compile(compiled.target, self.put(0, compiled.mesh, compiled.method.objectives[name].streams))
         return compiled
