@@ -55,7 +55,8 @@ def test_gradients_are_those_of_the_sum(size):
     x, t = rng.normal(size=(2, *size, 3)).astype(np.float32), rng.normal(size=(2, 2, 2, 4)).astype(np.float32)
     t = rng.normal(size=(2, size[0] // 2, size[1] // 2, 4)).astype(np.float32)
     kernel = rng.normal(size=(3, 3, 3, 4)).astype(np.float32)
-    value, grads = jax.jit(jax.value_and_grad(lambda x, k: (convolve(x, k, 2) * t).sum(), (0, 1)))(x, kernel)
+    gradient = jax.jit(jax.value_and_grad(lambda x, k: (convolve(x, k, 2) * t).sum(), (0, 1)))
+    value, grads = jax.device_get(gradient(x, kernel))
     other = rng.normal(size=x.shape).astype(np.float32)
     np.testing.assert_allclose((grads[1] * kernel).sum(), value, rtol=1e-4)
     np.testing.assert_allclose((grads[0] * other).sum(), (by_hand(other, kernel, 2, 1) * t).sum(), rtol=1e-4)
@@ -84,7 +85,7 @@ def test_gradient_by_blocks_of_windows(size, k, stride, most, monkeypatch):
     x, kernel = rng.normal(size=(2, *size, 3)).astype(np.float32), rng.normal(size=(k, k, 3, 5)).astype(np.float32)
     t = rng.normal(size=(2, *(-(-n // stride) for n in size), 5)).astype(np.float32)
     loss = lambda x, kernel: (convolve(x, kernel, stride) * t).sum()  # noqa: E731
-    dx, dk = jax.jit(jax.grad(loss, (0, 1)))(x, kernel)
+    dx, dk = jax.device_get(jax.jit(jax.grad(loss, (0, 1)))(x, kernel))
     padded = np.pad(x.astype(np.float64), ((0, 0), (k // 2, k // 2 + 1), (k // 2, k // 2 + 1), (0, 0)))
     rows, columns = ([stride * m for m in range(n)] for n in t.shape[1:3])
     wanted = [
@@ -119,11 +120,17 @@ def test_depthwise_shifted_sums_are_the_grouped_convolution(size, stride):
     """Forward, and both gradients, which have a closed form of their own."""
     rng = np.random.default_rng(0)
     x, kernel = rng.normal(size=(3, *size, 4)).astype(np.float32), rng.normal(size=(3, 3, 1, 4)).astype(np.float32)
-    value = lambda form: lambda *a: (form(*a, stride) ** 2).sum()  # noqa: E731
-    both = lambda form: (form(x, kernel, stride), jax.grad(value(form), (0, 1))(x, kernel))  # noqa: E731
+
+    def both(form):
+        def value(x, kernel):
+            y = form(x, kernel, stride)
+            return (y**2).sum(), y
+
+        return jax.jit(jax.grad(value, (0, 1), has_aux=True))(x, kernel)
+
     shifted, native = both(convolution._depthwise_shifted), both(convolution._depthwise_native)
     for a, b in zip(jax.tree.leaves(shifted), jax.tree.leaves(native), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
     each = [by_hand(x[..., c : c + 1], kernel[..., c : c + 1], 1, 1)[..., 0] for c in range(4)]
     whole = np.stack(each, -1)[:, :: stride[0], :: stride[1]]
-    np.testing.assert_allclose(depthwise(x, kernel, stride), whole, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(jax.jit(depthwise, static_argnums=2)(x, kernel, stride), whole, rtol=1e-4, atol=1e-4)
