@@ -66,7 +66,7 @@ def reference(config=SMALL):
 def test_logits_are_those_of_the_equations(train):
     x, present = clips()
     out = applied(train=train)(variables(), x, present)
-    out = out[0] if train else out
+    out = jax.device_get(out[0] if train else out)
     np.testing.assert_allclose(out["logits"], reference().logits(x, present, train), rtol=2e-4, atol=2e-4)
     joint, frame = reference().gates(x[0].astype(np.float64))
     np.testing.assert_allclose(out["joint_gates"][0], joint, atol=1e-5)
@@ -155,37 +155,42 @@ def test_running_statistics_are_of_bodies_that_are_there():
 
 def test_directions_of_bones_do_not_know_the_size_and_rest_has_no_differences():
     x = np.random.default_rng(0).normal(size=(2, 8, 16, 3)).astype(np.float32)
-    u = enhance.directions(x, HUMANOID16.parents)
-    np.testing.assert_allclose(enhance.directions(2.5 * x, HUMANOID16.parents), u, rtol=1e-4, atol=1e-6)
+    directions = jax.jit(lambda x: enhance.directions(x, HUMANOID16.parents))
+    u = np.asarray(directions(x))
+    np.testing.assert_allclose(directions(2.5 * x), u, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(u, axis=-1)[:, :, 1:], 1, atol=1e-4)
     np.testing.assert_array_equal(u[:, :, 0], 0)
     still = np.broadcast_to(x[:, :1], x.shape)
-    for d in enhance.differences(jnp.asarray(still)):
+    differences = jax.jit(enhance.differences, static_argnums=1)
+    for d in differences(still):
         np.testing.assert_array_equal(d, 0)
-    step, far = enhance.differences(jnp.arange(6.0).reshape(1, 6, 1, 1) ** 2, 4)
+    step, far = map(np.asarray, differences(np.arange(6, dtype=np.float32).reshape(1, 6, 1, 1) ** 2, 4))
     np.testing.assert_array_equal(step[0, :, 0, 0], [1, 3, 5, 7, 9, 0])
     np.testing.assert_array_equal(far[0, :, 0, 0], [16, 24, 21, 16, 9, 0])
 
 
 def test_what_the_gates_read_knows_neither_size_nor_speed():
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 16, 3)), jnp.float32)
-    for a, b in zip(enhance.descriptors(x), enhance.descriptors(3.0 * x)):
+    x = np.random.default_rng(0).normal(size=(2, 8, 16, 3)).astype(np.float32)
+    both = jax.jit(lambda x: (enhance.descriptors(x), enhance.descriptors(x, "absolute")))
+    (relative, absolute), (larger, larger_absolute) = jax.device_get((both(x), both(3 * x)))
+    for a, b in zip(relative, larger):
         np.testing.assert_allclose(a, b, atol=1e-4)
-    assert all(np.abs(a.mean(1)).max() < 1e-5 for a in enhance.descriptors(x))
-    pairs = zip(enhance.descriptors(x, "absolute"), enhance.descriptors(3.0 * x, "absolute"))
-    joints, frames = (b - a for a, b in pairs)
+    assert all(np.abs(a.mean(1)).max() < 1e-5 for a in relative)
+    joints, frames = (b - a for a, b in zip(absolute, larger_absolute))
     np.testing.assert_allclose(joints, np.log(3), atol=1e-2)
     np.testing.assert_allclose(frames[:, :-1], np.log(3), atol=1e-2)  # the last step is 0
-    gradient = jax.grad(lambda x: enhance.directions(x, HUMANOID16.parents).sum())(jnp.zeros((1, 2, 16, 3)))
-    assert np.isfinite(gradient).all()
-    assert float(enhance.gate(jnp.zeros(()), "absolute")) == float(enhance.gate(jnp.zeros(()))) == 1
+    slope = jax.jit(jax.grad(lambda x: enhance.directions(x, HUMANOID16.parents).sum()))
+    assert np.isfinite(np.asarray(slope(np.zeros((1, 2, 16, 3), np.float32)))).all()
+    gates = jax.jit(lambda x: (enhance.gate(x, "absolute"), enhance.gate(x)))
+    assert [float(x) for x in gates(np.float32(0))] == [1, 1]
 
 
 def test_smoothed_cross_entropy_is_pytorch_s():
-    loss, right = losses.classification_loss(jnp.zeros((3, 4)), jnp.array([0, 1, 2]))
+    of = jax.jit(losses.classification_loss)
+    loss, right = of(np.zeros((3, 4), np.float32), np.array([0, 1, 2]))
     assert float(loss) == pytest.approx(1.386294, abs=1e-6)
     assert float(right) == pytest.approx(1 / 3)
-    loss, _ = losses.classification_loss(jnp.array([[2.0, 0.0]]), jnp.array([0]))
+    loss, _ = of(np.array([[2, 0]], np.float32), np.array([0]))
     assert float(loss) == pytest.approx(0.95 * 0.126928 + 0.05 * 2.126928, abs=1e-6)
 
 
@@ -232,9 +237,9 @@ def test_crops_of_a_clip_are_averaged_and_ties_go_to_the_lowest_class():
 def test_recipes_step_and_cycle_as_published():
     ntu = configs.with_length(tiny.load("afe_cnn/ntu60.py"), 100)
     rate = optim.schedule(ntu.optim.main, ntu.train.steps)
-    got = [float(rate(s)) for s in (0, 5999, 6000, 8999, 9000, 10999, 11000, 11999)]
+    got = jax.jit(rate)(np.array([0, 5999, 6000, 8999, 9000, 10999, 11000, 11999]))
     np.testing.assert_allclose(got, [1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5, 1e-6, 1e-6], rtol=1e-5)
-    cycle = optim.schedule(recipe.one_cycle(6e-3, 0.2), 800)
+    cycle = jax.jit(optim.schedule(recipe.one_cycle(6e-3, 0.2), 800))
     assert float(cycle(160)) == pytest.approx(6e-3)
     assert float(cycle(0)) == pytest.approx(6e-3 / 25)
     assert float(cycle(799)) < 1e-6
@@ -250,13 +255,15 @@ def test_recipes_step_and_cycle_as_published():
 
 def test_decay_stands_in_front_of_the_moments_and_reaches_everything():
     built = optim.build(recipe.adam(1e-2), 10)
-    params = {"head/bias": jnp.array([3.0]), "stem/bn/scale": jnp.array([1.0]), "head/kernel": jnp.array([-2.0])}
-    grads = {name: jnp.array([0.5]) for name in params}
-    state, ours = built.direction.init(params), dict(params)
+    starts = {"head/bias": 3, "stem/bn/scale": 1, "head/kernel": -2}
+    params = {name: np.array([value], np.float32) for name, value in starts.items()}
+    grads = {name: np.array([0.5], np.float32) for name in params}
+    state, ours = jax.jit(built.direction.init)(params), dict(params)
+    updates = jax.jit(built.updates)
     theirs, moments = dict(params), {name: (0.0, 0.0) for name in params}
     for t in range(1, 4):
-        moves, state, rate = built.updates(grads, state, ours, jnp.array(t - 1))
-        ours = {name: ours[name] + moves[name] for name in ours}
+        moves, state, rate = updates(grads, state, ours, np.int32(t - 1))
+        ours = {name: ours[name] + np.asarray(moves[name]) for name in ours}
         for name, value in theirs.items():
             g = 0.5 + 1e-4 * float(value[0])
             m, v = 0.9 * moments[name][0] + 0.1 * g, 0.999 * moments[name][1] + 0.001 * g * g

@@ -61,12 +61,16 @@ def params():
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def encode(model, params, frames, mask):
+def encode_jitted(model, params, frames, mask):
     return model.apply({"params": params}, frames, mask, method=CenterCLIP.encode_video)
 
 
+def encode(*inputs):
+    return jax.device_get(encode_jitted(*inputs))
+
+
 @functools.partial(jax.jit, static_argnames=("clip", "algorithm"))
-def plain_clip(params, frames, clip=CLIP_TINY, algorithm=None):
+def plain_clip_jitted(params, frames, clip=CLIP_TINY, algorithm=None):
     """Features of CLIP's own tower for `[B, T, ...]` frames, with the stream shifted as `algorithm` says."""
     shift = {None: None, "temporal_shift": patch_shift, "token_shift": token_shift}[algorithm]
 
@@ -76,6 +80,10 @@ def plain_clip(params, frames, clip=CLIP_TINY, algorithm=None):
     hooks = {"block_hook": hook if shift else None, "between_hook": hook if algorithm == "token_shift" else None}
     flat = frames.reshape(-1, *frames.shape[2:])
     return CLIP(clip).apply({"params": params}, flat, **hooks, method=CLIP.encode_image).features
+
+
+def plain_clip(params, frames, **options):
+    return jax.device_get(plain_clip_jitted(params, frames, **options))
 
 
 # where tokens are reduced
@@ -155,7 +163,7 @@ def test_lists_go_together():
 
 
 def reduce_once(x, point, train=False, rng=0, **config):
-    return reduce_jitted(TokenReducer(ReduceConfig(**config), point), x, train, rng)
+    return jax.device_get(reduce_jitted(TokenReducer(ReduceConfig(**config), point), x, train, rng))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2))
@@ -205,8 +213,13 @@ def test_mean_of_the_members():
 def test_gradient_reaches_the_chosen_tokens_and_all_class_tokens():
     x = stream()
     weight = np.random.default_rng(1).normal(size=(6, 6, 16)).astype(np.float32)
-    gradient = jax.grad(lambda x: (reduce_once(x, POINT)[0][0] * weight).sum())(jnp.asarray(x))
-    (_, facts), _ = reduce_once(x, POINT)
+    module = TokenReducer(ReduceConfig(), POINT)
+
+    def value(x):
+        (out, facts), _ = reduce_jitted(module, x, False, 0)
+        return (out * weight).sum(), facts
+
+    gradient, facts = jax.device_get(jax.jit(jax.grad(value, has_aux=True))(x))
     tokens, cls = segments_of(np.asarray(gradient))
     weight = weight.reshape(2, 3, 6, 16)
     np.testing.assert_allclose(cls, np.repeat(weight[:, :, None, 0] / 2, 2, axis=2), rtol=1e-6)
@@ -311,12 +324,13 @@ def test_cluster_embedding_starts_from_the_positions(params):
     model = make(cluster_embedding=True)
     shapes = jax.eval_shape(model.init, jax.random.key(0), *videos(1), np.zeros((1, 4), int))["params"]
     assert shapes["visual"]["reduce_1"]["cluster_embed"].shape == (5, 16)
-    visual = {**params["visual"], "reduce_1": {"cluster_embed": jnp.ones((5, 16))}}
+    visual = {**params["visual"], "reduce_1": {"cluster_embed": np.ones((5, 16), np.float32)}}
     with_embed = init_cluster_embed({**params, "visual": visual})
     np.testing.assert_array_equal(
         with_embed["visual"]["reduce_1"]["cluster_embed"], with_embed["visual"]["positional_embedding"][1:6]
     )
-    zero = {**with_embed, "visual": {**with_embed["visual"], "reduce_1": {"cluster_embed": jnp.zeros((5, 16))}}}
+    nothing = {"cluster_embed": np.zeros((5, 16), np.float32)}
+    zero = {**with_embed, "visual": {**with_embed["visual"], "reduce_1": nothing}}
     a, b = (encode(model, p, *videos())[0] for p in (with_embed, zero))
     assert np.abs(a - b).max() > 1e-3
     np.testing.assert_allclose(b, encode(make(), params, *videos())[0], atol=1e-6)
@@ -397,8 +411,10 @@ def test_shifts_replace_the_stream_in_every_block(params, algorithm):
 
 
 def test_segment_mask():
+    jitted = jax.jit(segment_mask, static_argnums=1)
+
     def mask(valid, t, s):
-        return np.asarray(segment_mask(jnp.arange(t)[None] < valid, s))[0].astype(int).tolist()
+        return np.asarray(jitted(np.arange(t)[None] < valid, s))[0].astype(int).tolist()
 
     assert mask(5, 12, 4) == [1, 0, 0, 0]
     assert mask(9, 12, 4) == [1, 1, 1, 0]
@@ -406,7 +422,7 @@ def test_segment_mask():
     assert mask(0, 12, 4) == [1, 0, 0, 0]
 
     def kept(t, s):  # frames whose loss costs a segment
-        return [i for i in range(t) if not segment_mask(jnp.arange(t)[None] != i, s).all()]
+        return [i for i in range(t) if not np.asarray(jitted(np.arange(t)[None] != i, s)).all()]
 
     assert kept(12, 4) == [2, 5, 8, 11]
     assert kept(12, 3) == [3, 7, 11]
@@ -419,7 +435,7 @@ def test_masked_segments_change_nothing(params):
     changed = frames.copy()
     changed[:, 4:] = 0
     text = np.random.default_rng(0).normal(size=(2, 8)).astype(np.float32)
-    sims = [losses.mean_pool_similarity(text, *encode(model, params, f, mask)[:2], 0.0) for f in (frames, changed)]
+    sims = [similarity(text, *encode(model, params, f, mask)[:2], 0.0) for f in (frames, changed)]
     np.testing.assert_array_equal(*sims)
 
 
@@ -485,16 +501,17 @@ def test_published_cost(notation, preset, gmac):
 
 # similarity and objective
 
+similarity = jax.jit(losses.mean_pool_similarity)
+
 
 def test_mean_pool_by_hand():
-    text = jnp.array([[2.0, 0.0]])
-    video = jnp.array([[[3.0, 0.0], [0.0, 4.0]]])
-    assert float(losses.mean_pool_similarity(text, video, jnp.array([[1, 1]]), 0.0)[0, 0]) == pytest.approx(2**-0.5)
-    assert float(losses.mean_pool_similarity(text, video, jnp.array([[1, 0]]), 0.0)[0, 0]) == pytest.approx(1)
-    scaled = losses.mean_pool_similarity(text, video, jnp.array([[1, 0]]), jnp.log(7.0))
-    assert float(scaled[0, 0]) == pytest.approx(7)
-    empty = losses.mean_pool_similarity(text, video, jnp.array([[0, 0]]), 0.0)
-    assert float(empty[0, 0]) == 0
+    text = np.array([[2, 0]], np.float32)
+    video = np.array([[[3, 0], [0, 4]]], np.float32)
+    value = lambda mask, logit_scale: similarity(text, video, np.array([mask]), logit_scale).item()  # noqa: E731
+    assert value([1, 1], 0.0) == pytest.approx(2**-0.5)
+    assert value([1, 0], 0.0) == pytest.approx(1)
+    assert value([1, 0], math.log(7)) == pytest.approx(7)
+    assert value([0, 0], 0.0) == 0
 
 
 def test_mean_pool_ignores_order_and_is_text_by_video():
@@ -502,15 +519,15 @@ def test_mean_pool_ignores_order_and_is_text_by_video():
     text, video = rng.normal(size=(3, 8)), rng.normal(size=(5, 4, 8))
     mask = np.array([[1, 1, 1, 0]] * 5)
     order = [2, 0, 1, 3]
-    a = losses.mean_pool_similarity(jnp.asarray(text), jnp.asarray(video), mask, 0.0)
-    b = losses.mean_pool_similarity(jnp.asarray(text), jnp.asarray(video[:, order]), mask, 0.0)
+    a = similarity(text, video, mask, 0.0)
+    b = similarity(text, video[:, order], mask, 0.0)
     assert a.shape == (3, 5)
     np.testing.assert_allclose(a, b, atol=1e-6)
 
 
 def test_retrieval_loss_of_separated_pairs():
-    eye = jnp.eye(4)
-    loss = losses.retrieval_loss(eye, eye[:, None], jnp.ones((4, 1)), jnp.log(3.0))
+    eye = np.eye(4, dtype=np.float32)
+    loss = jax.jit(losses.retrieval_loss)(eye, eye[:, None], np.ones((4, 1), np.float32), math.log(3))
     assert float(loss) == pytest.approx(math.log(1 + 3 * math.exp(-3)), rel=1e-5)
 
 
@@ -519,6 +536,12 @@ def test_clamp_and_gradient_scale():
         clamped = losses.clamp_logit_scale({"logit_scale": jnp.float32(value), "visual": 1})
         assert float(clamped["logit_scale"]) == pytest.approx(expected)
         assert clamped["visual"] == 1
-    x = jnp.array([0.1, 3.7e8])
-    np.testing.assert_array_equal(losses.scale_gradient(x, 0.125), x)
-    np.testing.assert_array_equal(jax.grad(lambda x: losses.scale_gradient(x, 0.125).sum())(x), [0.125, 0.125])
+    x = np.array([0.1, 3.7e8], np.float32)
+
+    def total(x):
+        same = losses.scale_gradient(x, 0.125)
+        return same.sum(), same
+
+    gradient, same = jax.jit(jax.grad(total, has_aux=True))(x)
+    np.testing.assert_array_equal(same, x)
+    np.testing.assert_array_equal(gradient, [0.125, 0.125])

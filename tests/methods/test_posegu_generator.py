@@ -33,11 +33,14 @@ def alone(k, degrees, limit):
     return Settings(sigma_deg=sigma, theta_max_sigmas=limit / degrees)
 
 
+people = jax.jit(method.somebody, static_argnums=0)
+
+
 @functools.cache
 def seeds():
     """Eight frames of walking, z up, before the placeholder's cameras."""
     world = jnp.asarray(WALK @ cameras.Y_UP, jnp.float32)
-    return method.somebody(len(world))._replace(world=world, count=jnp.asarray(len(world), jnp.int32))
+    return people(len(world))._replace(world=world, count=jnp.asarray(len(world), jnp.int32))
 
 
 @functools.cache
@@ -57,10 +60,12 @@ def drawn(n, seed=0):
     return x, rng.normal(size=(n, 12, 3)) * plain.SIGMA[:, None] * 0.7, rng.uniform(0.85, 1.15, (n, 9))
 
 
+act = jax.jit(lambda x, omega, scale: generator.act(kinematics.bones(x, PARENTS), omega, scale))
+
+
 def acted(x, omega, ratio):
-    scale = jnp.asarray(ratio[:, list(generator.LENGTHS)], jnp.float32)
-    bones = kinematics.bones(jnp.asarray(x, jnp.float32), PARENTS)
-    return np.asarray(jax.jit(generator.act)(bones, jnp.asarray(omega, jnp.float32), scale))
+    scale = ratio[:, list(generator.LENGTHS)]
+    return np.asarray(act(*(jnp.asarray(a, jnp.float32) for a in (x, omega, scale))))
 
 
 def test_actions_are_those_of_matrices():
@@ -86,6 +91,11 @@ def test_the_first_group_turns_the_body_and_another_its_limb_alone():
     assert np.flatnonzero(moved).tolist() == [11, 12]
 
 
+@functools.partial(jax.jit, static_argnums=1)
+def logarithms(omega, settings):
+    return generator.log_propensity(omega, settings), generator.log_target(omega, settings)
+
+
 @pytest.mark.parametrize("factor", [1.0, 0.3])
 @pytest.mark.parametrize(("degrees", "limit"), [(40, 120), (10, 30), (15, 45), (30, 90), (45, 135), (120, 180)])
 def test_densities_integrate_to_one(degrees, limit, factor):
@@ -93,8 +103,8 @@ def test_densities_integrate_to_one(degrees, limit, factor):
     radius = np.linspace(0, math.radians(limit), 20001)
     omega = np.zeros((len(radius), 12, 3))
     omega[:, 5] = radius[:, None] * np.array([2, -1, 2]) / 3
-    for density in (generator.log_propensity, generator.log_target):
-        values = np.exp(np.asarray(density(jnp.asarray(omega, jnp.float32), settings), np.float64))
+    for log in logarithms(jnp.asarray(omega, jnp.float32), settings):
+        values = np.exp(np.asarray(log, np.float64))
         assert np.trapezoid(4 * np.pi * radius**2 * values, radius) == pytest.approx(1, abs=1e-4)
 
 
@@ -102,21 +112,23 @@ def test_densities_integrate_to_one(degrees, limit, factor):
 def test_densities_of_whole_actions(mix):
     _, omega, _ = drawn(6)
     omega[0] *= 1e-6  # the series
-    settings, x = Settings(mix=mix), jnp.asarray(omega, jnp.float32)
-    expected = [plain.log_p(row, mix) for row in omega]
-    np.testing.assert_allclose(generator.log_propensity(x, settings), expected, rtol=2e-5, atol=2e-4)
-    np.testing.assert_allclose(generator.log_target(x, settings)[1:], [plain.log_q(r) for r in omega[1:]], atol=2e-4)
-    far = x.at[2, 4].set(jnp.asarray([0.0, 0.0, 1.6]))  # beyond 90 degrees
-    assert np.isneginf(generator.log_propensity(far, settings)).tolist() == [False, False, True, *[False] * 3]
-    assert np.isneginf(generator.log_target(far, settings)[2])
+    settings, x = Settings(mix=mix), omega.astype(np.float32)
+    log_p, log_q = map(np.asarray, logarithms(x, settings))
+    np.testing.assert_allclose(log_p, [plain.log_p(row, mix) for row in omega], rtol=2e-5, atol=2e-4)
+    np.testing.assert_allclose(log_q[1:], [plain.log_q(r) for r in omega[1:]], atol=2e-4)
+    x[2, 4] = [0, 0, 1.6]  # beyond 90 degrees
+    log_p, log_q = map(np.asarray, logarithms(x, settings))
+    assert np.isneginf(log_p).tolist() == [False, False, True, *[False] * 3]
+    assert np.isneginf(log_q[2])
 
 
 def test_drawn_angles_are_truncated_normal_vectors():
     settings = Settings()
     assert settings.rounds == 2
-    omega, inside = generator.rotations(jax.random.key(0), jnp.zeros(20000, jnp.int32), settings)
-    assert 0.98 < float(inside.mean()) < 0.995  # what is left after two rounds makes a pose invalid
-    radius = np.linalg.norm(np.asarray(omega)[np.asarray(inside)], axis=-1) / plain.SIGMA
+    turn = jax.jit(generator.rotations, static_argnums=2)
+    omega, inside = map(np.asarray, turn(jax.random.key(0), np.zeros(20000, np.int32), settings))
+    assert 0.98 < inside.mean() < 0.995  # what is left after two rounds makes a pose invalid
+    radius = np.linalg.norm(omega[inside], axis=-1) / plain.SIGMA
     assert radius.max() <= 3 + 1e-5
     whole = stats.chi(3).cdf(3)
     for k in (0, 7, 11):
@@ -154,40 +166,59 @@ def test_weighting_takes_away_the_bias_of_the_generator():
 
 
 def test_weights_and_risk_have_their_known_answers():
-    p, q = jnp.asarray([-3.0, -1.0, -2.0, 0.5]), jnp.asarray([-1.0, -2.0, -2.5, 0.0])
-    for mode in recipe.WEIGHTINGS:
-        np.testing.assert_allclose(crm.weights(p, p, mode), 1, rtol=1e-6)
-    ratio = np.exp(np.asarray(q - p))
-    np.testing.assert_allclose(crm.weights(p, q, "ips", alpha=0.5), ratio, rtol=1e-6)
-    np.testing.assert_allclose(crm.weights(p, q, "clipped", 0.5, 1.2), np.minimum(ratio**0.5, 1.2), rtol=1e-6)
-    for mode in ("snips", "default"):
-        np.testing.assert_allclose(crm.weights(p + 30, q, mode), crm.weights(p, q, mode), rtol=1e-5)
+    p, q = np.array([-3, -1, -2, 0.5], np.float32), np.array([-1, -2, -2.5, 0], np.float32)
+    some, none = np.array([True, False, True, True]), np.zeros(4, bool)
+
+    @jax.jit
+    def every(p, q, some, none):
+        return (
+            [crm.weights(p, p, mode) for mode in recipe.WEIGHTINGS],
+            [(crm.weights(p + 30, q, mode), crm.weights(p, q, mode)) for mode in ("snips", "default")],
+            (
+                crm.weights(p, q, "ips", alpha=0.5),
+                crm.weights(p, q, "clipped", 0.5, 1.2),
+                crm.weights(p, q, "snips", 0.5),
+                crm.weights(p, q, "default", 0.5, 1.3),
+                crm.weights(p, q, "default", 0.5, 1e-9),
+                crm.weights(p, q, "snips", 0.5, valid=some),
+                crm.weights(p, q, valid=none),
+            ),
+        )
+
+    equal, shifted, others = jax.device_get(every(p, q, some, none))
+    ips, clipped, snips, default, low, kept, nothing = others
+    for w in equal:
+        np.testing.assert_allclose(w, 1, rtol=1e-6)
+    ratio = np.exp(q - p)
+    np.testing.assert_allclose(ips, ratio, rtol=1e-6)
+    np.testing.assert_allclose(clipped, np.minimum(ratio**0.5, 1.2), rtol=1e-6)
+    for one, other in shifted:
+        np.testing.assert_allclose(one, other, rtol=1e-5)
     tempered = ratio**0.5 / (ratio**0.5).mean()
-    np.testing.assert_allclose(crm.weights(p, q, "snips", 0.5), tempered, rtol=1e-6)
-    np.testing.assert_allclose(crm.weights(p, q, "default", 0.5, 1.3), np.minimum(tempered, 1.3), rtol=1e-6)
-    np.testing.assert_allclose(crm.weights(p, q, "default", 0.5, 1e-9), 1e-9)
-    some = jnp.asarray([True, False, True, True])
-    kept = crm.weights(p, q, "snips", 0.5, valid=some)
+    np.testing.assert_allclose(snips, tempered, rtol=1e-6)
+    np.testing.assert_allclose(default, np.minimum(tempered, 1.3), rtol=1e-6)
+    np.testing.assert_allclose(low, 1e-9)
     assert kept[1] == 0
     np.testing.assert_allclose(kept[some], ratio[[0, 2, 3]] ** 0.5 / (ratio[[0, 2, 3]] ** 0.5).mean(), rtol=1e-6)
-    assert not np.asarray(crm.weights(p, q, valid=jnp.zeros(4, bool))).any()
-    assert float(crm.effective_share(jnp.ones(5))) == 1
-    assert float(crm.effective_share(jnp.asarray([1.0, 1e-9, 1e-9]))) == pytest.approx(1 / 3, rel=1e-5)
+    assert not nothing.any()
+    share = jax.jit(crm.effective_share)
+    assert float(share(np.ones(5, np.float32))) == 1
+    assert float(share(np.array([1, 1e-9, 1e-9], np.float32))) == pytest.approx(1 / 3, rel=1e-5)
     with pytest.raises(InputError, match=r"config.model.crm.mode: 'best' is none of"):
         crm.weights(p, q, "best")
 
-    value, mean, penalty = crm.risk(jnp.asarray([0.0, 2.0]), jnp.ones(2), 1.0)
-    assert (float(value), float(mean), float(penalty)) == pytest.approx((2, 1, 1))
-    assert float(crm.risk(jnp.full(4, 0.7), jnp.ones(4), 0.3)[2]) == pytest.approx(0.3e-6, rel=1e-3)
-    three = crm.risk(jnp.asarray([0.0, 9.0, 2.0]), jnp.ones(3), 1.0, jnp.asarray([True, False, True]))
+    risk = jax.jit(crm.risk)
+    ones = np.ones(64, np.float32)
+    two = np.array([0, 2], np.float32)
+    assert tuple(map(float, risk(two, ones[:2], 1.0))) == pytest.approx((2, 1, 1))
+    slope = jax.jit(jax.grad(lambda x, w: crm.risk(x, w, 1.0)[0]))(two, ones[:2])
+    np.testing.assert_allclose(slope, [0, 1], atol=1e-5)
+    assert float(risk(np.full(4, 0.7, np.float32), ones[:4], 0.3)[2]) == pytest.approx(0.3e-6, rel=1e-3)
+    three = risk(np.array([0, 9, 2], np.float32), ones[:3], 1.0, np.array([True, False, True]))
     assert float(three[0]) == pytest.approx(2)
     u = np.random.default_rng(0).normal(1000, 0.01, 64)  # what E[u^2] - E[u]^2 would lose in float32
     seen = np.asarray(u, np.float32).astype(np.float64)
-    assert float(crm.risk(jnp.asarray(u, jnp.float32), jnp.ones(64), 1.0)[2]) == pytest.approx(
-        math.sqrt(seen.var(ddof=1) / 64), rel=0.01
-    )
-    slope = jax.grad(lambda x: crm.risk(x, jnp.ones(2), 1.0)[0])(jnp.asarray([0.0, 2.0]))
-    np.testing.assert_allclose(slope, [0, 1], atol=1e-5)
+    assert float(risk(u.astype(np.float32), ones, 1.0)[2]) == pytest.approx(math.sqrt(seen.var(ddof=1) / 64), rel=0.01)
 
 
 def test_limits_are_those_of_the_table_in_both_libraries():
@@ -247,17 +278,17 @@ def test_template_lengths_are_those_of_five_subjects():
 
 def test_views_by_the_cameras_of_the_data_set():
     settings, key = Settings(views=2), jax.random.key(1)
-    people = method.somebody(4)
+    four, world = people(4), np.asarray(seeds().world[:4])
     look = jax.jit(lambda pose, who: generator.views(key, pose, jnp.arange(4), who, settings))
-    x2d, x3d, seen = look(seeds().world[:4] - seeds().world[:4, :1], people)
+    x2d, x3d, seen = map(np.asarray, look(world - world[:, :1], four))
     assert seen.all()
-    np.testing.assert_allclose(x2d, cameras.project(x3d, people.cameras_k[0, 0]), atol=1e-6)
-    depth = np.asarray(x3d[:, 0])
+    np.testing.assert_allclose(x2d, cameras.project(x3d, np.asarray(four.cameras_k)[0, 0]), atol=1e-6)
+    depth = x3d[:, 0]
     assert (np.abs(depth - [0, 0, 4]) <= [0.51, 1e-5, 0.51]).all()  # jittered on the ground, not upwards
-    near = people._replace(cameras_t=people.cameras_t / 100)
-    x2d, _, seen = look(people.world - people.world[:, :1], near)
+    near, world = four._replace(cameras_t=np.asarray(four.cameras_t) / 100), np.asarray(four.world)
+    x2d, _, seen = map(np.asarray, look(world - world[:, :1], near))
     assert not seen.any()
-    assert not np.asarray(x2d).any()
+    assert not x2d.any()
 
 
 def test_enough_valid_poses_are_drawn_or_it_is_said():
@@ -309,14 +340,14 @@ def test_a_pool_does_not_depend_on_the_devices_that_draw_it(monkeypatch):
 
 def test_a_column_and_a_sample_of_the_pool():
     rows, columns = 4, 6
-    seed = jnp.arange(rows * columns).reshape(rows, columns)
-    full = pool.Pool(seed[..., None, None] * jnp.ones((16, 3)), seed, seed + 0.5, jnp.ones(()), jnp.ones(()))
-    pose, index, weight = pool.column(full, jnp.asarray(2))
+    seed, one = np.arange(rows * columns).reshape(rows, columns), np.float32(1)
+    full = pool.Pool(seed[..., None, None] * np.ones((16, 3), np.float32), seed, seed + np.float32(0.5), one, one)
+    pose, index, weight = map(np.asarray, jax.jit(pool.column)(full, 2))
     assert index.tolist() == [2, 8, 14, 20]
     np.testing.assert_array_equal(pose[:, 3, 1], index)
     np.testing.assert_array_equal(weight, index + 0.5)
-    pose, index, weight = pool.sample(full, jax.random.key(0))
+    pose, index, weight = map(np.asarray, jax.jit(pool.sample)(full, jax.random.key(0)))
     assert (index // columns).tolist() == [0, 1, 2, 3]
     np.testing.assert_array_equal(pose[:, 3, 1], index)
     np.testing.assert_array_equal(weight, index + 0.5)
-    assert pool.interleaved(jnp.arange(2), 10 + jnp.arange(6)).tolist() == [0, 10, 11, 12, 1, 13, 14, 15]
+    assert jax.jit(pool.interleaved)(np.arange(2), 10 + np.arange(6)).tolist() == [0, 10, 11, 12, 1, 13, 14, 15]

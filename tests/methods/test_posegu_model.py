@@ -63,8 +63,8 @@ def test_residual_lifters_are_their_formulas(name):
     for i in (1, 2):
         z = np.maximum(norm(dense(z, p["stage0"][f"dense{i}"]), v, f"stage0/bn{i}"), 0)
     expected = dense(y + z, p["out"]).reshape(5, 15, 3)
-    got = net.apply(v, x, train=False)
-    assert not np.asarray(got[:, 0]).any()
+    got = np.asarray(jax.jit(lambda v, x: net.apply(v, x, train=False))(v, x))
+    assert not got[:, 0].any()
     np.testing.assert_allclose(got[:, 1:], expected, atol=1e-4)
     assert ("bias" in p["in"]) == ("bias" in p["stage0"]["dense1"]) == (name == "mlp")
 
@@ -87,7 +87,8 @@ def test_semgcn_is_its_formula():
     y = z = unit(x, p["in"], "in")
     for k in (1, 2):
         z = unit(z, p["res0"][f"unit{k}"], f"res0/unit{k}")
-    np.testing.assert_allclose(net.apply(v, x, train=False), graph(y + z, p["out"]), atol=1e-4)
+    got = jax.jit(lambda v, x: net.apply(v, x, train=False))(v, x)
+    np.testing.assert_allclose(got, graph(y + z, p["out"]), atol=1e-4)
     rows, columns = edges()
     assert len(rows) == 46
     assert (np.diff(16 * rows + columns) > 0).all()  # row by row
@@ -96,19 +97,24 @@ def test_semgcn_is_its_formula():
 def test_norms_of_training_are_of_the_batch_and_dropout_drops():
     net, v = small("semgcn")
     x = np.random.default_rng(1).normal(size=(6, 16, 2)).astype(np.float32)
-    out, changed = net.apply(v, x, train=True, rngs={"dropout": jax.random.key(0)}, mutable=["batch_stats"])
+
+    @jax.jit
+    def trained(v, x, key):
+        return net.apply(v, x, train=True, rngs={"dropout": key}, mutable=["batch_stats"])
+
+    out, changed = jax.device_get(trained(v, x, jax.random.key(0)))
     y = graph(x, v["params"]["in"]["gconv"])
     old = v["batch_stats"]["in"]["bn"]
     after = changed["batch_stats"]["in"]["bn"]
     np.testing.assert_allclose(after["mean"], 0.9 * old["mean"] + 0.1 * y.mean((0, 1)), atol=1e-5)
     np.testing.assert_allclose(after["var"], 0.9 * old["var"] + 0.1 * y.var((0, 1), ddof=1), atol=1e-5)
-    other, _ = net.apply(v, x, train=True, rngs={"dropout": jax.random.key(1)}, mutable=["batch_stats"])
+    other, _ = jax.device_get(trained(v, x, jax.random.key(1)))
     assert np.abs(out - other).max() > 1e-3
 
 
 def test_layers_start_as_published():
-    init = lambda net, *shape: jax.jit(net.init)(jax.random.key(0), jnp.zeros(shape))["params"]  # noqa: E731
-    p = init(SemGraphConv(128, LifterConfig("semgcn", 128)), 1, 16, 128)
+    layer = SemGraphConv(128, LifterConfig("semgcn", 128))
+    p = jax.device_get(jax.jit(layer.init)(jax.random.key(0), np.zeros((1, 16, 128), np.float32)))["params"]
     bound = 1.414 * np.sqrt(6 / (128 * 128 + 2 * 128))  # PyTorch takes [2, in, out] for [out, in, size]
     assert 0.99 * bound < np.abs(p["W"]).max() <= bound
     assert (p["e"] == 1).all()
@@ -135,24 +141,28 @@ def test_losses_of_a_pose_are_rooted():
     rng = np.random.default_rng(0)
     target, error = rng.normal(size=(3, 16, 3)).astype(np.float32), rng.normal(size=(3, 16, 3)).astype(np.float32)
     exact = target - target[:, :1]
-    np.testing.assert_allclose(pose_losses(exact + error, target), (error**2).mean((1, 2)), rtol=1e-5)
-    distance = np.linalg.norm(error, axis=-1).mean(1)
-    np.testing.assert_allclose(pose_losses(exact + error, target, "mpjpe"), distance, rtol=1e-5)
-    slope = jax.grad(lambda p: pose_losses(p, target, "mpjpe").sum())(jnp.asarray(exact))
+
+    @jax.jit
+    def every(exact, error, target):
+        slope = jax.grad(lambda p: pose_losses(p, target, "mpjpe").sum())(exact)
+        return pose_losses(exact + error, target), pose_losses(exact + error, target, "mpjpe"), slope
+
+    square, distance, slope = jax.device_get(every(exact, error, target))
+    np.testing.assert_allclose(square, (error**2).mean((1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(distance, np.linalg.norm(error, axis=-1).mean(1), rtol=1e-5)
     assert np.isfinite(slope).all()
-    assert not np.asarray(slope[:, 0]).any()
+    assert not slope[:, 0].any()
 
 
 def test_rates_of_the_recipes():
     c = recipe.generated("mlp")
     rate = optim.schedule(c.optim.main, c.train.steps)
-    each = c.train.steps // 50
-    for epoch in range(50):
-        for step in (epoch * each, (epoch + 1) * each - 1):
-            assert float(rate(jnp.asarray(step))) == pytest.approx(1e-4 * (1 - epoch / 51), rel=1e-5)
-    rate = optim.schedule(recipe.baseline("semgcn").optim.main, 10**6)
-    assert float(rate(jnp.asarray(99_999))) == pytest.approx(2e-2)
-    assert float(rate(jnp.asarray(250_000))) == pytest.approx(2e-2 * 0.96**2)
+    each, epoch = c.train.steps // 50, np.arange(50)
+    for step in (epoch * each, (epoch + 1) * each - 1):
+        np.testing.assert_allclose(jax.jit(rate)(step), 1e-4 * (1 - epoch / 51), rtol=1e-5)
+    rate = jax.jit(optim.schedule(recipe.baseline("semgcn").optim.main, 10**6))
+    assert float(rate(99_999)) == pytest.approx(2e-2)
+    assert float(rate(250_000)) == pytest.approx(2e-2 * 0.96**2)
     assert recipe.baseline("semgcn").train.epochs == 100
     assert recipe.pool_columns(c) == -(-1_559_752 // 512)
     few = recipe.generated("mlp", "0.01S1")
@@ -220,8 +230,9 @@ def test_predictions_are_rooted_and_averaged_with_the_mirror_image_where_asked(r
     config = configs.apply(configs.from_json(configs.to_json(compiled.config)), ("model.flip=('3dhp',)",))
     variables = compiled.fresh_state().variables()
     x = {"x2d": TINY["posegu"]().batch(0)["poses"]["x2d"]}
-    plain, both = (jax.device_get(method.build(config).predict(variables, {s: x})["x3d"]) for s in ("h36m", "3dhp"))
-    turned = np.asarray(mirrored(method.build(config).predict(variables, {"h36m": {"x2d": mirrored(x["x2d"])}})["x3d"]))
+    predict = jax.jit(method.build(config).predict)
+    plain, both = (np.asarray(predict(variables, {s: x})["x3d"]) for s in ("h36m", "3dhp"))
+    turned = mirrored(np.asarray(predict(variables, {"h36m": {"x2d": mirrored(x["x2d"])}})["x3d"]))
     assert not plain[:, 0].any()
     np.testing.assert_allclose(both, (plain + turned) / 2, atol=1e-6)
     assert np.abs(both - plain).max() > 1e-3

@@ -78,7 +78,7 @@ def test_one_object_agrees_with_numpy():
         vectors = module.vectors([cells], boxes)
         return vectors, module.sot(cells, pad, vectors)
 
-    vectors, out = jax.jit(nn.apply(one, model))(variables, maps[1], pad, boxes)
+    vectors, out = jax.device_get(jax.jit(nn.apply(one, model))(variables, maps[1], pad, boxes))
     w = arrays()
     for b in range(2):
         t = np.array([numpy_utt.target_vector(w, maps[1][b].astype(np.float64), x, 1 / 16, 2) for x in boxes[b]])
@@ -95,10 +95,10 @@ def test_one_object_agrees_with_numpy():
 @pytest.mark.parametrize("norm", ["hw", "wh"])
 def test_detection_agrees_with_numpy(norm):
     _, variables, maps, pad, _ = bench()
-    masks = [np.asarray(level_mask(jnp.asarray(pad), *m.shape[1:3])) for m in maps]
+    masks = jax.device_get(jax.jit(lambda pad: [level_mask(pad, *m.shape[1:3]) for m in maps])(pad))
     model = UTT(UTTConfig(**SIZES, offset_norm=norm))
     call = jax.jit(nn.apply(lambda module, maps, masks: module.detector(maps, masks), model))
-    out = call(variables, maps, masks)
+    out = jax.device_get(call(variables, maps, masks))
     for b in range(2):
         grids = [m[b].astype(np.float64) for m in maps]
         logits, boxes = numpy_utt.detect(arrays(), grids, [m[b] for m in masks], 1, 2, slip=norm == "hw")
@@ -110,47 +110,56 @@ def test_positions_with_padding_on_any_side():
     hidden = np.zeros((3, 5, 7), bool)
     hidden[1, :2], hidden[1, :, 5:] = True, True
     hidden[2] = True
-    got = sine_position(jnp.asarray(hidden), 16)
+    got = np.asarray(jax.jit(sine_position, static_argnums=1)(hidden, 16))
     for b in range(3):
         np.testing.assert_allclose(got[b], numpy_utt.position(hidden[b], 16), atol=1e-5)
     np.testing.assert_allclose(got[2, ..., 0::2], 0, atol=1e-6)  # everything padded: angle 0
     pad = np.zeros((1, 10, 10), bool)
     pad[0, 7:] = True
-    assert np.asarray(level_mask(jnp.asarray(pad), 4, 5))[0, :, 0].tolist() == [False, False, False, True]
+    mask = jax.jit(lambda pad: level_mask(pad, 4, 5))(pad)
+    assert np.asarray(mask)[0, :, 0].tolist() == [False, False, False, True]
 
 
 def test_box_deltas():
-    box = jnp.array([10.0, 20, 30, 60])
-    np.testing.assert_allclose(refine(box, jnp.zeros(4)), box, atol=1e-5)
-    np.testing.assert_allclose(refine(box, jnp.array([2.0, 0, 0, 0])), [30, 20, 50, 60], atol=1e-5)
-    wide = refine(box, jnp.array([0.0, 0, 100, 0]))
+    moved = jax.jit(refine)
+    of = lambda *numbers: np.asarray(moved(*(np.array(x, np.float32) for x in numbers)))  # noqa: E731
+    box = [10, 20, 30, 60]
+    np.testing.assert_allclose(of(box, [0, 0, 0, 0]), box, atol=1e-5)
+    np.testing.assert_allclose(of(box, [2, 0, 0, 0]), [30, 20, 50, 60], atol=1e-5)
+    wide = of(box, [0, 0, 100, 0])
     assert float(wide[2] - wide[0]) == pytest.approx(20 * 62.5, rel=1e-5)
-    swapped = refine(jnp.array([30.0, 20, 10, 60]), jnp.array([0.0, 0, 1, 0]))
+    swapped = of([30, 20, 10, 60], [0, 0, 1, 0])
     assert float(swapped[2] - swapped[0]) == pytest.approx(-20 * np.e, rel=1e-5)
 
 
 def test_corners():
-    peak = jnp.zeros((1, 4, 6, 2)).at[0, 2, 3, 0].set(50).at[0, 1, 5, 1].set(50)
-    np.testing.assert_allclose(expected_corners(peak)[0], [3 / 6, 2 / 4, 5 / 6, 1 / 4], atol=1e-6)
-    flat = expected_corners(jnp.ones((1, 4, 6, 2)))[0]
-    np.testing.assert_allclose(flat, [5 / 12, 3 / 8] * 2, atol=1e-6)
-    np.testing.assert_allclose(expected_corners(jnp.ones((1, 4, 6, 2)), centres=True)[0], 0.5, atol=1e-6)
+    peak, flat = np.zeros((1, 4, 6, 2), np.float32), np.ones((1, 4, 6, 2), np.float32)
+    peak[0, 2, 3, 0] = peak[0, 1, 5, 1] = 50
+    both = jax.jit(lambda x: (expected_corners(x)[0], expected_corners(x, centres=True)[0]))
+    np.testing.assert_allclose(both(peak)[0], [3 / 6, 2 / 4, 5 / 6, 1 / 4], atol=1e-6)
+    of_flat, from_centres = both(flat)
+    np.testing.assert_allclose(of_flat, [5 / 12, 3 / 8] * 2, atol=1e-6)
+    np.testing.assert_allclose(from_centres, 0.5, atol=1e-6)
 
 
 def test_correlation():
     rng = np.random.default_rng(0)
     t, patch = rng.normal(size=(2, 3, C)).astype(np.float32), rng.normal(size=(2, 3, 9, C)).astype(np.float32)
-    np.testing.assert_array_equal(correlate(jnp.zeros_like(t), patch), 0)
-    np.testing.assert_allclose(correlate(t, 2 * patch), 4 * correlate(t, patch), rtol=1e-6)
+    of = jax.jit(correlate)
+    np.testing.assert_array_equal(of(np.zeros_like(t), patch), 0)
+    found = np.asarray(of(t, patch))
+    np.testing.assert_allclose(of(t, 2 * patch), 4 * found, rtol=1e-6)
     want = np.einsum("bnc,bnkc->bnk", t, patch)[..., None] * patch
-    np.testing.assert_allclose(correlate(t, patch), want, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-5)
 
 
 def test_widened_and_opened_boxes():
-    np.testing.assert_allclose(widened(jnp.array([10.0, 10, 20, 50]), 4.0), [-5, 10, 35, 50])
-    np.testing.assert_allclose(widened(jnp.array([10.0, 10, 10, 10]), 9.0), [9, 9, 11, 11], atol=1e-6)
-    box = jnp.array([10.0, 10, 8, 40])
-    np.testing.assert_allclose(with_least_side(box, 4.0), [7, 10, 11, 40])
+    box, point = np.array([10, 10, 20, 50], np.float32), np.full(4, 10, np.float32)
+    square, least = jax.jit(lambda box, point: (widened(box, 4.0), widened(point, 9.0)))(box, point)
+    np.testing.assert_allclose(square, [-5, 10, 35, 50])
+    np.testing.assert_allclose(least, [9, 9, 11, 11], atol=1e-6)
+    box = np.array([10, 10, 8, 40], np.float32)
+    np.testing.assert_allclose(jax.jit(lambda box: with_least_side(box, 4.0))(box), [7, 10, 11, 40])
     assert with_least_side(box, 0.0) is box
 
 
@@ -158,10 +167,7 @@ def test_widened_and_opened_boxes():
 def transformer():
     """A jitted `(vectors, boxes, mask) -> boxes [L, B, N, 4]` of a target transformer with its own draw of weights."""
     config = UTTConfig(dim=C, ff_dim=24, iterations=2, pool=3, box_layers=1)
-    model, cells = (
-        TargetTransformer(config),
-        jnp.asarray(np.random.default_rng(3).normal(size=(2, 6, 6, C)), jnp.float32),
-    )
+    model, cells = TargetTransformer(config), np.random.default_rng(3).normal(size=(2, 6, 6, C)).astype(np.float32)
     variables = published_track()
     return jax.jit(lambda v, b, m: model.apply(variables, [cells], [1 / 16], v, b, m)["boxes"])
 
@@ -181,12 +187,12 @@ def four_targets():
 def test_targets_are_a_set_and_pictures_are_apart():
     vectors, boxes = four_targets()
     mask, order = np.ones((2, 4), bool), [2, 0, 3, 1]
-    plain = transformer()(vectors, boxes, mask)
+    plain = np.asarray(transformer()(vectors, boxes, mask))
     mixed = transformer()(vectors[:, order], boxes[:, order], mask)
     np.testing.assert_allclose(mixed, plain[:, :, order], atol=1e-3)
     other = vectors.copy()
     other[1] += 1
-    np.testing.assert_allclose(transformer()(other, boxes, mask)[:, 0], plain[:, 0], atol=1e-5)
+    np.testing.assert_allclose(np.asarray(transformer()(other, boxes, mask))[:, 0], plain[:, 0], atol=1e-5)
 
 
 def test_places_without_a_target_change_nothing():
@@ -202,8 +208,9 @@ def test_places_without_a_target_change_nothing():
 
 def test_a_later_box_hangs_on_the_first_one():
     vectors, boxes = four_targets()
-    last = lambda b: transformer()(vectors, b, np.ones((2, 4), bool))[-1].sum()  # noqa: E731
-    assert np.abs(jax.grad(last)(jnp.asarray(boxes))).min() > 0
+    run = transformer()
+    last = lambda b: run(vectors, b, np.ones((2, 4), bool))[-1].sum()  # noqa: E731
+    assert np.abs(np.asarray(jax.jit(jax.grad(last))(boxes))).min() > 0
 
 
 def test_start_of_the_sampling_offsets():

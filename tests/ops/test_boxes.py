@@ -28,8 +28,10 @@ def by_loops(a, b):
 def test_overlaps_of_every_pair_agree_with_loops():
     a, b = corners(9), corners(7, 1)
     want = np.array([[by_loops(x, y) for y in b.tolist()] for x in a.tolist()])
-    np.testing.assert_allclose(boxes.pairwise(boxes.iou, a, b), want[..., 0], atol=1e-6)
-    np.testing.assert_allclose(boxes.pairwise(boxes.giou, a, b), want[..., 1], atol=1e-6)
+    every = jax.jit(lambda a, b: [boxes.pairwise(function, a, b) for function in (boxes.iou, boxes.giou)])
+    overlap, generalised = every(a, b)
+    np.testing.assert_allclose(overlap, want[..., 0], atol=1e-6)
+    np.testing.assert_allclose(generalised, want[..., 1], atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -37,24 +39,32 @@ def test_overlaps_of_every_pair_agree_with_loops():
     [((0, 0, 1, 1), 1, 1), ((1, 0, 2, 1), 0, 0), ((2, 0, 3, 1), 0, -1 / 3), ((0, 0, 2, 1), 0.5, 0.5)],
 )
 def test_overlaps_with_the_unit_box(other, overlap, generalised):
-    unit, other = jnp.array([0.0, 0, 1, 1]), jnp.array(other, jnp.float32)
-    assert float(boxes.iou(unit, other)) == pytest.approx(overlap, abs=1e-6)
-    assert float(boxes.giou(unit, other)) == pytest.approx(generalised, abs=1e-6)
+    unit, other = np.array([0, 0, 1, 1], np.float32), np.array(other, np.float32)
+    assert float(jax.jit(boxes.iou)(unit, other)) == pytest.approx(overlap, abs=1e-6)
+    assert float(jax.jit(boxes.giou)(unit, other)) == pytest.approx(generalised, abs=1e-6)
 
 
 def test_gradients_of_empty_boxes_are_finite():
-    empty = jnp.array([[0.5, 0.5, 0.5, 0.5], [0.7, 0.2, 0.1, 0.9]])
+    empty = np.array([[0.5, 0.5, 0.5, 0.5], [0.7, 0.2, 0.1, 0.9]], np.float32)
     for function in (boxes.iou, boxes.giou):
-        grads = jax.grad(lambda x: function(x, empty[:1]).sum())(empty)  # noqa: B023
-        assert np.isfinite(grads).all()
+        grads = jax.jit(jax.grad(lambda x, y: function(x, y).sum()))(empty, empty[:1])  # noqa: B023
+        assert np.isfinite(np.asarray(grads)).all()
 
 
 def test_formats_are_inverse():
-    x = corners(5)
-    np.testing.assert_allclose(boxes.xyxy_from_cxcywh(boxes.cxcywh_from_xyxy(x)), x, atol=1e-6)
-    np.testing.assert_allclose(boxes.xyxy_from_xywh(boxes.xywh_from_xyxy(x)), x, atol=1e-6)
-    np.testing.assert_allclose(boxes.cxcywh_from_xyxy(jnp.array([1.0, 2, 5, 4])), [3, 3, 4, 2])
-    assert boxes.valid(jnp.array([[0.0, 0, 1, 1], [1, 0, 0, 1], [0, 1, 1, 0]])).tolist() == [True, False, False]
+    x, some = corners(5), np.array([[1, 2, 5, 4], [1, 0, 0, 1], [0, 1, 1, 0]], np.float32)
+
+    @jax.jit
+    def every(x, some):
+        centred = boxes.cxcywh_from_xyxy(x)
+        there_and_back = boxes.xyxy_from_cxcywh(centred), boxes.xyxy_from_xywh(boxes.xywh_from_xyxy(x))
+        return there_and_back, boxes.cxcywh_from_xyxy(some), boxes.valid(some)
+
+    there_and_back, centred, valid = jax.device_get(every(x, some))
+    for again in there_and_back:
+        np.testing.assert_allclose(again, x, atol=1e-6)
+    np.testing.assert_allclose(centred[0], [3, 3, 4, 2])
+    assert valid.tolist() == [True, False, False]
 
 
 @pytest.mark.parametrize(("n", "m"), [(20, 6), (6, 6), (4, 7)])
@@ -75,8 +85,6 @@ def test_assignment_has_scipys_total_cost(n, m):
 
 
 def test_assignment_passes_no_gradient():
-    present = jnp.ones((1, 3), bool)
-    grads = jax.grad(lambda c: jnp.take_along_axis(c, boxes.assign(c, present)[..., None], 1).sum() * 0.0)(
-        jnp.ones((1, 4, 3))
-    )
+    value = lambda c, p: jnp.take_along_axis(c, boxes.assign(c, p)[..., None], 1).sum() * 0.0  # noqa: E731
+    grads = jax.jit(jax.grad(value))(np.ones((1, 4, 3), np.float32), np.ones((1, 3), bool))
     np.testing.assert_array_equal(grads, 0)
