@@ -34,7 +34,7 @@ class Tiny:
     overfit: (steps, loss): one batch, repeated, is learned to below this loss in so many updates.
     terms: of the loss, as `jaxvl.core.precision.loss_term` names them in profiles.
     meshes: on which of `MESHES` eight devices are compared with one: the mixed one, which shards batch and parameters
-        alike, and `tensor` where there are partition rules for it. The toys of `tests/core` take all of them.
+        alike, and `tensor` where there are partition rules for it. The toys of `tests/core` shard one of both, too.
     only: mesh -> the one objective whose turns are trained on it; on the others, all are. Where objectives share their
         network, one mesh shows the placing of the one, and another that of the other.
     """
@@ -55,8 +55,6 @@ class Tiny:
 
 
 MESHES = {
-    "data": {"data": 8, "fsdp": 1, "tensor": 1},
-    "fsdp": {"data": 1, "fsdp": 8, "tensor": 1},
     "mixed": {"data": 2, "fsdp": 4, "tensor": 1},
     "tensor": {"data": 4, "fsdp": 1, "tensor": 2},
 }
