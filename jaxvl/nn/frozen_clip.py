@@ -90,7 +90,7 @@ def load_clip(weights: str | Path, preset: str, field: str) -> FrozenCLIP:
         if preset not in CLIP_PRESETS:
             raise InputError(f"{field}: there is no CLIP {preset!r}; there are {', '.join(CLIP_PRESETS)}")
         config = CLIP_PRESETS[preset]
-        return FrozenCLIP(config, _untrained(preset), f"untrained {preset}", clip_tokenizer())
+        return FrozenCLIP(config, _initial(config), f"untrained {preset}", clip_tokenizer())
     flat, info = load_weights(weights)
     known = {f.name for f in dataclasses.fields(CLIPConfig)}
     stated = info.get("config")
@@ -111,12 +111,6 @@ def _initial(config: CLIPConfig) -> dict[str, Any]:
     visual = jax.jit(VisionTower(config).init)(keys[0], pixels)["params"]
     text = jax.jit(TextTower(config).init)(keys[1], jnp.zeros((1, config.context_length), jnp.int32))["params"]
     return {"visual": visual, "text": text}
-
-
-@functools.lru_cache(maxsize=1)
-def _untrained(preset: str) -> dict[str, Any]:
-    """Kept, as each verb of a session loads it anew, and its two programs take longest."""
-    return _initial(CLIP_PRESETS[preset])
 
 
 @functools.cache
